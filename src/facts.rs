@@ -76,8 +76,6 @@ pub struct SourceFacts {
     pub rights: SourceRights,
     /// The slot asked for, if it exists.
     pub slot: Option<SlotFacts>,
-    /// Bytes of all files that a full copy would move.
-    pub full_copy_bytes: u64,
     /// `application_name`s listed in `synchronous_standby_names` (the raw setting).
     pub synchronous_standby_names: String,
 }

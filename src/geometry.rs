@@ -12,6 +12,10 @@ pub const EXTENT_BYTES: u32 = 64 * 1024;
 /// Unit of work and of memory: what one request covers at most.
 pub const RANGE_BYTES: u32 = 4 * 1024 * 1024;
 
+/// Longest file that is compared by content that may have shifted, on either side: both hold it in
+/// memory.
+pub const ROLLING_MAX_BYTES: u64 = 4 * 1024 * 1024;
+
 /// Most spans in one request: bounds the work and the answer of a batch of small files.
 pub const SPANS_MAX: usize = 1024;
 
@@ -19,7 +23,8 @@ pub const SPANS_MAX: usize = 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EntryId(pub u32);
 
-/// A piece of one file. `offset` is a multiple of [`EXTENT_BYTES`], `bytes` at most [`RANGE_BYTES`].
+/// A piece of one file: `bytes` is at least 1 and at most [`RANGE_BYTES`]. Extents and blocks are
+/// counted from its `offset`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Span {
     pub entry: EntryId,
@@ -33,7 +38,6 @@ impl Span {
     pub fn is_lawful(&self) -> bool {
         self.bytes > 0
             && self.bytes <= RANGE_BYTES
-            && self.offset.is_multiple_of(u64::from(EXTENT_BYTES))
             && self.offset.checked_add(u64::from(self.bytes)).is_some()
     }
 
@@ -52,7 +56,7 @@ pub fn pieces(bytes: u32, unit: u32) -> impl Iterator<Item = (u32, u32)> + use<>
     })
 }
 
-/// Cuts a file's bytes `from..to` into ranges, `from` being a multiple of [`EXTENT_BYTES`].
+/// Cuts a file's bytes `from..to` into ranges.
 pub fn ranges(entry: EntryId, from: u64, to: u64) -> impl Iterator<Item = Span> + use<> {
     let unit = u64::from(RANGE_BYTES);
     let mut offset = from;

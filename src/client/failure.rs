@@ -79,3 +79,9 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     }
     line
 }
+
+/// A failed file call with the system's reason, in one line.
+#[must_use]
+pub fn disk_words(error: &crate::disk::DiskError) -> String {
+    chain(error)
+}

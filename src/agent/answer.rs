@@ -1,0 +1,304 @@
+//! One request, one answer, on a worker thread: digests, blocks, deltas, the control file. Stateless and
+//! idempotent given the list of files.
+
+use rustix::fs::{Mode, OFlags};
+
+use super::tree::read_fault;
+use crate::compare::blocks::{Baseline, choose, digest_pieces, piece_count};
+use crate::compare::rolling;
+use crate::digest::{DIGEST_BYTES, SessionKey};
+use crate::disk::read::read_padded;
+use crate::disk::root::Roots;
+use crate::geometry::{BitSet, EXTENT_BYTES, EntryId, RANGE_BYTES, ROLLING_MAX_BYTES, SPANS_MAX, Span};
+use crate::path::RelPath;
+use crate::pg::control::ControlFile;
+use crate::pg::layout;
+use crate::pg::lsn::Lsn;
+use crate::pg::page::{self, PageVerdict};
+use crate::pg::relfile;
+use crate::wire::message::{Answer, Compression, DamagedBlock, Fault, FaultKind};
+use crate::wire::payload;
+
+/// Reads of a page before a wrong checksum is believed: a page that is being written looks torn.
+const PAGE_READS: usize = 5;
+
+/// Pause between them.
+const PAGE_PAUSE: std::time::Duration = std::time::Duration::from_millis(2);
+
+/// What may be read, and how to answer. Made by the session when it has a bracket, or for a survey.
+#[derive(Debug)]
+pub struct Reader {
+    pub roots: Roots,
+    /// The files by their numbers.
+    pub files: Vec<RelPath>,
+    pub key: SessionKey,
+    pub compression: Compression,
+    pub block_bytes: u32,
+    /// Blocks of a full segment.
+    pub segment_blocks: u32,
+    /// Verify checksums of pages older than this; `None` when the cluster has none.
+    pub checksums_before: Option<Lsn>,
+    /// Answer which blocks differ, without their content.
+    pub is_survey: bool,
+}
+
+/// An answer with its body.
+pub type Reply = (Answer, Vec<u8>);
+
+/// A file of the manifest, open; `None` when it is gone.
+type Opened<'a> = (&'a RelPath, Option<std::fs::File>);
+
+impl Reader {
+    /// Digests of all extents of the spans.
+    ///
+    /// # Errors
+    /// A fault when the request breaks a rule or a file cannot be read.
+    pub fn digests(&self, spans: &[Span]) -> Result<Reply, Fault> {
+        self.check(spans)?;
+        let mut gone = Vec::new();
+        let mut digests = Vec::new();
+        let mut buffer = Vec::new();
+        let mut opened: Option<(EntryId, Opened<'_>)> = None;
+        for (index, span) in spans.iter().enumerate() {
+            let (path, file) = self.reuse(&mut opened, span.entry)?;
+            let Some(file) = file else {
+                gone.push(u16::try_from(index).expect("at most SPANS_MAX spans"));
+                let count = piece_count(span.bytes, EXTENT_BYTES);
+                digests.resize(digests.len() + count * DIGEST_BYTES, 0);
+                continue;
+            };
+            // In pieces that stay in the processor's cache between reading and hashing.
+            for (offset, bytes) in span.pieces(4 * EXTENT_BYTES) {
+                self.read(path, file, span.offset + u64::from(offset), bytes, &mut buffer)?;
+                digest_pieces(&self.key, &buffer, EXTENT_BYTES, &mut digests);
+            }
+        }
+        Ok((Answer::Digests { gone }, digests))
+    }
+
+    /// The blocks that differ from the client's digests, or that are not zero.
+    ///
+    /// # Errors
+    /// As [`Reader::digests`].
+    pub fn blocks(&self, spans: &[Span], digests: &[u8]) -> Result<Reply, Fault> {
+        self.check(spans)?;
+        let blocks: usize = spans
+            .iter()
+            .map(|span| piece_count(span.bytes, self.block_bytes))
+            .sum();
+        if !digests.is_empty() && digests.len() != blocks * DIGEST_BYTES {
+            return Err(Fault::new(
+                FaultKind::Protocol,
+                "the number of digests does not fit the blocks asked for",
+            ));
+        }
+        let mut gone = Vec::new();
+        let mut present = BitSet::with_size(blocks);
+        let mut chosen = Vec::new();
+        let mut damaged = Vec::new();
+        let mut first = 0;
+        let mut buffer = Vec::new();
+        let mut opened: Option<(EntryId, Opened<'_>)> = None;
+        for (index, span) in spans.iter().enumerate() {
+            let count = piece_count(span.bytes, self.block_bytes);
+            let (path, file) = self.reuse(&mut opened, span.entry)?;
+            if let Some(file) = file {
+                let baseline = if digests.is_empty() {
+                    Baseline::Zeros
+                } else {
+                    Baseline::Digests(&digests[first * DIGEST_BYTES..(first + count) * DIGEST_BYTES])
+                };
+                self.read(path, file, span.offset, span.bytes, &mut buffer)?;
+                let before = chosen.len();
+                let block_bytes = self.block_bytes;
+                choose(&self.key, &buffer, block_bytes, baseline, first, &mut present, &mut chosen);
+                let numbers = (0..count).filter(|number| present.contains(first + number));
+                self.verify(span, path, file, numbers, &mut chosen[before..], &mut damaged)?;
+            } else {
+                gone.push(u16::try_from(index).expect("at most SPANS_MAX spans"));
+            }
+            first += count;
+        }
+        if self.is_survey {
+            chosen.clear();
+        }
+        let (packed, body) = payload::pack(chosen, &self.key, self.compression);
+        let answer = Answer::Blocks {
+            gone,
+            present,
+            packed,
+            damaged,
+        };
+        Ok((answer, body))
+    }
+
+    /// The delta from the client's file to the source's.
+    ///
+    /// # Errors
+    /// As [`Reader::digests`]; also a signature that does not decode.
+    pub fn delta(&self, entry: EntryId, bytes: u32, signature: Vec<u8>) -> Result<Reply, Fault> {
+        if u64::from(bytes) > ROLLING_MAX_BYTES {
+            return Err(Fault::new(FaultKind::Protocol, "the file is too long for a delta"));
+        }
+        let (path, file) = self.open(entry)?;
+        let mut new = Vec::new();
+        if let Some(file) = &file {
+            self.read(path, file, 0, bytes, &mut new)?;
+        }
+        let digest = self.key.digest(&new);
+        let delta = rolling::delta(signature, &new)
+            .map_err(|error| Fault::new(FaultKind::Protocol, error.to_string()))?;
+        let (packed, body) = payload::pack(delta, &self.key, self.compression);
+        let answer = Answer::Delta {
+            gone: file.is_none(),
+            digest,
+            packed,
+        };
+        Ok((answer, body))
+    }
+
+    /// The control file, read again until its CRC holds or the same damage was seen twice (PostgreSQL
+    /// `controldata_utils.c:get_controlfile`).
+    ///
+    /// # Errors
+    /// A fault when it cannot be read or is really damaged.
+    pub fn control(&self) -> Result<Reply, Fault> {
+        let path = RelPath::parse(b"global/pg_control").expect("a constant of plain components");
+        let mut before = Vec::new();
+        for _ in 0..10 {
+            let file = self
+                .roots
+                .open_file(&path, OFlags::RDONLY, Mode::empty())
+                .map_err(|error| read_fault(&error))?;
+            let mut bytes = Vec::new();
+            self.read(&path, &file, 0, CONTROL_BYTES, &mut bytes)?;
+            match ControlFile::decode(&bytes) {
+                Ok(_) => return Ok((Answer::Control, bytes)),
+                Err(error) if bytes == before => {
+                    return Err(Fault::new(
+                        FaultKind::Read,
+                        format!("the source's control file is damaged: {error}"),
+                    ));
+                }
+                Err(_) => before = bytes,
+            }
+            pause(std::time::Duration::from_millis(10));
+        }
+        Err(Fault::new(
+            FaultKind::Read,
+            "could not read a whole control file on the source",
+        ))
+    }
+
+    fn check(&self, spans: &[Span]) -> Result<(), Fault> {
+        let bytes: u64 = spans.iter().map(|span| u64::from(span.bytes)).sum();
+        if spans.len() > SPANS_MAX
+            || bytes > u64::from(RANGE_BYTES)
+            || !spans.iter().all(Span::is_lawful)
+        {
+            return Err(Fault::new(FaultKind::Protocol, "a request asks for too much"));
+        }
+        Ok(())
+    }
+
+    fn open(&self, entry: EntryId) -> Result<Opened<'_>, Fault> {
+        let path = self.files.get(entry.0 as usize).ok_or_else(|| {
+            Fault::new(
+                FaultKind::Protocol,
+                format!("file number {} is not in the manifest", entry.0),
+            )
+        })?;
+        match self.roots.open_regular(path) {
+            Ok(file) => Ok((path, Some(file))),
+            Err(error) if error.is_missing() => Ok((path, None)),
+            Err(error) => Err(read_fault(&error)),
+        }
+    }
+
+    /// Opens a file unless the last span was of the same one.
+    fn reuse<'a, 'o>(
+        &'a self,
+        opened: &'o mut Option<(EntryId, Opened<'a>)>,
+        entry: EntryId,
+    ) -> Result<(&'a RelPath, Option<&'o std::fs::File>), Fault> {
+        if opened.as_ref().is_none_or(|(last, _)| *last != entry) {
+            *opened = Some((entry, self.open(entry)?));
+        }
+        let (_, (path, file)) = opened.as_ref().expect("it was just set");
+        Ok((*path, file.as_ref()))
+    }
+
+    fn read(
+        &self,
+        path: &RelPath,
+        file: &std::fs::File,
+        offset: u64,
+        bytes: u32,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(), Fault> {
+        buffer.resize(bytes as usize, 0);
+        read_padded(file, &self.roots.display(path), offset, buffer)
+            .map_err(|error| read_fault(&error))?;
+        Ok(())
+    }
+
+    /// Checks the pages that are about to travel, and reads those again that look wrong. `pages` holds
+    /// the blocks `numbers` of the span, one after the other.
+    fn verify(
+        &self,
+        span: &Span,
+        path: &RelPath,
+        file: &std::fs::File,
+        numbers: impl Iterator<Item = usize>,
+        pages: &mut [u8],
+        damaged: &mut Vec<DamagedBlock>,
+    ) -> Result<(), Fault> {
+        let (Some(start), true) = (self.checksums_before, layout::is_page_structured(path)) else {
+            return Ok(());
+        };
+        let Some(relation_file) = relfile::parse(path.name()) else {
+            return Ok(());
+        };
+        let block_bytes = u64::from(self.block_bytes);
+        for (number, page) in numbers.zip(pages.chunks_mut(self.block_bytes as usize)) {
+            // A piece at the end that is no whole page is still being written.
+            if page.len() != self.block_bytes as usize {
+                continue;
+            }
+            let offset = span.offset + number as u64 * block_bytes;
+            let in_segment = u32::try_from(offset / block_bytes).unwrap_or(u32::MAX);
+            let block = relation_file
+                .segment
+                .wrapping_mul(self.segment_blocks)
+                .wrapping_add(in_segment);
+            let mut reads = 1;
+            while let PageVerdict::Damaged { expected, actual } = page::verify(page, block, start) {
+                if reads == PAGE_READS {
+                    damaged.push(DamagedBlock {
+                        entry: span.entry,
+                        block,
+                        expected_checksum: expected,
+                        actual_checksum: actual,
+                    });
+                    break;
+                }
+                pause(PAGE_PAUSE);
+                read_padded(file, &self.roots.display(path), offset, page)
+                    .map_err(|error| read_fault(&error))?;
+                reads += 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Size of the control file (PostgreSQL `pg_control.h:PG_CONTROL_FILE_SIZE`).
+pub const CONTROL_BYTES: u32 = 8192;
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a worker thread waits for the server to finish a write"
+)]
+fn pause(time: std::time::Duration) {
+    std::thread::sleep(time);
+}

@@ -1,0 +1,140 @@
+//! The bracket: the time between start and stop of the backup, and the slot that keeps its WAL.
+
+use crate::facts::SlotFacts;
+use crate::pg::lsn::Lsn;
+use crate::sql::backup::Stopped;
+use crate::sql::slot::SlotState;
+use crate::sql::{Session, SqlError};
+use crate::wire::message::{Fault, FaultKind, SlotWish};
+
+/// A running backup. Only who holds one may make a reader of the data directory that counts.
+#[derive(Debug)]
+pub struct Bracket {
+    pub start_lsn: Lsn,
+    pub slot: OwnedSlot,
+}
+
+/// A slot, and whether it is ours to drop.
+#[derive(Debug, Clone)]
+pub struct OwnedSlot {
+    pub name: String,
+    /// We made it and it outlives the session: a failed run must drop it.
+    pub must_drop: bool,
+}
+
+/// Makes the slot, or checks the one that exists.
+///
+/// # Errors
+/// The server's refusal, or a slot that cannot keep the WAL of a backup.
+pub async fn reserve(sql: &Session, wish: &SlotWish) -> Result<OwnedSlot, Fault> {
+    match wish {
+        SlotWish::Temporary => {
+            let name = format!("pg_reseed_{}", std::process::id());
+            sql.create_slot(&name, true).await.map_err(|error| {
+                server_fault("could not create a temporary replication slot", &error)
+            })?;
+            Ok(OwnedSlot {
+                name,
+                must_drop: false,
+            })
+        }
+        SlotWish::Create(name) => {
+            sql.create_slot(name, false).await.map_err(|error| {
+                server_fault(
+                    &format!("could not create replication slot \"{name}\""),
+                    &error,
+                )
+            })?;
+            Ok(OwnedSlot {
+                name: name.clone(),
+                must_drop: true,
+            })
+        }
+        SlotWish::Existing(name) => Ok(OwnedSlot {
+            name: name.clone(),
+            must_drop: false,
+        }),
+    }
+}
+
+/// Starts the backup under a slot, and proves that the slot keeps WAL from its start on.
+///
+/// # Errors
+/// The server's refusal.
+pub async fn open(
+    sql: &Session,
+    slot: OwnedSlot,
+    label: &str,
+    fast: bool,
+) -> Result<Bracket, Fault> {
+    let start_lsn = sql
+        .start_backup(label, fast)
+        .await
+        .map_err(|error| server_fault("could not start the backup", &error))?;
+    let facts = sql
+        .slot(&slot.name)
+        .await
+        .map_err(|error| server_fault("could not look at the replication slot", &error))?;
+    keeps(facts.as_ref(), &slot.name, start_lsn)?;
+    Ok(Bracket { start_lsn, slot })
+}
+
+/// Whether a slot keeps all WAL from `start` on.
+fn keeps(slot: Option<&SlotFacts>, name: &str, start: Lsn) -> Result<(), Fault> {
+    let unfit = |text: String| Err(Fault::new(FaultKind::Unfit, text));
+    let Some(slot) = slot else {
+        return unfit(format!("replication slot \"{name}\" does not exist"));
+    };
+    match slot.restart_lsn {
+        None => unfit(format!("replication slot \"{name}\" keeps no WAL")).map_err(|fault: Fault| {
+            fault.with_hint(
+                "It was made without reserving WAL and never used: drop it and use --create-slot.",
+            )
+        }),
+        Some(restart) if restart > start => unfit(format!(
+            "replication slot \"{name}\" keeps WAL from {restart} on, but the backup starts at {start}"
+        )),
+        Some(_) if !matches!(slot.wal_status.as_str(), "reserved" | "extended") => unfit(format!(
+            "replication slot \"{name}\" does not keep its WAL: its status is \"{}\"",
+            slot.wal_status
+        )),
+        Some(_) => Ok(()),
+    }
+}
+
+impl Bracket {
+    /// Asks how much WAL the slot holds back; also proves that the session lives.
+    ///
+    /// # Errors
+    /// The slot or the session is lost: so is the bracket.
+    pub async fn watch(&self, sql: &Session) -> Result<SlotState, String> {
+        match sql.slot_state(&self.slot.name).await {
+            Err(error) => Err(format!("the source's session failed: {error}")),
+            Ok(None) => Err(format!(
+                "replication slot \"{}\" was dropped",
+                self.slot.name
+            )),
+            Ok(Some(state)) if state.wal_status == "lost" => Err(format!(
+                "replication slot \"{}\" lost its WAL: max_slot_wal_keep_size of the source is too \
+                 small for this run",
+                self.slot.name
+            )),
+            Ok(Some(state)) => Ok(state),
+        }
+    }
+
+    /// Stops the backup.
+    ///
+    /// # Errors
+    /// The server's refusal: the bracket is worthless.
+    pub async fn close(&self, sql: &Session) -> Result<Stopped, Fault> {
+        sql.stop_backup()
+            .await
+            .map_err(|error| server_fault("could not stop the backup", &error))
+    }
+}
+
+/// A fault for a statement that failed.
+pub(super) fn server_fault(act: &str, error: &SqlError) -> Fault {
+    Fault::new(FaultKind::Server, format!("{act}: {error}"))
+}

@@ -1,0 +1,137 @@
+//! The source's facts: what its server says, and what its directory says.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::bracket::server_fault;
+use super::options::ServeOptions;
+use super::tree::read_fault;
+use crate::disk::facts as disk_facts;
+use crate::facts::{SourceFacts, Tablespace};
+use crate::pg::control::ControlFile;
+use crate::sql::Session;
+use crate::wire::message::{Fault, FaultKind};
+
+/// Looks at server and directory, and makes sure that they belong together.
+///
+/// # Errors
+/// A fault when one of them cannot be read, or they are not the same cluster.
+pub async fn source(
+    sql: &Session,
+    options: &ServeOptions,
+    slot: Option<&str>,
+) -> Result<SourceFacts, Fault> {
+    let server = sql
+        .facts()
+        .await
+        .map_err(|error| server_fault("could not ask the source's server for its facts", &error))?;
+    let slot = match slot {
+        None => None,
+        Some(name) => sql
+            .slot(name)
+            .await
+            .map_err(|error| server_fault("could not look at the replication slot", &error))?,
+    };
+    let pgdata = options
+        .pgdata
+        .clone()
+        .or_else(|| server.data_directory.as_ref().map(PathBuf::from))
+        .ok_or_else(|| {
+            Fault::new(
+                FaultKind::Unfit,
+                format!(
+                    "role \"{}\" may not ask the source's server for its data directory",
+                    server.rights.role
+                ),
+            )
+            .with_hint("Grant it pg_read_all_settings, or give the agent --pgdata.")
+        })?;
+    let disk = |error| {
+        read_fault(&error).with_hint(
+            "The agent must run on the source's host as the owner of its data directory.",
+        )
+    };
+    let control = control(&pgdata.join("global/pg_control"))?;
+    let facts = disk_facts::directory(&pgdata)
+        .map_err(disk)?
+        .ok_or_else(|| missing(&pgdata))?;
+    let wal = pgdata.join("pg_wal");
+    let wal_facts = disk_facts::directory(&wal)
+        .map_err(disk)?
+        .ok_or_else(|| missing(&wal))?;
+    let pid_file = disk_facts::pid_file(&pgdata).map_err(disk)?;
+    let port_of_pid_file = String::from_utf8_lossy(&pid_file)
+        .lines()
+        .nth(3)
+        .and_then(|line| line.trim().parse::<u16>().ok());
+    if control.system_identifier != server.system_identifier
+        || port_of_pid_file != Some(server.port)
+    {
+        return Err(Fault::new(
+            FaultKind::Unfit,
+            format!(
+                "the server that the agent is connected to does not run on the data directory \"{}\"",
+                pgdata.display()
+            ),
+        )
+        .with_hint("Check --source-dbname, and that the agent runs on the server's own host."));
+    }
+    Ok(SourceFacts {
+        host: disk_facts::host(),
+        user: disk_facts::user(),
+        version: sql.version(),
+        history: disk_facts::history(&wal, server.timeline).map_err(disk)?,
+        control,
+        in_recovery: server.in_recovery,
+        timeline: server.timeline,
+        current_lsn: server.current_lsn,
+        data_directory: pgdata.as_os_str().as_bytes().to_vec(),
+        data_directory_mode: facts.mode,
+        identity: facts.identity,
+        wal_identity: wal_facts.identity,
+        tablespaces: tablespaces(&pgdata)?,
+        pid_file,
+        log_directory: server.log_directory,
+        settings: server.settings,
+        rights: server.rights,
+        slot,
+        synchronous_standby_names: server.synchronous_standby_names,
+    })
+}
+
+/// The source's tablespaces now.
+///
+/// # Errors
+/// A fault when pg_tblspc cannot be read.
+pub fn tablespaces(pgdata: &Path) -> Result<Vec<Tablespace>, Fault> {
+    disk_facts::tablespaces(pgdata).map_err(|error| read_fault(&error))
+}
+
+/// The control file, decoded. The server may be rewriting it, so a wrong CRC is looked at again.
+fn control(path: &Path) -> Result<ControlFile, Fault> {
+    let mut problem = String::new();
+    for _ in 0..10 {
+        let bytes = disk_facts::control_file(path).map_err(|error| {
+            read_fault(&error).with_hint(
+                "The agent must run on the source's host as the owner of its data directory.",
+            )
+        })?;
+        match ControlFile::decode(&bytes) {
+            Ok(control) => return Ok(control),
+            Err(error) => problem = error.to_string(),
+        }
+        std::thread::yield_now();
+    }
+    Err(Fault::new(
+        FaultKind::Read,
+        format!("could not read the source's control file: {problem}"),
+    ))
+}
+
+fn missing(path: &Path) -> Fault {
+    Fault::new(
+        FaultKind::Read,
+        format!("\"{}\" does not exist on this host", path.display()),
+    )
+    .with_hint("The agent must run on the host of the source's server.")
+}

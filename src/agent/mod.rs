@@ -1,0 +1,10 @@
+//! The agent: `pg_reseed serve`, on the source's host. Holds the SQL session and the bracket, reads the
+//! data directory, answers. It writes nothing.
+
+pub mod answer;
+pub mod bracket;
+pub mod look;
+pub mod options;
+pub mod serve;
+pub mod session;
+pub mod tree;

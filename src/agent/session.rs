@@ -1,0 +1,356 @@
+//! The agent's side of one client's session: which requests are lawful now, and what they do.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::answer::{Reader, Reply};
+use super::bracket::{self, Bracket, OwnedSlot, server_fault};
+use super::look;
+use super::options::ServeOptions;
+use super::tree::{self, Tree, WalkRules, read_fault};
+use crate::digest::SessionKey;
+use crate::disk::facts as disk_facts;
+use crate::disk::root::Roots;
+use crate::disk::walk;
+use crate::facts::SourceFacts;
+use crate::geometry::EntryId;
+use crate::path::RelPath;
+use crate::pg::lsn::{Lsn, segments};
+use crate::pg::timeline::TimelineId;
+use crate::sql::{Canceller, Defaults, Session as Sql};
+use crate::wire::message::{
+    Answer, Compression, Fault, FaultKind, ManifestEnd, Notice, Request, SlotWish, WalFile,
+};
+
+/// Entries in one part of the manifest: far below the limit of a head even with the longest paths.
+const PART_ENTRIES: usize = 3000;
+
+/// What the client chose at the beginning.
+#[derive(Debug, Clone, Copy)]
+struct Configuration {
+    key: SessionKey,
+    compression: Compression,
+    is_survey: bool,
+}
+
+/// A session's state. Requests that change it come here one after the other; the others go straight to
+/// the [`Reader`] that it publishes.
+pub struct Session {
+    options: ServeOptions,
+    configuration: Option<Configuration>,
+    sql: Option<Sql>,
+    facts: Option<SourceFacts>,
+    slot: Option<OwnedSlot>,
+    bracket: Option<Bracket>,
+    tree: Option<Tree>,
+    reader: Option<Arc<Reader>>,
+}
+
+fn unlawful(what: &str) -> Fault {
+    Fault::new(FaultKind::Protocol, format!("{what} is not allowed now"))
+}
+
+impl Session {
+    /// A session that nothing was asked of yet.
+    #[must_use]
+    pub fn new(options: ServeOptions) -> Self {
+        Self {
+            options,
+            configuration: None,
+            sql: None,
+            facts: None,
+            slot: None,
+            bracket: None,
+            tree: None,
+            reader: None,
+        }
+    }
+
+    /// The reader that data requests may use now.
+    #[must_use]
+    pub fn reader(&self) -> Option<Arc<Reader>> {
+        self.reader.clone()
+    }
+
+    /// Something that cancels the statement in flight.
+    #[must_use]
+    pub fn canceller(&self) -> Option<Canceller> {
+        self.sql.as_ref().map(Sql::canceller)
+    }
+
+    /// Answers a request that is not for the [`Reader`].
+    ///
+    /// # Errors
+    /// A fault: the request was out of order, or the source failed.
+    pub async fn answer(&mut self, request: Request) -> Result<Reply, Fault> {
+        let answer = match request {
+            Request::Configure {
+                key,
+                compression,
+                survey,
+                ..
+            } => {
+                if self.configuration.is_some() {
+                    return Err(unlawful("a second configuration"));
+                }
+                self.configuration = Some(Configuration {
+                    key,
+                    compression,
+                    is_survey: survey,
+                });
+                Answer::Ready {
+                    agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+                }
+            }
+            Request::Facts { slot } => {
+                let facts = self.look(slot.as_deref()).await?;
+                self.facts = Some(facts.clone());
+                Answer::Facts(Box::new(facts))
+            }
+            Request::OpenBracket {
+                label,
+                fast_checkpoint,
+                slot,
+            } => self.open_bracket(&label, fast_checkpoint, &slot).await?,
+            Request::Manifest { from } => self.manifest(from)?,
+            Request::CloseBracket => self.close_bracket().await?,
+            Request::WalFiles { timeline, from, to } => self.wal_files(timeline, from, to)?,
+            Request::Standbys => {
+                let senders = self.sql()?.wal_senders().await.map_err(|error| {
+                    server_fault("could not ask the source who streams from it", &error)
+                })?;
+                Answer::Standbys { senders }
+            }
+            Request::Bye => {
+                // The slot that was asked for stays: the standby streams from it, or will.
+                self.slot = None;
+                Answer::Farewell
+            }
+            Request::Digests { .. }
+            | Request::Blocks { .. }
+            | Request::Delta { .. }
+            | Request::Control => return Err(unlawful("reading")),
+        };
+        Ok((answer, Vec::new()))
+    }
+
+    fn configuration(&self) -> Result<Configuration, Fault> {
+        self.configuration
+            .ok_or_else(|| unlawful("a request before the configuration"))
+    }
+
+    fn sql(&self) -> Result<&Sql, Fault> {
+        self.sql
+            .as_ref()
+            .ok_or_else(|| unlawful("a request to the server before its facts"))
+    }
+
+    async fn look(&mut self, slot: Option<&str>) -> Result<SourceFacts, Fault> {
+        self.configuration()?;
+        if disk_facts::is_root() {
+            return Err(Fault::new(FaultKind::Unfit, "the agent runs as root").with_hint(
+                "Run it as the owner of the source's data directory, usually postgres.",
+            ));
+        }
+        let defaults = Defaults {
+            user: disk_facts::user(),
+            passfile: self.options.passfile.clone(),
+        };
+        let sql = Sql::connect(&self.options.dbname, &defaults)
+            .await
+            .map_err(|error| {
+                let cause = std::error::Error::source(&error)
+                    .map(|cause| format!(": {cause}"))
+                    .unwrap_or_default();
+                Fault::new(FaultKind::Server, format!("{error}{cause}")).with_hint(
+                    "The agent connects from the source's own host; --source-dbname (or the agent's \
+                     own --dbname) says how.",
+                )
+            })?;
+        let facts = look::source(&sql, &self.options, slot).await?;
+        self.sql = Some(sql);
+        Ok(facts)
+    }
+
+    async fn open_bracket(
+        &mut self,
+        label: &str,
+        fast: bool,
+        wish: &SlotWish,
+    ) -> Result<Answer, Fault> {
+        if self.configuration()?.is_survey || self.facts.is_none() || self.bracket.is_some() {
+            return Err(unlawful("a backup"));
+        }
+        let slot = bracket::reserve(self.sql()?, wish).await?;
+        // Remembered before the backup starts: if that fails, the slot must go.
+        self.slot = Some(slot.clone());
+        let bracket = bracket::open(self.sql()?, slot, label, fast).await?;
+        let answer = Answer::BracketOpened {
+            start_lsn: bracket.start_lsn,
+            slot: bracket.slot.name.clone(),
+        };
+        self.bracket = Some(bracket);
+        Ok(answer)
+    }
+
+    fn manifest(&mut self, from: u32) -> Result<Answer, Fault> {
+        let configuration = self.configuration()?;
+        let facts = self.facts.as_ref().ok_or_else(|| unlawful("a manifest"))?;
+        if self.tree.is_none() {
+            let start = match (&self.bracket, configuration.is_survey) {
+                (Some(bracket), _) => bracket.start_lsn,
+                (None, true) => facts.current_lsn,
+                (None, false) => return Err(unlawful("a manifest before the backup")),
+            };
+            let pgdata = PathBuf::from(std::ffi::OsStr::from_bytes(&facts.data_directory));
+            let tablespaces = look::tablespaces(&pgdata)?;
+            let located: Vec<_> = tablespaces
+                .iter()
+                .filter_map(|space| {
+                    let location = space.location.as_deref()?;
+                    let path = PathBuf::from(std::ffi::OsStr::from_bytes(location));
+                    Some((space.oid, path))
+                })
+                .collect();
+            let roots = Roots::open(
+                &pgdata,
+                located.iter().map(|(oid, path)| (*oid, path.as_path())),
+            )
+            .map_err(|error| read_fault(&error))?;
+            let rules = WalkRules {
+                version_directory: format!(
+                    "PG_{}_{}",
+                    facts.version.major(),
+                    facts.control.catalog_version
+                ),
+                log_directory: RelPath::parse(facts.log_directory.as_bytes()).ok(),
+                tablespaces,
+            };
+            let tree = tree::walk(&roots, &rules)?;
+            self.reader = Some(Arc::new(Reader {
+                roots,
+                files: tree.entries.iter().map(|entry| entry.path.clone()).collect(),
+                key: configuration.key,
+                compression: configuration.compression,
+                block_bytes: facts.control.block_bytes,
+                segment_blocks: facts.control.segment_blocks,
+                checksums_before: facts.settings.data_checksums.then_some(start),
+                is_survey: configuration.is_survey,
+            }));
+            self.tree = Some(tree);
+        }
+        let tree = self.tree.as_ref().expect("it was just made");
+        let from = from as usize;
+        let to = tree.entries.len().min(from.saturating_add(PART_ENTRIES));
+        let entries = tree.entries.get(from..to).unwrap_or_default().to_vec();
+        let last = (to == tree.entries.len()).then(|| ManifestEnd {
+            tablespaces: tree.tablespaces.clone(),
+            skipped: tree.skipped.clone(),
+        });
+        Ok(Answer::ManifestPart { entries, last })
+    }
+
+    async fn close_bracket(&mut self) -> Result<Answer, Fault> {
+        let bracket = self
+            .bracket
+            .take()
+            .ok_or_else(|| unlawful("an end of the backup"))?;
+        // Whatever is read from here on does not belong to the backup.
+        self.reader = None;
+        self.tree = None;
+        let stopped = bracket.close(self.sql()?).await?;
+        let facts = self.facts.as_ref().ok_or_else(|| unlawful("an end"))?;
+        let pgdata = PathBuf::from(std::ffi::OsStr::from_bytes(&facts.data_directory));
+        Ok(Answer::BracketClosed {
+            stop_lsn: stopped.lsn,
+            backup_label: stopped.label.into_bytes(),
+            tablespaces: look::tablespaces(&pgdata)?,
+        })
+    }
+
+    fn wal_files(&mut self, timeline: TimelineId, from: Lsn, to: Lsn) -> Result<Answer, Fault> {
+        let configuration = self.configuration()?;
+        let facts = self.facts.as_ref().ok_or_else(|| unlawful("WAL"))?;
+        if self.bracket.is_some() || to < from {
+            return Err(unlawful("WAL before the end of the backup"));
+        }
+        let wal = Path::new(std::ffi::OsStr::from_bytes(&facts.data_directory)).join("pg_wal");
+        let listed = walk::list(&wal).map_err(|error| read_fault(&error))?;
+        let segment_bytes = facts.control.wal_segment_bytes;
+        let mut wanted = Vec::new();
+        for segment in segments(timeline, from, to, segment_bytes) {
+            let name = segment.file_name(segment_bytes);
+            let found = listed.iter().find(|found| found.name == name.as_bytes());
+            let Some(found) = found else {
+                return Err(Fault::new(
+                    FaultKind::Unfit,
+                    format!("WAL segment \"{name}\" is not on the source any more"),
+                ));
+            };
+            wanted.push((name, found.size));
+        }
+        for found in &listed {
+            let name = String::from_utf8_lossy(&found.name);
+            if name.ends_with(".history") && found.kind == walk::Kind::File {
+                wanted.push((name.into_owned(), found.size));
+            }
+        }
+        let mut files = Vec::new();
+        let mut paths = Vec::new();
+        for (name, bytes) in wanted {
+            let number = u32::try_from(paths.len()).unwrap_or(u32::MAX);
+            let path = RelPath::parse(name.as_bytes())
+                .map_err(|error| Fault::new(FaultKind::Read, error.to_string()))?;
+            paths.push(path);
+            files.push(WalFile {
+                entry: EntryId(number),
+                name,
+                bytes,
+            });
+        }
+        let roots = Roots::open(&wal, []).map_err(|error| read_fault(&error))?;
+        self.reader = Some(Arc::new(Reader {
+            roots,
+            files: paths,
+            key: configuration.key,
+            compression: configuration.compression,
+            block_bytes: facts.control.block_bytes,
+            segment_blocks: facts.control.segment_blocks,
+            checksums_before: None,
+            is_survey: false,
+        }));
+        Ok(Answer::WalFiles { files })
+    }
+
+    /// Looks whether bracket and slot still live, and how much WAL they hold back. To be called now and
+    /// then.
+    pub async fn watch(&mut self) -> Option<Notice> {
+        let bracket = self.bracket.as_ref()?;
+        let sql = self.sql.as_ref()?;
+        match bracket.watch(sql).await {
+            Ok(state) => Some(Notice::RetainedWal {
+                bytes: state.retained_bytes,
+                status: state.wal_status,
+            }),
+            Err(reason) => {
+                self.bracket = None;
+                self.reader = None;
+                Some(Notice::BracketLost { reason })
+            }
+        }
+    }
+
+    /// Ends the session: drops the slot that a failed run made. The rest ends with the SQL session.
+    pub async fn end(&mut self) {
+        self.reader = None;
+        self.bracket = None;
+        if let (Some(sql), Some(slot)) = (&self.sql, self.slot.take())
+            && slot.must_drop
+            && let Err(error) = sql.drop_slot(&slot.name).await
+        {
+            tracing::error!("could not drop replication slot \"{}\": {error}", slot.name);
+        }
+        self.sql = None;
+    }
+}

@@ -1,0 +1,251 @@
+//! The target's facts: what stands at its path, read without changing anything.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::marker::Marker;
+use crate::disk::DiskError;
+use crate::disk::facts as disk;
+use crate::disk::read::read_if_there;
+use crate::disk::target::Held;
+use crate::disk::walk::{self, Kind};
+use crate::facts::{Condition, Interrupted, TargetCluster, TargetFacts};
+use crate::path::RelPath;
+use crate::pg::control::ControlFile;
+use crate::pg::layout::{self, Class, HostLocal};
+use crate::pg::lsn::{Lsn, WalFile};
+use crate::pg::timeline::{History, TimelineId};
+use crate::plan::tablespaces::{Place, PlaceState, TargetPlaces};
+use crate::postmaster;
+
+/// Longest marker or configuration file that is read.
+const SMALL_FILE_MAX: u64 = 16 * 1024 * 1024;
+
+/// Looks at the target. The lock is taken for a moment to see whether another run has it.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn target(pgdata: &Path) -> Result<TargetFacts, DiskError> {
+    let condition = match disk::directory(pgdata)? {
+        None => Condition::Missing,
+        Some(facts) => {
+            let listed = walk::list(pgdata)?;
+            let is_ours = listed
+                .iter()
+                .any(|found| found.name == b"PG_VERSION" || found.name == layout::MARKER.as_bytes());
+            // A new file system's own directory does not count.
+            let first = listed.iter().find(|found| found.name != b"lost+found");
+            match first {
+                None => Condition::Empty {
+                    is_owner: facts.is_owner,
+                    identity: facts.identity,
+                },
+                Some(first) if !is_ours => Condition::Unknown {
+                    example: String::from_utf8_lossy(&first.name).into_owned(),
+                },
+                Some(_) => Condition::Cluster(Box::new(cluster(pgdata, facts, &listed)?)),
+            }
+        }
+    };
+    let wal_link = std::fs::read_link(pgdata.join("pg_wal")).ok();
+    Ok(TargetFacts {
+        host: disk::host(),
+        user: disk::user(),
+        is_root: disk::is_root(),
+        pgdata: pgdata.display().to_string(),
+        condition,
+        wal_directory: wal_link.map(|path| path.as_os_str().as_bytes().to_vec()),
+    })
+}
+
+fn cluster(
+    pgdata: &Path,
+    facts: disk::DirectoryFacts,
+    listed: &[walk::Listed],
+) -> Result<TargetCluster, DiskError> {
+    let marker = marker(pgdata)?;
+    let (control, control_problem) = control(pgdata, marker.is_some());
+    let wal = pgdata.join("pg_wal");
+    let timeline = control
+        .as_ref()
+        .map_or(TimelineId(1), ControlFile::timeline_reached);
+    let before = marker.as_ref().and_then(|marker| marker.before.clone());
+    // What an interrupted run has removed, its marker remembers.
+    let (history, newest_wal_timeline, wal_segments_end) = match (before, &control) {
+        (Some(before), _) => (
+            before.history,
+            before.newest_wal_timeline,
+            before.wal_segments_end,
+        ),
+        (None, Some(control)) => {
+            let (newest, end) = newest_wal(&wal, timeline, control.wal_segment_bytes);
+            (disk::history(&wal, timeline)?, newest, end)
+        }
+        (None, None) => (History::single(timeline), None, None),
+    };
+    let pid_file = disk::pid_file(pgdata)?;
+    Ok(TargetCluster {
+        major: disk::major_version(pgdata)?,
+        control,
+        control_problem,
+        interrupted: marker.map(|marker| Interrupted {
+            started_unix_seconds: marker.started_unix_seconds,
+            start_lsn: marker.start_lsn,
+        }),
+        history,
+        newest_wal_timeline,
+        wal_segments_end,
+        is_owner: facts.is_owner,
+        mode: facts.mode,
+        identity: facts.identity,
+        // A dangling link has no identity; it is mended or refused later.
+        wal_identity: disk::directory(&wal)
+            .ok()
+            .flatten()
+            .map(|found| found.identity),
+        tablespaces: disk::tablespaces(pgdata)?,
+        running: postmaster::running(pgdata, &pid_file),
+        pid_file,
+        unexpected_links: unexpected_links(pgdata, listed)?,
+        is_locked: facts.is_owner && Held::take(pgdata)?.is_none(),
+    })
+}
+
+/// The marker of an interrupted run. One that does not parse still says that a run was interrupted.
+///
+/// # Errors
+/// The system's error.
+pub fn marker(pgdata: &Path) -> Result<Option<Marker>, DiskError> {
+    let path = pgdata.join(layout::MARKER);
+    let Some(text) = read_if_there(&path, SMALL_FILE_MAX)? else {
+        return Ok(None);
+    };
+    serde_json::from_slice(&text).map(Some).map_err(|error| {
+        DiskError::new("parse", &path, std::io::Error::other(error))
+    })
+}
+
+/// The control file, or the copy that an interrupted run has saved, or why there is none.
+fn control(pgdata: &Path, is_interrupted: bool) -> (Option<ControlFile>, Option<String>) {
+    let decode = |name: &str| {
+        let path = pgdata.join(name);
+        disk::control_file(&path)
+            .map_err(|error| format!("{error}: {}", error.source))
+            .and_then(|bytes| {
+                ControlFile::decode(&bytes).map_err(|error| format!("\"{name}\": {error}"))
+            })
+    };
+    let saved = is_interrupted
+        .then(|| decode(layout::SAVED_CONTROL).ok())
+        .flatten();
+    match (saved, decode("global/pg_control")) {
+        (Some(control), _) | (None, Ok(control)) => (Some(control), None),
+        (None, Err(problem)) => (None, Some(problem)),
+    }
+}
+
+/// The highest timeline that has a segment in pg_wal, and the end of the last segment of `timeline`.
+fn newest_wal(
+    wal: &Path,
+    timeline: TimelineId,
+    segment_bytes: u32,
+) -> (Option<TimelineId>, Option<Lsn>) {
+    let mut newest = None;
+    let mut end = None;
+    for found in walk::list(wal).unwrap_or_default() {
+        let Ok(name) = std::str::from_utf8(&found.name) else {
+            continue;
+        };
+        if let WalFile::Segment(segment) | WalFile::Partial(segment) =
+            WalFile::classify(name, segment_bytes)
+        {
+            newest = newest.max(Some(segment.timeline));
+            if segment.timeline == timeline {
+                let after = (segment.number + 1).saturating_mul(u64::from(segment_bytes));
+                end = end.max(Some(Lsn(after)));
+            }
+        }
+    }
+    (newest, end)
+}
+
+/// Links where a rebuild must write and PostgreSQL keeps none: they could lead into another cluster.
+fn unexpected_links(pgdata: &Path, listed: &[walk::Listed]) -> Result<Vec<String>, DiskError> {
+    let mut links = Vec::new();
+    let mut note = |path: &RelPath, kind: Kind| {
+        let top = path.components().next().unwrap_or_default();
+        if kind == Kind::Symlink
+            && layout::is_managed_top_level(top)
+            && layout::classify(path, layout::Kind::Symlink, &HostLocal::none())
+                == Class::Synchronised
+        {
+            links.push(path.to_string());
+        }
+    };
+    for found in listed {
+        let Ok(path) = RelPath::parse(&found.name) else {
+            continue;
+        };
+        note(&path, found.kind);
+        if matches!(&found.name[..], b"base" | b"global") && found.kind == Kind::Directory {
+            for below in walk::list(&pgdata.join(path.as_path()))? {
+                if let Ok(path) = path.join(&below.name) {
+                    note(&path, below.kind);
+                }
+            }
+        }
+    }
+    Ok(links)
+}
+
+/// What stands where tablespaces would go.
+///
+/// # Errors
+/// A place that cannot be listed.
+pub fn places(
+    pgdata: &Path,
+    waldir: Option<&Path>,
+    target: &TargetFacts,
+    is_same_kernel: bool,
+    would_be: impl IntoIterator<Item = Vec<u8>>,
+    version_directory: &str,
+) -> Result<TargetPlaces, DiskError> {
+    let resolved = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| absolute(path));
+    let wal = pgdata.join("pg_wal");
+    let wal_directory = match waldir {
+        Some(path) => Some(resolved(path)),
+        None => std::fs::read_link(&wal).ok().map(|_| resolved(&wal)),
+    };
+    let mut found = TargetPlaces {
+        pgdata: resolved(pgdata).as_os_str().as_bytes().to_vec(),
+        wal_directory: wal_directory.map(|path| path.as_os_str().as_bytes().to_vec()),
+        existing: match &target.condition {
+            Condition::Cluster(cluster) => cluster.tablespaces.clone(),
+            _ => Vec::new(),
+        },
+        is_same_kernel,
+        ..TargetPlaces::default()
+    };
+    for location in would_be {
+        let path = PathBuf::from(std::ffi::OsStr::from_bytes(&location));
+        let state = match std::fs::metadata(&path) {
+            Err(_) => PlaceState::Missing,
+            Ok(metadata) if !metadata.is_dir() => PlaceState::NotDirectory,
+            Ok(_) => {
+                let listed = walk::list(&path)?;
+                let names = listed.iter().map(|found| &found.name[..]);
+                PlaceState::of_directory(names, version_directory)
+            }
+        };
+        let identity = disk::directory(&path)
+            .ok()
+            .flatten()
+            .map(|found| found.identity);
+        found.places.insert(location, Place { state, identity });
+    }
+    Ok(found)
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}

@@ -1,0 +1,81 @@
+//! What every step of a run needs, and the clock that measures the steps.
+
+use std::sync::Mutex;
+use std::time::Instant;
+
+use super::failure::{Failure, TargetState};
+use super::options::RebuildOptions;
+use super::outcome::StageTime;
+use crate::digest::SessionKey;
+use crate::event::{Events, Stage};
+use crate::workers::Workers;
+
+/// What every step of a run needs.
+pub(super) struct Run<'a> {
+    pub(super) options: &'a RebuildOptions,
+    pub(super) events: &'a Events,
+    pub(super) workers: Workers,
+    pub(super) key: SessionKey,
+    pub(super) clock: Clock,
+}
+
+impl<'a> Run<'a> {
+    pub(super) fn begin(options: &'a RebuildOptions, events: &'a Events) -> Result<Self, Failure> {
+        let untouched = |error: String| Failure::new(TargetState::Untouched, error);
+        let mut key = [0; 32];
+        getrandom::fill(&mut key)
+            .map_err(|error| untouched(format!("could not get random numbers: {error}")))?;
+        Ok(Self {
+            options,
+            events,
+            workers: Workers::start(options.jobs)
+                .map_err(|error| untouched(format!("could not start worker threads: {error}")))?,
+            key: SessionKey(key),
+            clock: Clock::start(),
+        })
+    }
+
+    pub(super) fn stage(&self, stage: Stage) {
+        self.clock.enter(stage);
+        self.events.stage(stage);
+    }
+}
+
+/// Measures the stages.
+pub(super) struct Clock {
+    pub(super) began: Instant,
+    entered: Mutex<Vec<(Stage, Instant)>>,
+}
+
+impl Clock {
+    pub(super) fn start() -> Self {
+        Self {
+            began: Instant::now(),
+            entered: Mutex::default(),
+        }
+    }
+
+    pub(super) fn enter(&self, stage: Stage) {
+        if let Ok(mut entered) = self.entered.lock() {
+            entered.push((stage, Instant::now()));
+        }
+    }
+
+    pub(super) fn stages(&self) -> Vec<StageTime> {
+        let entered = self.entered.lock().map(|list| list.clone()).unwrap_or_default();
+        let ends = entered
+            .iter()
+            .skip(1)
+            .map(|(_, at)| *at)
+            .chain(std::iter::once(Instant::now()));
+        entered
+            .iter()
+            .zip(ends)
+            .map(|((stage, from), to)| StageTime {
+                name: stage.name(),
+                seconds: (to - *from).as_secs_f64(),
+            })
+            .collect()
+    }
+}
+

@@ -1,0 +1,132 @@
+//! The outcome of a run: what was found, moved and kept, and what to do next.
+
+use super::outcome::{DamagedPage, DivergenceReport, Mode, Outcome};
+use super::run::Run;
+use super::work::Work;
+use crate::event::Counters;
+use crate::facts::{SourceFacts, TargetCluster};
+use crate::pg::lsn::Lsn;
+use crate::plan::guard::Cleared;
+use crate::plan::relation::Relation;
+
+/// What a run can tell at its end.
+pub(super) struct Told<'a> {
+    pub facts: &'a SourceFacts,
+    pub cleared: &'a Cleared,
+    pub before: Option<&'a TargetCluster>,
+    pub work: &'a Work,
+    pub damaged: Vec<DamagedPage>,
+    /// Start and stop of the backup; `None` in a dry run.
+    pub lsns: Option<(Lsn, Lsn)>,
+    pub streaming: bool,
+}
+
+/// Puts the outcome together.
+pub(super) fn outcome(run: &Run<'_>, told: &Told<'_>) -> Outcome {
+    let counters = run.events.counters();
+    let read = Counters::read;
+    let findings = told.cleared.findings();
+    let mode = match (told.lsns, findings.is_seed) {
+        (None, _) => Mode::DryRun,
+        (Some(_), true) => Mode::Seed,
+        (Some(_), false) => Mode::Rebuild,
+    };
+    let outcome = match (mode, told.damaged.is_empty()) {
+        (Mode::DryRun, _) => "dry-run",
+        (_, true) => "done",
+        (_, false) => "done-with-damaged-pages",
+    };
+    Outcome {
+        outcome,
+        mode,
+        pg_reseed_version: env!("CARGO_PKG_VERSION"),
+        pgdata: run.options.pgdata.display().to_string(),
+        source_host: told.facts.host.name.clone(),
+        source_data_directory: String::from_utf8_lossy(&told.facts.data_directory).into_owned(),
+        server_version: told.facts.version.to_string(),
+        system_identifier: told.facts.control.system_identifier.to_string(),
+        timeline: told.facts.timeline,
+        relation: findings.relation.to_string(),
+        divergence: divergence(&findings.relation, told.before),
+        start_lsn: told.lsns.map(|(start, _)| start),
+        stop_lsn: told.lsns.map(|(_, stop)| stop),
+        compared_bytes: read(&counters.compared_bytes),
+        differing_blocks: read(&counters.differing_blocks),
+        moved_blocks: read(&counters.moved_blocks),
+        moved_bytes: read(&counters.moved_bytes),
+        fetched_bytes: read(&counters.fetched_bytes),
+        wal_bytes: read(&counters.wal_bytes),
+        written_bytes: read(&counters.written_bytes),
+        wire_received_bytes: read(&counters.wire_received_bytes),
+        wire_sent_bytes: read(&counters.wire_sent_bytes),
+        full_copy_bytes: told.work.full_copy_bytes,
+        files: told.work.files.len() as u64,
+        removed_files: read(&counters.removed_files),
+        kept: told.work.kept.clone(),
+        damaged: told.damaged.clone(),
+        warnings: warnings(told),
+        slot: run.options.slot.clone(),
+        streaming: told.streaming,
+        next_steps: next_steps(run, told, mode),
+        stages: run.clock.stages(),
+        seconds: run.clock.began.elapsed().as_secs_f64(),
+    }
+}
+
+fn divergence(relation: &Relation, before: Option<&TargetCluster>) -> Option<DivergenceReport> {
+    let (lsn, target_end) = relation.lost_range()?;
+    let timeline = before
+        .and_then(|cluster| cluster.control.as_ref())
+        .map(crate::pg::control::ControlFile::timeline_reached)?;
+    Some(DivergenceReport {
+        lsn,
+        timeline,
+        target_end,
+        lost_bytes: target_end.bytes_since(lsn),
+    })
+}
+
+fn warnings(told: &Told<'_>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if let Relation::PossiblyDiverged { .. } = told.cleared.findings().relation.original() {
+        warnings.push(
+            "The target was not shut down cleanly: it may have had writes of its own that its control \
+             file does not tell of."
+                .to_owned(),
+        );
+    }
+    if !told.facts.synchronous_standby_names.is_empty() {
+        warnings.push(format!(
+            "The source waits for synchronous standbys ({}): if the target is one of them, commits \
+             wait until it streams.",
+            told.facts.synchronous_standby_names
+        ));
+    }
+    warnings
+}
+
+fn next_steps(run: &Run<'_>, told: &Told<'_>, mode: Mode) -> Vec<String> {
+    let options = run.options;
+    let mut steps = Vec::new();
+    if mode == Mode::DryRun {
+        steps.push("Run the same command without --dry-run.".to_owned());
+        return steps;
+    }
+    if !told.damaged.is_empty() {
+        steps.push(
+            "Repair the damaged pages on the source: the standby has the same damage.".to_owned(),
+        );
+    }
+    if !options.start {
+        steps.push(format!(
+            "Start the server, for instance with: pg_ctl start -D {}",
+            options.pgdata.display()
+        ));
+        if options.slot.is_none() {
+            steps.push(
+                "Start it soon: no replication slot keeps the WAL that it needs from now on.".to_owned(),
+            );
+        }
+    }
+    steps
+}

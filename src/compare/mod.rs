@@ -1,0 +1,6 @@
+//! What differs: digests on one side, digests or zeros on the other, a set of blocks as the answer.
+//!
+//! Bytes in, values out; both sides use it, no file in sight.
+
+pub mod blocks;
+pub mod rolling;

@@ -1,0 +1,196 @@
+//! What the file system and the kernel say: identities, owners, links, free space.
+
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::DiskError;
+use super::read::{read_if_there, read_small};
+use super::walk::{self, Kind};
+use crate::facts::{FileIdentity, HostIdentity, Tablespace};
+use crate::pg::timeline::{History, TimelineId, history_file_name};
+
+/// Longest history file, pid file or label that is read.
+const SMALL_FILE_MAX: u64 = 1024 * 1024;
+
+/// Name and kernel of this host.
+#[must_use]
+pub fn host() -> HostIdentity {
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    HostIdentity {
+        name: rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned(),
+        boot_id: boot_id.trim().to_owned(),
+    }
+}
+
+/// Name of the effective user, as `/etc/passwd` has it; the number where it does not.
+#[must_use]
+pub fn user() -> String {
+    let uid = rustix::process::geteuid().as_raw();
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    passwd
+        .lines()
+        .find_map(|line| {
+            let mut fields = line.split(':');
+            let name = fields.next()?;
+            (fields.nth(1)? == uid.to_string()).then(|| name.to_owned())
+        })
+        .unwrap_or_else(|| uid.to_string())
+}
+
+/// Whether the effective user is root.
+#[must_use]
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Identity, owner and permission bits of a directory.
+#[derive(Debug, Clone, Copy)]
+pub struct DirectoryFacts {
+    pub identity: FileIdentity,
+    pub is_owner: bool,
+    /// Permission bits, such as 0o700.
+    pub mode: u32,
+}
+
+/// Looks at a directory, following links; `None` when it does not exist.
+///
+/// # Errors
+/// The system's error; also when it is no directory.
+pub fn directory(path: &Path) -> Result<Option<DirectoryFacts>, DiskError> {
+    match std::fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => Ok(Some(DirectoryFacts {
+            identity: FileIdentity {
+                device: metadata.dev(),
+                inode: metadata.ino(),
+            },
+            is_owner: metadata.uid() == rustix::process::geteuid().as_raw(),
+            mode: metadata.mode() & 0o7777,
+        })),
+        Ok(_) => Err(DiskError::new(
+            "use",
+            path,
+            std::io::Error::other("not a directory"),
+        )),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(DiskError::new("stat", path, error)),
+    }
+}
+
+/// The tablespaces of a data directory, by its links in pg_tblspc.
+///
+/// # Errors
+/// The system's error.
+pub fn tablespaces(pgdata: &Path) -> Result<Vec<Tablespace>, DiskError> {
+    let directory_path = pgdata.join("pg_tblspc");
+    let listed = match walk::list(&directory_path) {
+        Ok(listed) => listed,
+        Err(error) if error.is_missing() => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut spaces = Vec::new();
+    for found in listed {
+        let Some(oid) = std::str::from_utf8(&found.name)
+            .ok()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        let path = directory_path.join(std::ffi::OsStr::from_bytes(&found.name));
+        let location = match found.kind {
+            Kind::Symlink => {
+                let target = std::fs::read_link(&path)
+                    .map_err(|error| DiskError::new("read link", &path, error))?;
+                Some(target.as_os_str().as_bytes().to_vec())
+            }
+            Kind::Directory => None,
+            Kind::File | Kind::Special => continue,
+        };
+        // A location that is no directory or cannot be seen has no identity to compare.
+        let identity = directory(&path).ok().flatten().map(|facts| facts.identity);
+        spaces.push(Tablespace {
+            oid,
+            location,
+            identity,
+        });
+    }
+    Ok(spaces)
+}
+
+/// The history of `tip` from a pg_wal directory. A missing file means no parents, as the server reads it
+/// (PostgreSQL `timeline.c:readTimeLineHistory`).
+///
+/// # Errors
+/// The system's error, or a history that does not parse.
+pub fn history(wal: &Path, tip: TimelineId) -> Result<History, DiskError> {
+    let path = wal.join(history_file_name(tip));
+    match read_if_there(&path, SMALL_FILE_MAX)? {
+        None => Ok(History::single(tip)),
+        Some(text) => History::parse(tip, &text)
+            .map_err(|error| DiskError::new("parse", &path, std::io::Error::other(error))),
+    }
+}
+
+/// The content of postmaster.pid; empty when there is none.
+///
+/// # Errors
+/// The system's error.
+pub fn pid_file(pgdata: &Path) -> Result<Vec<u8>, DiskError> {
+    Ok(read_if_there(&pgdata.join("postmaster.pid"), SMALL_FILE_MAX)?.unwrap_or_default())
+}
+
+/// The major version in PG_VERSION; `None` when there is no such file.
+///
+/// # Errors
+/// The system's error, or content that is no version.
+pub fn major_version(pgdata: &Path) -> Result<Option<u32>, DiskError> {
+    let path = pgdata.join("PG_VERSION");
+    let Some(text) = read_if_there(&path, 64)? else {
+        return Ok(None);
+    };
+    let text = String::from_utf8_lossy(&text);
+    match text.trim().parse() {
+        Ok(major) => Ok(Some(major)),
+        Err(_) => Err(DiskError::new(
+            "parse",
+            &path,
+            std::io::Error::other(format!("\"{}\" is no major version", text.trim())),
+        )),
+    }
+}
+
+/// The raw control file.
+///
+/// # Errors
+/// The system's error; a missing file too.
+pub fn control_file(path: &Path) -> Result<Vec<u8>, DiskError> {
+    read_small(path, SMALL_FILE_MAX)
+}
+
+/// Free bytes for this user on the file system that holds `path`, or the nearest directory above it that
+/// exists, with the file system's identity.
+///
+/// # Errors
+/// The system's error.
+pub fn free_space(path: &Path) -> Result<(u64, u64), DiskError> {
+    let mut at: PathBuf = path.to_owned();
+    loop {
+        match rustix::fs::statvfs(&at) {
+            Ok(found) => {
+                let device = std::fs::metadata(&at)
+                    .map_err(|error| DiskError::new("stat", &at, error))?
+                    .dev();
+                return Ok((device, found.f_bavail.saturating_mul(found.f_frsize)));
+            }
+            Err(rustix::io::Errno::NOENT) if at.pop() => {
+                if at.as_os_str().is_empty() {
+                    at.push(".");
+                }
+            }
+            Err(error) => return Err(DiskError::new("look at the file system of", &at, error)),
+        }
+    }
+}

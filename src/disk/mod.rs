@@ -1,0 +1,46 @@
+//! Every file call. Each function is one act, with the path in its error; no policy.
+//!
+//! [`root`] opens beneath a data directory, [`walk`] lists it, [`read`] reads it. Only [`target`]
+//! writes, with [`durable`] below it; the agent names neither.
+
+pub mod durable;
+pub mod facts;
+pub mod read;
+pub mod root;
+pub mod target;
+pub mod walk;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A file call failed.
+#[derive(Debug, thiserror::Error)]
+#[error("could not {act} \"{path}\"")]
+pub struct DiskError {
+    /// What was tried: open, read, write …
+    pub act: &'static str,
+    pub path: PathBuf,
+    #[source]
+    pub source: io::Error,
+}
+
+impl DiskError {
+    /// An error of `act` on `path`.
+    pub fn new(act: &'static str, path: &Path, source: impl Into<io::Error>) -> Self {
+        Self {
+            act,
+            path: path.to_owned(),
+            source: source.into(),
+        }
+    }
+
+    /// Whether the file or a directory on the way to it does not exist (any more).
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        matches!(
+            self.source.raw_os_error(),
+            Some(code) if code == rustix::io::Errno::NOENT.raw_os_error()
+                || code == rustix::io::Errno::NOTDIR.raw_os_error()
+        )
+    }
+}

@@ -1,0 +1,540 @@
+//! The only writer. A target is [`held`](Held::take), then [`closed`](ClosedTarget::close): from there
+//! on PostgreSQL cannot start in it, and only [`ClosedTarget::finish`] makes it startable again.
+//!
+//! Order of closing: the copy of the control file, the marker, the line in postgresql.auto.conf that
+//! makes a server refuse with the name of the remedy, and then the control file goes. Order of finishing:
+//! all data synced, labels and configuration, and last of all the control file (`postgres-facts` 12).
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+
+use super::DiskError;
+use super::durable;
+use super::root::Roots;
+use super::walk::{self, Kind};
+use crate::digest::Verified;
+use crate::geometry::BitSet;
+use crate::path::RelPath;
+use crate::pg::layout;
+use crate::plan::guard::Cleared;
+use crate::plan::tablespaces::Placement;
+
+/// The target is ours alone among runs of pg_reseed: a lock on the directory itself, which ends with the
+/// process.
+#[derive(Debug)]
+pub struct Held {
+    _directory: File,
+    pgdata: PathBuf,
+}
+
+impl Held {
+    /// Takes the lock; `None` when another run has it.
+    ///
+    /// # Errors
+    /// The system's error, for instance when the directory does not exist.
+    pub fn take(pgdata: &Path) -> Result<Option<Self>, DiskError> {
+        let directory = File::open(pgdata)
+            .map_err(|error| DiskError::new("open directory", pgdata, error))?;
+        match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Self {
+                _directory: directory,
+                pgdata: pgdata.to_owned(),
+            })),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(DiskError::new("lock", pgdata, error)),
+        }
+    }
+}
+
+/// What closing needs to know.
+#[derive(Debug)]
+pub struct ClosePlan<'a> {
+    /// Content of the marker.
+    pub marker: &'a [u8],
+    /// The text of postgresql.auto.conf while the rebuild is unfinished.
+    pub closed_auto_conf: &'a [u8],
+    /// New directories get 0750 instead of 0700, new files 0640 instead of 0600.
+    pub group_access: bool,
+    /// Where pg_wal of a target without one shall be.
+    pub waldir: Option<&'a Path>,
+    pub placements: &'a [Placement],
+    /// Directories that every data directory has.
+    pub required_directories: &'a [&'a str],
+    /// Content of the postmaster.pid that the guards found to be stale; empty when there was none.
+    pub stale_pid_file: &'a [u8],
+    pub sync: bool,
+}
+
+/// Closing did not work.
+#[derive(Debug, thiserror::Error)]
+pub enum CloseError {
+    /// Nothing that matters was written: the target starts as before.
+    #[error("{0}")]
+    Untouched(#[source] DiskError),
+    /// A server was started in the target since it was looked at; nothing was written.
+    #[error("a server was just started in the target: \"{0}\" exists")]
+    Started(PathBuf),
+    /// The target cannot start.
+    #[error("{0}")]
+    HalfWay(#[source] DiskError),
+}
+
+/// A target in which PostgreSQL cannot start.
+#[derive(Debug)]
+pub struct ClosedTarget {
+    held: Held,
+    roots: Roots,
+    /// One descriptor in each file system, opened before the first write: a failed write-back is then
+    /// reported by the sync at the end, whenever it happened (Linux 5.8, `syncfs`).
+    systems: Vec<(PathBuf, File)>,
+    directory_mode: u32,
+    file_mode: u32,
+    sync: bool,
+}
+
+/// What a finished target holds beside the copied files.
+#[derive(Debug)]
+pub struct Finish<'a> {
+    pub backup_label: &'a [u8],
+    pub auto_conf: &'a [u8],
+    /// The control file to install: the source's, its checkpoint poisoned.
+    pub control: &'a [u8],
+}
+
+impl ClosedTarget {
+    /// Closes a target: the point of no return.
+    ///
+    /// # Errors
+    /// [`CloseError`] tells whether the target still starts as before.
+    pub fn close(held: Held, _: &Cleared, plan: &ClosePlan<'_>) -> Result<Self, CloseError> {
+        let pgdata = held.pgdata.clone();
+        let (directory_mode, file_mode) = if plan.group_access {
+            (0o750, 0o640)
+        } else {
+            (0o700, 0o600)
+        };
+        rustix::process::umask(Mode::from_raw_mode(0o777 & !directory_mode));
+        let pid_file = PidFileLock::take(&pgdata, plan.stale_pid_file)?;
+        Self::lock_out(&pgdata, plan, file_mode)?;
+        drop(pid_file);
+        Self::prepare(&pgdata, plan, directory_mode).map_err(CloseError::HalfWay)?;
+        let located: Vec<(u32, PathBuf)> = plan.placements.iter().filter_map(located).collect();
+        let roots = Roots::open(
+            &pgdata,
+            located.iter().map(|(oid, path)| (*oid, path.as_path())),
+        )
+        .map_err(CloseError::HalfWay)?;
+        let mut systems = Vec::new();
+        let places = std::iter::once(pgdata.clone())
+            .chain(std::iter::once(pgdata.join("pg_wal")))
+            .chain(located.into_iter().map(|(_, path)| path));
+        for place in places {
+            let directory = File::open(&place).map_err(|error| {
+                CloseError::HalfWay(DiskError::new("open directory", &place, error))
+            })?;
+            systems.push((place, directory));
+        }
+        Ok(Self {
+            held,
+            roots,
+            systems,
+            directory_mode,
+            file_mode,
+            sync: plan.sync,
+        })
+    }
+
+    /// Makes every server refuse to start.
+    fn lock_out(pgdata: &Path, plan: &ClosePlan<'_>, file_mode: u32) -> Result<(), CloseError> {
+        let control = pgdata.join("global/pg_control");
+        let saved = pgdata.join(layout::SAVED_CONTROL);
+        match std::fs::read(&control) {
+            Ok(bytes) => {
+                durable::replace(&saved, &bytes, file_mode).map_err(CloseError::Untouched)?;
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => {
+                return Err(CloseError::Untouched(DiskError::new("read", &control, error)));
+            }
+        }
+        durable::replace(&pgdata.join(layout::MARKER), plan.marker, file_mode)
+            .map_err(CloseError::Untouched)?;
+        durable::replace(
+            &pgdata.join("postgresql.auto.conf"),
+            plan.closed_auto_conf,
+            file_mode,
+        )
+        .map_err(CloseError::Untouched)?;
+        // A missing directory means a missing control file.
+        match durable::remove(&control) {
+            Err(error) if !error.is_missing() => Err(CloseError::HalfWay(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the directories and links that files will go to.
+    fn prepare(
+        pgdata: &Path,
+        plan: &ClosePlan<'_>,
+        directory_mode: u32,
+    ) -> Result<(), DiskError> {
+        let wal = pgdata.join("pg_wal");
+        if let Some(waldir) = plan.waldir
+            && !wal.exists()
+        {
+            make_directories(waldir, directory_mode)?;
+            std::os::unix::fs::symlink(waldir, &wal)
+                .map_err(|error| DiskError::new("create link", &wal, error))?;
+        }
+        for name in plan.required_directories {
+            make_directories(&pgdata.join(name), directory_mode)?;
+        }
+        for placement in plan.placements {
+            let link = pgdata.join("pg_tblspc").join(placement.oid.to_string());
+            if placement.relink {
+                match std::fs::symlink_metadata(&link) {
+                    Ok(found) if found.is_dir() => std::fs::remove_dir_all(&link)
+                        .map_err(|error| DiskError::new("remove", &link, error))?,
+                    Ok(_) => std::fs::remove_file(&link)
+                        .map_err(|error| DiskError::new("remove", &link, error))?,
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(DiskError::new("stat", &link, error)),
+                }
+            }
+            match located(placement) {
+                Some((_, location)) => {
+                    make_directories(&location, directory_mode)?;
+                    // The link first: an interrupted run must find its own directory again.
+                    if placement.relink {
+                        std::os::unix::fs::symlink(&location, &link)
+                            .map_err(|error| DiskError::new("create link", &link, error))?;
+                    }
+                }
+                None => make_directories(&link, directory_mode)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The target's directories.
+    #[must_use]
+    pub fn roots(&self) -> &Roots {
+        &self.roots
+    }
+
+    /// Makes a directory, if it is not there. Its parent is.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn make_directory(&self, path: &RelPath) -> Result<(), DiskError> {
+        let (root, beneath) = self.roots.locate(path);
+        let failed =
+            |error: rustix::io::Errno| DiskError::new("create directory", &self.roots.display(path), error);
+        let (parent, name) = self.parent_of(path)?;
+        match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(self.directory_mode)) {
+            Ok(()) => Ok(()),
+            Err(rustix::io::Errno::EXIST) => {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+                root.open_beneath(beneath, flags, Mode::empty()).map(drop)
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// Makes a file exactly `bytes` long: cuts what is beyond, fills with zeros what is missing.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn fit(&self, path: &RelPath, bytes: u64) -> Result<File, DiskError> {
+        let flags = OFlags::RDWR | OFlags::CREATE;
+        let file = self
+            .roots
+            .open_file(path, flags, Mode::from_raw_mode(self.file_mode))?;
+        let shown = || self.roots.display(path);
+        let length = file
+            .metadata()
+            .map_err(|error| DiskError::new("stat", &shown(), error))?
+            .len();
+        if length != bytes {
+            file.set_len(bytes)
+                .map_err(|error| DiskError::new("change the length of", &shown(), error))?;
+        }
+        Ok(file)
+    }
+
+    /// Writes verified bytes at an offset of a file that [`ClosedTarget::fit`] has opened.
+    ///
+    /// # Errors
+    /// The system's error, such as a full disk.
+    pub fn write_at(
+        &self,
+        file: &File,
+        path: &RelPath,
+        offset: u64,
+        bytes: VerifiedPart<'_>,
+    ) -> Result<(), DiskError> {
+        file.write_all_at(bytes.0, offset)
+            .map_err(|error| DiskError::new("write", &self.roots.display(path), error))
+    }
+
+    /// Writes a file as a whole.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn write_whole(&self, path: &RelPath, bytes: &Verified<Vec<u8>>) -> Result<(), DiskError> {
+        let file = self.fit(path, bytes.bytes().len() as u64)?;
+        self.write_at(&file, path, 0, VerifiedPart(bytes.bytes()))
+    }
+
+    /// Makes an empty file: `archive_status/….done`.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn make_empty(&self, path: &RelPath) -> Result<(), DiskError> {
+        self.fit(path, 0).map(drop)
+    }
+
+    /// Removes a file, a link or a directory with all that is in it, if it is there. Links are removed, never
+    /// followed. Returns the number of files removed.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn remove(&self, path: &RelPath) -> Result<u64, DiskError> {
+        let (parent, name) = match self.parent_of(path) {
+            Ok(found) => found,
+            Err(error) if error.is_missing() => return Ok(0),
+            Err(error) => return Err(error),
+        };
+        let failed =
+            |error: rustix::io::Errno| DiskError::new("remove", &self.roots.display(path), error);
+        match rustix::fs::unlinkat(&parent, name, AtFlags::empty()) {
+            Ok(()) => return Ok(1),
+            Err(rustix::io::Errno::NOENT) => return Ok(0),
+            Err(rustix::io::Errno::ISDIR | rustix::io::Errno::PERM) => {}
+            Err(error) => return Err(failed(error)),
+        }
+        let mut removed = 0;
+        for found in walk::list(&self.roots.display(path))? {
+            if let Ok(below) = path.join(&found.name) {
+                removed += self.remove(&below)?;
+            }
+        }
+        match rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(removed),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// Removes what is in a directory but the names to keep.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn empty_directory(&self, path: &RelPath, keep: &[&str]) -> Result<u64, DiskError> {
+        let mut removed = 0;
+        for found in walk::list(&self.roots.display(path))? {
+            let is_kept = keep.iter().any(|name| name.as_bytes() == found.name);
+            if let (false, Ok(below)) = (is_kept, path.join(&found.name)) {
+                removed += self.remove(&below)?;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Removes a tablespace that the source does not have: the version directory behind its link, and the
+    /// link. What else is at its location belongs to others.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn remove_tablespace(&self, oid: u32, version_directory: &str) -> Result<u64, DiskError> {
+        let text = format!("pg_tblspc/{oid}");
+        let link = RelPath::parse(text.as_bytes()).expect("made of plain components");
+        let path = self.roots.display(&link);
+        let is_link = std::fs::symlink_metadata(&path).is_ok_and(|found| found.is_symlink());
+        let mut removed = 0;
+        if is_link {
+            let ours = path.join(version_directory);
+            let files = count_files(&ours)?;
+            match std::fs::remove_dir_all(&ours) {
+                Ok(()) => removed = files,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(DiskError::new("remove", &ours, error)),
+            }
+        }
+        Ok(removed + self.remove(&link)?)
+    }
+
+    fn parent_of<'a>(
+        &'a self,
+        path: &'a RelPath,
+    ) -> Result<(std::os::fd::OwnedFd, &'a std::ffi::OsStr), DiskError> {
+        let (root, beneath) = self.roots.locate(path);
+        let name = std::ffi::OsStr::from_bytes(path.name());
+        let parent = beneath.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let opened = root.open_beneath(
+            parent.unwrap_or(Path::new(".")),
+            OFlags::RDONLY | OFlags::DIRECTORY,
+            Mode::empty(),
+        )?;
+        Ok((opened, name))
+    }
+
+    /// Syncs everything that was written, and whatever an earlier run left unsynced, in every file system of
+    /// the target.
+    ///
+    /// # Errors
+    /// The system's error: some write may be lost.
+    pub fn sync(&self) -> Result<(), DiskError> {
+        if !self.sync {
+            return Ok(());
+        }
+        let mut devices = Vec::new();
+        for (path, directory) in &self.systems {
+            let device = rustix::fs::fstat(directory)
+                .map_err(|error| DiskError::new("stat", path, error))?
+                .st_dev;
+            if devices.contains(&device) {
+                continue;
+            }
+            devices.push(device);
+            rustix::fs::syncfs(directory)
+                .map_err(|error| DiskError::new("sync the file system of", path, error))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the target a standby that can start: label, signal, configuration, sync, and last of all the
+    /// control file.
+    ///
+    /// # Errors
+    /// The system's error; the target then still cannot start.
+    pub fn finish(self, finish: &Finish<'_>) -> Result<(), DiskError> {
+        let pgdata = self.held.pgdata.clone();
+        let mode = self.file_mode;
+        durable::replace(&pgdata.join("backup_label"), finish.backup_label, mode)?;
+        durable::replace(&pgdata.join("standby.signal"), b"", mode)?;
+        self.sync()?;
+        durable::replace(&pgdata.join("postgresql.auto.conf"), finish.auto_conf, mode)?;
+        durable::replace(&pgdata.join("global/pg_control"), finish.control, mode)?;
+        // The target is whole. What remains are our own traces.
+        durable::remove(&pgdata.join(layout::SAVED_CONTROL))?;
+        durable::remove(&pgdata.join(layout::MARKER))
+    }
+}
+
+/// A part of verified bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct VerifiedPart<'a>(&'a [u8]);
+
+/// Cuts verified bytes into the parts that a reply's blocks are, given their lengths in order.
+///
+/// Returns `None` when the lengths do not add up to what was sent.
+#[must_use]
+pub fn parts<'a>(
+    bytes: &'a Verified<Vec<u8>>,
+    lengths: impl IntoIterator<Item = u32>,
+) -> Option<Vec<VerifiedPart<'a>>> {
+    let mut rest = bytes.bytes();
+    let mut parts = Vec::new();
+    for length in lengths {
+        let (part, behind) = rest.split_at_checked(length as usize)?;
+        parts.push(VerifiedPart(part));
+        rest = behind;
+    }
+    rest.is_empty().then_some(parts)
+}
+
+/// postmaster.pid, taken the way a server takes it: whoever makes it first has the directory. Held only
+/// while the control file goes, after which no server gets as far.
+struct PidFileLock(PathBuf);
+
+impl PidFileLock {
+    fn take(pgdata: &Path, stale: &[u8]) -> Result<Self, CloseError> {
+        let path = pgdata.join("postmaster.pid");
+        let make = || {
+            OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&path)
+        };
+        let file = match make() {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                // A server removes a stale one too; any other content is a server that just started.
+                let text = std::fs::read(&path).unwrap_or_default();
+                if stale.is_empty() || text != stale {
+                    return Err(CloseError::Started(path));
+                }
+                std::fs::remove_file(&path).map_err(|error| {
+                    CloseError::Untouched(DiskError::new("remove", &path, error))
+                })?;
+                make()
+            }
+            made => made,
+        };
+        match file {
+            Ok(file) => {
+                let text = format!("{}\n{}\n", std::process::id(), pgdata.display());
+                let lock = Self(path);
+                file.write_all_at(text.as_bytes(), 0).map_err(|error| {
+                    CloseError::Untouched(DiskError::new("write", &lock.0, error))
+                })?;
+                Ok(lock)
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                Err(CloseError::Started(path))
+            }
+            Err(error) => Err(CloseError::Untouched(DiskError::new("create", &path, error))),
+        }
+    }
+}
+
+impl Drop for PidFileLock {
+    fn drop(&mut self) {
+        // Left behind it is a stale pid file, which the next server removes.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn located(placement: &Placement) -> Option<(u32, PathBuf)> {
+    let location = placement.location.as_deref()?;
+    Some((
+        placement.oid,
+        PathBuf::from(std::ffi::OsStr::from_bytes(location)),
+    ))
+}
+
+/// Makes a directory and those above it, if they are not there.
+///
+/// # Errors
+/// The system's error.
+pub fn make_directories(path: &Path, mode: u32) -> Result<(), DiskError> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+        .map_err(|error| DiskError::new("create directory", path, error))
+}
+
+fn count_files(path: &Path) -> Result<u64, DiskError> {
+    let mut files = 0;
+    let mut pending = vec![path.to_owned()];
+    while let Some(directory) = pending.pop() {
+        let listed = match walk::list(&directory) {
+            Ok(listed) => listed,
+            Err(error) if error.is_missing() => continue,
+            Err(error) => return Err(error),
+        };
+        for found in listed {
+            if found.kind == Kind::Directory {
+                pending.push(directory.join(std::ffi::OsStr::from_bytes(&found.name)));
+            } else {
+                files += 1;
+            }
+        }
+    }
+    Ok(files)
+}

@@ -1,0 +1,108 @@
+//! Listing directories. Not a snapshot: a file that comes or goes meanwhile may be listed or not, which
+//! is safe inside the bracket because WAL replays both.
+
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::DiskError;
+
+/// What a name in a directory is, without following links.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    File,
+    Directory,
+    Symlink,
+    /// Socket, pipe, device.
+    Special,
+}
+
+/// One name in a directory.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    pub name: Vec<u8>,
+    pub kind: Kind,
+    /// Bytes of a file, 0 otherwise.
+    pub size: u64,
+    /// Bytes that the file occupies: less than `size` when it has holes.
+    pub allocated: u64,
+}
+
+/// Lists one directory, sorted by name. What vanishes meanwhile is left out.
+///
+/// # Errors
+/// The system's error; a missing directory too.
+pub fn list(path: &Path) -> Result<Vec<Listed>, DiskError> {
+    let mut names = Vec::new();
+    for entry in walkdir::WalkDir::new(path)
+        .min_depth(1)
+        .max_depth(1)
+        .follow_links(false)
+        .follow_root_links(true)
+    {
+        let looked = entry.and_then(|entry| {
+            let metadata = entry.metadata()?;
+            Ok((entry, metadata))
+        });
+        let (entry, metadata) = match looked {
+            Ok(pair) => pair,
+            Err(error) => {
+                let is_below = error.depth() > 0;
+                let failed = error.path().unwrap_or(path).to_owned();
+                let cause = error
+                    .into_io_error()
+                    .unwrap_or_else(|| std::io::Error::other("a loop of links"));
+                if is_below && cause.kind() == std::io::ErrorKind::NotFound {
+                    continue;
+                }
+                return Err(DiskError::new("list", &failed, cause));
+            }
+        };
+        let file_type = metadata.file_type();
+        let kind = if file_type.is_file() {
+            Kind::File
+        } else if file_type.is_dir() {
+            Kind::Directory
+        } else if file_type.is_symlink() {
+            Kind::Symlink
+        } else {
+            Kind::Special
+        };
+        let is_file = kind == Kind::File;
+        names.push(Listed {
+            name: entry.file_name().to_owned().into_vec(),
+            kind,
+            size: if is_file { metadata.len() } else { 0 },
+            allocated: if is_file { metadata.blocks() * 512 } else { 0 },
+        });
+    }
+    names.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_come_sorted_with_their_kinds_and_links_are_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("b"), b"123").unwrap();
+        std::fs::create_dir(dir.path().join("a")).unwrap();
+        std::os::unix::fs::symlink("a", dir.path().join("c")).unwrap();
+        let listed: Vec<_> = list(dir.path())
+            .unwrap()
+            .into_iter()
+            .map(|name| (name.name, name.kind, name.size))
+            .collect();
+        assert_eq!(
+            listed,
+            [
+                (b"a".to_vec(), Kind::Directory, 0),
+                (b"b".to_vec(), Kind::File, 3),
+                (b"c".to_vec(), Kind::Symlink, 0)
+            ]
+        );
+        assert!(list(&dir.path().join("none")).unwrap_err().is_missing());
+    }
+}

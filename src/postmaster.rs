@@ -1,0 +1,349 @@
+//! The server in a data directory: does it run, stop it, start it.
+
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
+
+use crate::facts::Running;
+
+/// How often a condition is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Lines of a server's log that an error message shows.
+const LOG_LINES: usize = 12;
+
+/// Stopping or starting a server did not work.
+#[derive(Debug, thiserror::Error)]
+pub enum PostmasterError {
+    #[error("could not signal the server with pid {pid}: {source}")]
+    Signal { pid: u32, source: std::io::Error },
+    #[error("the server with pid {pid} did not stop within {} s", .waited.as_secs())]
+    StillRuns { pid: u32, waited: Duration },
+    #[error("could not run \"{program}\": {source}")]
+    Run {
+        program: String,
+        source: std::io::Error,
+    },
+    #[error("the server did not start: {0}")]
+    DidNotStart(String),
+}
+
+/// The lines of postmaster.pid that matter (PostgreSQL `src/include/utils/pidfile.h`).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct PidFile {
+    pid: u32,
+    /// Key and id of the shared memory segment.
+    shared_memory: Option<(u64, u64)>,
+}
+
+impl PidFile {
+    fn parse(text: &[u8]) -> Option<Self> {
+        let text = String::from_utf8_lossy(text);
+        let mut lines = text.lines();
+        // A single-user server writes its pid with a minus sign.
+        let pid: i64 = lines.next()?.trim().parse().ok()?;
+        let shared_memory = lines.nth(5).and_then(|line| {
+            let mut words = line.split_whitespace();
+            Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+        });
+        Some(Self {
+            pid: u32::try_from(pid.unsigned_abs()).ok()?,
+            shared_memory,
+        })
+    }
+}
+
+/// Whether a server works in `pgdata`, judged as PostgreSQL judges it when it starts (`miscinit.c:
+/// CreateLockFile`): the pid in postmaster.pid is alive, or its shared memory is still attached. Also
+/// finds server processes without a pid file that have the directory as their working directory.
+///
+/// `pid_file` is the content of postmaster.pid, empty when there is none.
+#[must_use]
+pub fn running(pgdata: &Path, pid_file: &[u8]) -> Running {
+    if let Some(found) = PidFile::parse(pid_file) {
+        if is_alive(found.pid) && found.pid != std::process::id() {
+            return Running::Server { pid: found.pid };
+        }
+        if let Some((key, id)) = found.shared_memory
+            && is_attached(key, id)
+        {
+            return Running::Orphans {
+                detail: format!("shared memory segment {id} of a dead server is still in use"),
+            };
+        }
+    } else if !pid_file.is_empty() {
+        return Running::Orphans {
+            detail: "postmaster.pid cannot be read: it holds no process number".to_owned(),
+        };
+    }
+    match process_within(pgdata) {
+        Some((pid, name)) => Running::Orphans {
+            detail: format!("process {pid} ({name}) works in it"),
+        },
+        None => Running::No,
+    }
+}
+
+/// Whether the process exists. Another user's process cannot be the server of a directory that is ours.
+fn is_alive(pid: u32) -> bool {
+    pid_of(pid).is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok())
+}
+
+fn pid_of(pid: u32) -> Option<Pid> {
+    i32::try_from(pid).ok().and_then(Pid::from_raw)
+}
+
+/// Whether a System V shared memory segment has attached processes.
+fn is_attached(key: u64, id: u64) -> bool {
+    let table = std::fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
+    let mut lines = table.lines();
+    let Some(header) = lines.next() else {
+        return false;
+    };
+    let column = |name| header.split_whitespace().position(|word| word == name);
+    let (Some(key_at), Some(id_at), Some(attached_at)) =
+        (column("key"), column("shmid"), column("nattch"))
+    else {
+        return false;
+    };
+    lines.any(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let number = |at: usize| words.get(at).and_then(|word| word.parse::<i64>().ok());
+        // The kernel prints the key as a signed number.
+        number(key_at).is_some_and(|found| u64::from(truncate(found)) == key & 0xFFFF_FFFF)
+            && number(id_at) == i64::try_from(id).ok()
+            && number(attached_at).is_some_and(|count| count > 0)
+    })
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the low 32 bits are meant")]
+fn truncate(number: i64) -> u32 {
+    number as u32
+}
+
+/// A server process whose working directory is `pgdata`.
+fn process_within(pgdata: &Path) -> Option<(u32, String)> {
+    let wanted = std::fs::metadata(pgdata).ok()?;
+    for entry in std::fs::read_dir("/proc").ok()?.flatten() {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<u32>().ok())
+        else {
+            continue;
+        };
+        let name = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+        if !name.starts_with("postgres") && !name.starts_with("postmaster") {
+            continue;
+        }
+        let Ok(found) = std::fs::metadata(entry.path().join("cwd")) else {
+            continue;
+        };
+        if found.dev() == wanted.dev() && found.ino() == wanted.ino() {
+            return Some((pid, name.trim().to_owned()));
+        }
+    }
+    None
+}
+
+/// Stops a server in its fast mode and waits until it is gone.
+///
+/// # Errors
+/// [`PostmasterError`] when it cannot be signalled or does not stop in time.
+pub async fn stop(pgdata: &Path, pid: u32, wait: Duration) -> Result<(), PostmasterError> {
+    let signal_error = |source: std::io::Error| PostmasterError::Signal { pid, source };
+    let process = pid_of(pid).ok_or_else(|| signal_error(std::io::ErrorKind::NotFound.into()))?;
+    rustix::process::kill_process(process, Signal::INT)
+        .map_err(|error| signal_error(error.into()))?;
+    let begin = Instant::now();
+    loop {
+        let pid_file = std::fs::read(pgdata.join("postmaster.pid")).unwrap_or_default();
+        if running(pgdata, &pid_file) == Running::No {
+            return Ok(());
+        }
+        if begin.elapsed() > wait {
+            return Err(PostmasterError::StillRuns { pid, waited: wait });
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// How to start a server.
+#[derive(Debug, Clone)]
+pub struct StartOptions {
+    pub pgdata: PathBuf,
+    /// Where `pg_ctl` is.
+    pub bindir: PathBuf,
+    /// Configuration file outside of the data directory.
+    pub config_file: Option<PathBuf>,
+    pub log_file: PathBuf,
+}
+
+/// Starts a server and waits until it has taken the directory and goes through its recovery, not until it
+/// accepts connections: a standby may be set to refuse them.
+///
+/// # Errors
+/// [`PostmasterError`] with the last lines of its log when it ends instead.
+pub async fn start(options: &StartOptions, wait: Duration) -> Result<u32, PostmasterError> {
+    let program = options.bindir.join("pg_ctl");
+    let run_error = |source| PostmasterError::Run {
+        program: program.display().to_string(),
+        source,
+    };
+    // Servers append to their log: what was there before says nothing about this start.
+    let log_before = std::fs::metadata(&options.log_file).map_or(0, |found| found.len());
+    let mut command = tokio::process::Command::new(&program);
+    command
+        .args(["start", "--no-wait", "--silent", "--pgdata"])
+        .arg(&options.pgdata)
+        .arg("--log")
+        .arg(&options.log_file);
+    if let Some(config_file) = &options.config_file {
+        let text = config_file.display().to_string();
+        let quoted = shlex::try_quote(&text).map_err(|error| run_error(std::io::Error::other(error)))?;
+        command.arg("--options").arg(format!("-c config_file={quoted}"));
+    }
+    let status = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .await
+        .map_err(run_error)?;
+    let did_not_start = |reason: String| {
+        let lines = log_tail(&options.log_file, log_before);
+        if lines.is_empty() {
+            PostmasterError::DidNotStart(reason)
+        } else {
+            PostmasterError::DidNotStart(format!("{reason}; its log says:\n{lines}"))
+        }
+    };
+    if !status.success() {
+        return Err(did_not_start(format!("pg_ctl ended with {status}")));
+    }
+    let begin = Instant::now();
+    loop {
+        let pid_file = std::fs::read(options.pgdata.join("postmaster.pid")).unwrap_or_default();
+        // The eighth line is its status: "starting", then "ready" or, in recovery, "standby".
+        let status = String::from_utf8_lossy(&pid_file)
+            .lines()
+            .nth(7)
+            .map(|line| line.trim().to_owned())
+            .unwrap_or_default();
+        if let (Some(found), true) = (
+            PidFile::parse(&pid_file),
+            matches!(status.as_str(), "starting" | "standby" | "ready"),
+        ) && is_alive(found.pid)
+        {
+            return Ok(found.pid);
+        }
+        if begin.elapsed() > wait {
+            return Err(did_not_start(format!("after {} s", wait.as_secs())));
+        }
+        if log_tail(&options.log_file, log_before).contains("FATAL:")
+            && !matches!(running(&options.pgdata, &pid_file), Running::Server { .. })
+        {
+            return Err(did_not_start("it ended at once".to_owned()));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Whether the server with this pid still lives.
+#[must_use]
+pub fn lives(pid: u32) -> bool {
+    is_alive(pid)
+}
+
+/// The last lines of a log behind an offset, for messages.
+#[must_use]
+pub fn log_tail(path: &Path, from: u64) -> String {
+    use std::io::{Read, Seek, SeekFrom};
+    const MOST: u64 = 16 * 1024;
+    let mut text = Vec::new();
+    if let Ok(mut file) = File::open(path) {
+        let end = file.metadata().map_or(0, |found| found.len());
+        let start = from.max(end.saturating_sub(MOST));
+        if file.seek(SeekFrom::Start(start)).is_ok() {
+            // A log that cannot be read gives an empty tail.
+            let _ = file.take(MOST).read_to_end(&mut text);
+        }
+    }
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+}
+
+/// Finds the directory with a server's programs of this major version: the one given, Debian's, Red
+/// Hat's, or that of the `pg_ctl` on the PATH if it is of this version.
+#[must_use]
+pub fn find_bindir(major: u32) -> Option<PathBuf> {
+    let fixed = [
+        format!("/usr/lib/postgresql/{major}/bin"),
+        format!("/usr/pgsql-{major}/bin"),
+    ];
+    let on_path = std::env::var_os("PATH").unwrap_or_default();
+    fixed
+        .into_iter()
+        .map(PathBuf::from)
+        .chain(std::env::split_paths(&on_path))
+        .find(|directory| {
+            let postgres = directory.join("postgres");
+            postgres.is_file() && major_of(&postgres) == Some(major)
+        })
+}
+
+fn major_of(postgres: &Path) -> Option<u32> {
+    let output = std::process::Command::new(postgres)
+        .arg("--version")
+        .stdin(Stdio::null())
+        .output()
+        .ok()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let version = text.split_whitespace().nth(2)?;
+    let digits: String = version.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pid_files_are_read_as_the_server_reads_them() {
+        let text = b"4711\n/data\n1700000000\n5432\n/tmp\n*\n  5432001    32768\nready   \n";
+        assert_eq!(
+            PidFile::parse(text),
+            Some(PidFile {
+                pid: 4711,
+                shared_memory: Some((5_432_001, 32768))
+            })
+        );
+        assert_eq!(PidFile::parse(b"-99\n").unwrap().pid, 99);
+        assert_eq!(PidFile::parse(b""), None);
+        assert_eq!(PidFile::parse(b"x\n"), None);
+    }
+
+    #[test]
+    fn a_dead_pid_is_not_running_and_a_living_one_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let text = format!("{}\n", child.id());
+        assert_eq!(
+            running(dir.path(), text.as_bytes()),
+            Running::Server { pid: child.id() }
+        );
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(running(dir.path(), text.as_bytes()), Running::No);
+        assert_eq!(running(dir.path(), b""), Running::No);
+        assert!(matches!(
+            running(dir.path(), b"\n"),
+            Running::Orphans { .. }
+        ));
+    }
+}

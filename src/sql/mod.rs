@@ -1,0 +1,228 @@
+//! Every statement that the agent sends to its server. No DML, no DDL: with an absent synchronous standby
+//! any commit record would hang (`postgres-facts` section 1, measured).
+
+pub mod backup;
+pub mod facts;
+pub mod slot;
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_postgres::config::SslMode;
+use tokio_postgres::{Client, NoTls};
+
+use crate::pg::conninfo::{self, Conninfo};
+use crate::pg::version::Version;
+
+/// Directories in which servers put their sockets by default: Debian's and the project's own.
+const SOCKET_DIRECTORIES: [&str; 2] = ["/var/run/postgresql", "/tmp"];
+
+/// A statement or a connection failed.
+#[derive(Debug, thiserror::Error)]
+pub enum SqlError {
+    #[error("could not connect to the source's server at {place}")]
+    Connect {
+        place: String,
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    #[error("option \"{0}\" of the connection string is not supported by the agent")]
+    Unsupported(String),
+    #[error("invalid value \"{value}\" for connection option \"{key}\"")]
+    BadValue { key: &'static str, value: String },
+    #[error("{}", server_words(source))]
+    Statement {
+        #[from]
+        source: tokio_postgres::Error,
+    },
+    #[error("the server answered \"{value}\" where {expected} was expected")]
+    Unexpected {
+        value: String,
+        expected: &'static str,
+    },
+}
+
+/// The server's own words where it has any: message, detail and hint.
+fn server_words(error: &tokio_postgres::Error) -> String {
+    let Some(db) = error.as_db_error() else {
+        return crate_chain(error);
+    };
+    let mut words = db.message().to_owned();
+    for more in [db.detail(), db.hint()].into_iter().flatten() {
+        words.push_str("; ");
+        words.push_str(more);
+    }
+    words
+}
+
+fn crate_chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
+/// The agent's one session. It ends when this value is dropped, and with it the backup and temporary
+/// slots.
+pub struct Session {
+    client: Client,
+    version: Version,
+    lost: watch::Receiver<Option<String>>,
+}
+
+/// Who the agent is to its server, for what a connection string leaves out.
+#[derive(Debug, Clone)]
+pub struct Defaults {
+    /// Operating system user.
+    pub user: String,
+    /// Content of the password file, if there is one.
+    pub passfile: Option<String>,
+}
+
+impl Session {
+    /// Connects, and sets every timeout that could end a long backup to zero.
+    ///
+    /// # Errors
+    /// [`SqlError`] when no server answers, the login is refused or the connection string asks for what
+    /// the agent does not do (TLS: it is on the server's host).
+    pub async fn connect(conninfo: &Conninfo, defaults: &Defaults) -> Result<Self, SqlError> {
+        let mut last = None;
+        for (place, config) in configs(conninfo, defaults)? {
+            match config.connect(NoTls).await {
+                Ok((client, connection)) => {
+                    let (tell, lost) = watch::channel(None);
+                    tokio::spawn(async move {
+                        let reason = match connection.await {
+                            Ok(()) => "the session was closed".to_owned(),
+                            Err(error) => server_words(&error),
+                        };
+                        // Nobody may be left to hear it.
+                        let _ = tell.send(Some(reason));
+                    });
+                    return Self::prepare(client, lost).await;
+                }
+                Err(source) => {
+                    let is_answer = source.as_db_error().is_some();
+                    last = Some(SqlError::Connect { place, source });
+                    if is_answer {
+                        break;
+                    }
+                }
+            }
+        }
+        Err(last.unwrap_or(SqlError::Unsupported("host".to_owned())))
+    }
+
+    async fn prepare(
+        client: Client,
+        lost: watch::Receiver<Option<String>>,
+    ) -> Result<Self, SqlError> {
+        let number: i32 = client
+            .query_one("SELECT current_setting('server_version_num')::int4", &[])
+            .await?
+            .get(0);
+        let version = Version(u32::try_from(number).unwrap_or(0));
+        let mut settings = vec![
+            "statement_timeout = 0",
+            "lock_timeout = 0",
+            "idle_in_transaction_session_timeout = 0",
+            "search_path = pg_catalog",
+            "client_min_messages = warning",
+        ];
+        if version.major() >= 14 {
+            settings.push("idle_session_timeout = 0");
+        }
+        if version.major() >= 17 {
+            settings.push("transaction_timeout = 0");
+        }
+        let statements: String = settings
+            .iter()
+            .map(|setting| format!("SET {setting};"))
+            .collect();
+        client.batch_execute(&statements).await?;
+        Ok(Self {
+            client,
+            version,
+            lost,
+        })
+    }
+
+    /// Version of the server.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Becomes `Some(reason)` when the session has ended.
+    #[must_use]
+    pub fn lost(&self) -> watch::Receiver<Option<String>> {
+        self.lost.clone()
+    }
+
+    /// A handle that cancels the running statement.
+    #[must_use]
+    pub fn canceller(&self) -> Canceller {
+        Canceller(self.client.cancel_token())
+    }
+}
+
+/// Cancels the statement that a session is in.
+pub struct Canceller(tokio_postgres::CancelToken);
+
+impl Canceller {
+    /// Asks the server to cancel. Errors do not matter: the session ends anyway.
+    pub async fn cancel(&self) {
+        let _ = tokio::time::timeout(Duration::from_secs(2), self.0.cancel_query(NoTls)).await;
+    }
+}
+
+/// One configuration for each place to try, with its description.
+fn configs(
+    conninfo: &Conninfo,
+    defaults: &Defaults,
+) -> Result<Vec<(String, tokio_postgres::Config)>, SqlError> {
+    let user = conninfo.get("user").unwrap_or(&defaults.user);
+    let dbname = conninfo.get("dbname").unwrap_or("postgres");
+    let port_text = conninfo.get("port").unwrap_or("5432");
+    let port: u16 = port_text.parse().map_err(|_| SqlError::BadValue {
+        key: "port",
+        value: port_text.to_owned(),
+    })?;
+    if let Some(mode) = conninfo.get("sslmode")
+        && !matches!(mode, "disable" | "allow" | "prefer")
+    {
+        return Err(SqlError::Unsupported(format!("sslmode={mode}")));
+    }
+    let hosts: Vec<&str> = match conninfo.get("hostaddr").or_else(|| conninfo.get("host")) {
+        Some(hosts) if !hosts.is_empty() => hosts.split(',').collect(),
+        _ => SOCKET_DIRECTORIES.to_vec(),
+    };
+    Ok(hosts
+        .into_iter()
+        .map(|host| {
+            let mut config = tokio_postgres::Config::new();
+            config
+                .host(host)
+                .port(port)
+                .user(user)
+                .dbname(dbname)
+                .ssl_mode(SslMode::Disable)
+                .application_name("pg_reseed")
+                .connect_timeout(Duration::from_secs(15));
+            if let Some(options) = conninfo.get("options") {
+                config.options(options);
+            }
+            let password = match conninfo.get("password") {
+                Some(password) => Some(password.to_owned()),
+                None => defaults.passfile.as_ref().and_then(|text| {
+                    conninfo::passfile_lookup(text, host, port_text, dbname, user)
+                }),
+            };
+            if let Some(password) = password {
+                config.password(password);
+            }
+            let place = format!("\"{host}\" port {port} as \"{user}\"");
+            (place, config)
+        })
+        .collect())
+}

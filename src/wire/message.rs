@@ -1,0 +1,286 @@
+//! All messages of the protocol.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::{Digest, SessionKey};
+use crate::facts::{SourceFacts, Tablespace};
+use crate::geometry::{BitSet, EntryId, Span};
+use crate::manifest::Entry;
+use crate::pg::lsn::Lsn;
+use crate::pg::timeline::TimelineId;
+
+/// Version of the protocol. Both sides must be equal: client and agent are one program, and a rebuild
+/// is no place for guesses about an older peer.
+pub const PROTOCOL: u16 = 1;
+
+/// Number of a request; the answer carries the same. 0 marks a [`Notice`].
+pub type RequestId = u32;
+
+/// How the agent compresses what it sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Compression {
+    None,
+    Lz4,
+    /// zstd with a level from 1 to 19.
+    Zstd(i32),
+}
+
+/// The text is no compression method.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unrecognized compression method \"{0}\": use none, lz4, zstd or zstd:LEVEL (1 to 19)")]
+pub struct UnknownCompression(String);
+
+impl FromStr for Compression {
+    type Err = UnknownCompression;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let unknown = || UnknownCompression(text.to_owned());
+        match text.split_once(':') {
+            None => match text {
+                "none" => Ok(Self::None),
+                "lz4" => Ok(Self::Lz4),
+                "zstd" => Ok(Self::Zstd(1)),
+                _ => Err(unknown()),
+            },
+            Some(("zstd", level)) => match level.parse() {
+                Ok(level @ 1..=19) => Ok(Self::Zstd(level)),
+                _ => Err(unknown()),
+            },
+            Some(_) => Err(unknown()),
+        }
+    }
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Lz4 => f.write_str("lz4"),
+            Self::Zstd(level) => write!(f, "zstd:{level}"),
+        }
+    }
+}
+
+/// How one body was really packed: what does not shrink travels as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Codec {
+    Raw,
+    Lz4,
+    Zstd,
+}
+
+/// Which replication slot shall keep the WAL during the run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SlotWish {
+    /// One that ends with the agent's SQL session.
+    Temporary,
+    /// One that the DBA made.
+    Existing(String),
+    /// A new permanent one, which stays when the run succeeds.
+    Create(String),
+}
+
+/// What the client asks.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Request {
+    /// The session's parameters. Body: none. Answer: [`Answer::Ready`].
+    Configure {
+        client_version: String,
+        key: SessionKey,
+        compression: Compression,
+        /// Worker threads of the agent.
+        jobs: u16,
+        /// Read without a bracket; the results only inform.
+        survey: bool,
+    },
+    /// Answer: [`Answer::Facts`].
+    Facts { slot: Option<String> },
+    /// Answer: [`Answer::BracketOpened`], after the checkpoint.
+    OpenBracket {
+        label: String,
+        fast_checkpoint: bool,
+        slot: SlotWish,
+    },
+    /// Entries from number `from` on; the first such request walks the tree. Answer:
+    /// [`Answer::ManifestPart`].
+    Manifest { from: u32 },
+    /// Answer: [`Answer::Digests`]; its body has a digest for every extent of every span in order. What
+    /// lies beyond the end of a file counts as zero bytes.
+    Digests { spans: Vec<Span> },
+    /// Answer: [`Answer::Blocks`]. Body: the client's digests of all blocks of all spans in order, or
+    /// nothing when the client has only zero bytes there.
+    Blocks { spans: Vec<Span> },
+    /// Answer: [`Answer::Delta`]. Body: a signature of the client's file (`compare::rolling`). `bytes` is
+    /// the length that the manifest gave.
+    Delta { entry: EntryId, bytes: u32 },
+    /// Answer: [`Answer::Control`] with the control file as body, its CRC checked.
+    Control,
+    /// Answer: [`Answer::BracketClosed`].
+    CloseBracket,
+    /// Segments of `timeline` from the one holding `from` to the one holding `to - 1`, and all history
+    /// files. Answer: [`Answer::WalFiles`], whose numbers replace those of the manifest.
+    WalFiles {
+        timeline: TimelineId,
+        from: Lsn,
+        to: Lsn,
+    },
+    /// Who streams from the source. Answer: [`Answer::Standbys`].
+    Standbys,
+    /// The session ends well: a temporary slot may go. Answer: [`Answer::Farewell`].
+    Bye,
+}
+
+/// What the agent answers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Answer {
+    Ready {
+        agent_version: String,
+    },
+    Facts(Box<SourceFacts>),
+    BracketOpened {
+        start_lsn: Lsn,
+        slot: String,
+    },
+    ManifestPart {
+        entries: Vec<Entry>,
+        /// With the last part.
+        last: Option<ManifestEnd>,
+    },
+    Digests {
+        /// Indices of spans whose file is gone.
+        gone: Vec<u16>,
+    },
+    /// Body: the blocks of `present` in order, packed; nothing in a survey.
+    Blocks {
+        gone: Vec<u16>,
+        /// Blocks, counted over all spans in order, that differ from what the client has.
+        present: BitSet,
+        packed: Packed,
+        damaged: Vec<DamagedBlock>,
+    },
+    /// Body: a delta that makes the source's content from the client's file, packed.
+    Delta {
+        gone: bool,
+        /// Digest of the source's content.
+        digest: Digest,
+        packed: Packed,
+    },
+    Control,
+    BracketClosed {
+        stop_lsn: Lsn,
+        backup_label: Vec<u8>,
+        /// The tablespaces now: one made during the run is not in the manifest.
+        tablespaces: Vec<Tablespace>,
+    },
+    WalFiles {
+        files: Vec<WalFile>,
+    },
+    Standbys {
+        senders: Vec<WalSender>,
+    },
+    Farewell,
+    Fault(Fault),
+}
+
+/// What the agent says without being asked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Notice {
+    /// WAL that the run's slot holds back behind the current end, and the slot's `wal_status`.
+    RetainedWal { bytes: u64, status: String },
+    /// The bracket is gone: what was read is worthless for finishing.
+    BracketLost { reason: String },
+}
+
+/// How a body was packed and how to prove it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Packed {
+    pub codec: Codec,
+    /// Length after unpacking.
+    pub bytes: u32,
+    /// Digest after unpacking.
+    pub digest: Digest,
+}
+
+/// What the walk saw beside files and directories.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestEnd {
+    pub tablespaces: Vec<Tablespace>,
+    /// Foreign links and special files that a base backup leaves out too, as text.
+    pub skipped: Vec<String>,
+}
+
+/// A page of the source that fails PostgreSQL's checksum although it was read again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DamagedBlock {
+    pub entry: EntryId,
+    /// Block number within the relation fork.
+    pub block: u32,
+    pub expected_checksum: u16,
+    pub actual_checksum: u16,
+}
+
+/// A file in the source's pg_wal, which can be read under its number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalFile {
+    pub entry: EntryId,
+    pub name: String,
+    pub bytes: u64,
+}
+
+/// A row of pg_stat_replication.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalSender {
+    pub pid: i32,
+    pub application_name: String,
+    pub state: String,
+    /// The slot that it uses.
+    pub slot: Option<String>,
+    pub flush_lsn: Option<Lsn>,
+    pub replay_lsn: Option<Lsn>,
+}
+
+/// What kind of trouble the agent has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FaultKind {
+    /// The client broke a rule of the protocol, or asked for what the agent does not offer.
+    Protocol,
+    /// The source's server refused or failed.
+    Server,
+    /// A file of the source could not be read.
+    Read,
+    /// The source cannot be used as it is.
+    Unfit,
+}
+
+/// An error that crosses the link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Fault {
+    pub kind: FaultKind,
+    /// In PostgreSQL's style: lower case, no full stop.
+    pub message: String,
+    /// A sentence, where there is more to say.
+    pub hint: Option<String>,
+}
+
+impl Fault {
+    /// A fault without a hint.
+    #[must_use]
+    pub fn new(kind: FaultKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            hint: None,
+        }
+    }
+
+    /// Adds a hint.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}

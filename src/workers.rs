@@ -1,0 +1,89 @@
+//! The bridge between waiting and working: async code asks, threads of an own pool read, hash and write
+//! with ordinary blocking code.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use tokio::sync::{Semaphore, oneshot};
+
+/// A pool of threads with a bound on the jobs that wait or run, and so on the buffers in use.
+#[derive(Clone)]
+pub struct Workers {
+    pool: Arc<rayon::ThreadPool>,
+    permits: Arc<Semaphore>,
+    threads: usize,
+}
+
+/// A job did not end well. A bug, never the user's input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a worker thread failed (this is a bug in pg_reseed)")]
+pub struct WorkerFailed;
+
+/// Jobs that may wait for each thread: enough to keep it busy, few enough to bound the buffers.
+const QUEUED_PER_THREAD: usize = 2;
+
+impl Workers {
+    /// Starts `threads` threads.
+    ///
+    /// # Errors
+    /// The system's error when threads cannot be made.
+    pub fn start(threads: usize) -> Result<Self, std::io::Error> {
+        let threads = threads.max(1);
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|number| format!("worker-{number}"))
+            .build()
+            .map_err(std::io::Error::other)?;
+        Ok(Self {
+            pool: Arc::new(pool),
+            permits: Arc::new(Semaphore::new(threads * (1 + QUEUED_PER_THREAD))),
+            threads,
+        })
+    }
+
+    /// Number of threads.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Runs a job on a thread of the pool and waits for its result. The job runs to its end even when
+    /// the waiting side is dropped.
+    ///
+    /// # Errors
+    /// [`WorkerFailed`] when the job panics.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, WorkerFailed> {
+        let permit = Arc::clone(&self.permits)
+            .acquire_owned()
+            .await
+            .map_err(|_| WorkerFailed)?;
+        let (sender, receiver) = oneshot::channel();
+        self.pool.spawn(move || {
+            // A panic that leaves a rayon job aborts the process.
+            let result = std::panic::catch_unwind(AssertUnwindSafe(job));
+            drop(permit);
+            // Nobody listens any more: the run was cancelled.
+            let _ = sender.send(result);
+        });
+        receiver
+            .await
+            .map_err(|_| WorkerFailed)?
+            .map_err(|_| WorkerFailed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panicking_job_is_an_error_and_the_pool_goes_on() {
+        let workers = Workers::start(1).unwrap();
+        let failed = workers.run(|| -> u32 { panic!("expected by the test") });
+        assert_eq!(failed.await, Err(WorkerFailed));
+        assert_eq!(workers.run(|| 5).await, Ok(5));
+    }
+}
