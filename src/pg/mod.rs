@@ -5,6 +5,9 @@
 //! little endian, as on every platform that we build for; a control file of the other byte order is
 //! refused by name. No input makes a function here panic.
 
+pub mod control;
 pub mod lsn;
+pub mod page;
+pub mod relfile;
 pub mod timeline;
 pub mod version;
