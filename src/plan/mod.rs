@@ -11,7 +11,10 @@
 //! - [`standby`]: the configuration that makes the target a standby.
 //! - [`words`]: figures as people read them.
 
+pub mod guard;
+pub mod refusal;
 pub mod relation;
+pub mod tablespaces;
 pub mod words;
 
 #[cfg(test)]
