@@ -6,6 +6,8 @@
 //! refused by name. No input makes a function here panic.
 
 pub mod control;
+pub mod label;
+pub mod layout;
 pub mod lsn;
 pub mod page;
 pub mod relfile;
