@@ -11,6 +11,7 @@
 //! - [`standby`]: the configuration that makes the target a standby.
 //! - [`words`]: figures as people read them.
 
+pub mod action;
 pub mod guard;
 pub mod refusal;
 pub mod relation;
