@@ -15,6 +15,7 @@ pub mod action;
 pub mod guard;
 pub mod refusal;
 pub mod relation;
+pub mod standby;
 pub mod tablespaces;
 pub mod words;
 

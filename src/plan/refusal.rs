@@ -403,10 +403,10 @@ impl Refusal {
                 ),
                 match common {
                     Some((timeline, lsn)) => format!(
-                        "It may be the real primary: it was promoted later than the source, and what it wrote after {lsn} of timeline {timeline}, up to {target_end} at least, would be lost."
+                        "It is, or has followed, a server that was promoted later than the source, perhaps the real primary: its WAL after {lsn} of timeline {timeline}, up to {target_end} at least, would be lost."
                     ),
                     None => format!(
-                        "It may be the real primary: it was promoted later than the source, and what it wrote, up to {target_end} at least, would be lost."
+                        "It is, or has followed, a server that was promoted later than the source, perhaps the real primary: its WAL, up to {target_end} at least, would be lost."
                     ),
                 },
                 "Check which server is the primary: perhaps the source is the one to rebuild. If the target's timeline can be given up, use --discard-newer-timeline.",
