@@ -6,6 +6,7 @@
 //! refused by name. No input makes a function here panic.
 
 pub mod conf;
+pub mod conninfo;
 pub mod control;
 pub mod label;
 pub mod layout;
