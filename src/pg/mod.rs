@@ -5,7 +5,11 @@
 //! little endian, as on every platform that we build for; a control file of the other byte order is
 //! refused by name. No input makes a function here panic.
 
+pub mod conf;
+pub mod conninfo;
 pub mod control;
+pub mod label;
+pub mod layout;
 pub mod lsn;
 pub mod page;
 pub mod relfile;

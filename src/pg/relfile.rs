@@ -54,26 +54,6 @@ pub struct RelFile {
     pub segment: u32,
 }
 
-impl RelFile {
-    /// Parses a file name; `None` for all that is no permanent or unlogged relation's.
-    #[must_use]
-    pub fn parse(name: &[u8]) -> Option<Self> {
-        let (number, rest) = split_digits(name);
-        let relfilenode = number_without_leading_zero(number)?;
-        let (fork, rest) = split_fork(rest);
-        let segment = match rest.strip_prefix(b".") {
-            Some(digits) => number_without_leading_zero(digits)?,
-            None if rest.is_empty() => 0,
-            None => return None,
-        };
-        Some(Self {
-            relfilenode,
-            fork,
-            segment,
-        })
-    }
-}
-
 impl fmt::Display for RelFile {
     /// Writes the file name.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -85,11 +65,29 @@ impl fmt::Display for RelFile {
     }
 }
 
+/// Parses a file name; `None` for all that is no permanent or unlogged relation's.
+#[must_use]
+pub fn parse(name: &[u8]) -> Option<RelFile> {
+    let (number, rest) = split_digits(name);
+    let relfilenode = number_without_leading_zero(number)?;
+    let (fork, rest) = split_fork(rest);
+    let segment = match rest.strip_prefix(b".") {
+        Some(digits) => number_without_leading_zero(digits)?,
+        None if rest.is_empty() => 0,
+        None => return None,
+    };
+    Some(RelFile {
+        relfilenode,
+        fork,
+        segment,
+    })
+}
+
 /// Whether this is the name of a temporary relation's file, `t3_16384` for instance. The server
 /// removes such files at every start.
 #[must_use]
 pub fn is_temp_relation(name: &[u8]) -> bool {
-    let parse = || {
+    let shape = || {
         let (backend, rest) = split_digits(name.strip_prefix(b"t")?);
         let (number, rest) = split_digits(rest.strip_prefix(b"_")?);
         let (_, rest) = split_fork(rest);
@@ -99,7 +97,7 @@ pub fn is_temp_relation(name: &[u8]) -> bool {
         };
         Some(is_digits(backend) && is_digits(number) && segment_ends_it)
     };
-    parse().unwrap_or(false)
+    shape().unwrap_or(false)
 }
 
 /// The OIDs of tablespace and database of a relation's file (database 0 for `global`), and what the
@@ -107,7 +105,7 @@ pub fn is_temp_relation(name: &[u8]) -> bool {
 #[must_use]
 pub fn location_of(path: &RelPath) -> Option<(u32, u32, RelFile)> {
     let (tablespace, database) = database_directory(&path.parent()?)?;
-    let file = RelFile::parse(path.name())?;
+    let file = parse(path.name())?;
     Some((tablespace, database, file))
 }
 
@@ -141,12 +139,12 @@ pub fn database_directory(directory: &RelPath) -> Option<(u32, u32)> {
 /// Whether a name has the form `PG_<major>_<catalog version>`, of whatever version.
 #[must_use]
 pub fn is_tablespace_directory(name: &[u8]) -> bool {
-    let parse = || {
+    let shape = || {
         let (major, rest) = split_digits(name.strip_prefix(b"PG_")?);
         let catalog_version = rest.strip_prefix(b"_")?;
         Some(is_digits(major) && is_digits(catalog_version))
     };
-    parse().unwrap_or(false)
+    shape().unwrap_or(false)
 }
 
 /// A decimal number from 1 to 4294967295 that does not start with a zero, as the server writes OIDs.
@@ -208,7 +206,7 @@ mod tests {
                 fork,
                 segment,
             };
-            assert_eq!(RelFile::parse(name.as_bytes()), Some(file), "{name}");
+            assert_eq!(parse(name.as_bytes()), Some(file), "{name}");
             assert_eq!(file.to_string(), name);
         }
     }
@@ -239,7 +237,7 @@ mod tests {
             "PG_VERSION",
             "\u{661}",
         ] {
-            assert_eq!(RelFile::parse(name.as_bytes()), None, "{name:?}");
+            assert_eq!(parse(name.as_bytes()), None, "{name:?}");
         }
     }
 
@@ -264,7 +262,7 @@ mod tests {
 
     #[test]
     fn places_tell_tablespace_and_database() {
-        let file = RelFile::parse(b"1259.2").unwrap();
+        let file = parse(b"1259.2").unwrap();
         for (text, expected) in [
             ("global/1259.2", Some((1664, 0))),
             ("base/5/1259.2", Some((1663, 5))),
@@ -311,7 +309,7 @@ mod tests {
             for name in [&name[..], shaped.as_bytes()] {
                 let _ = is_temp_relation(name);
                 let _ = is_tablespace_directory(name);
-                if let Some(file) = RelFile::parse(name) {
+                if let Some(file) = parse(name) {
                     prop_assert_eq!(file.to_string().into_bytes(), name);
                     prop_assert!(!is_temp_relation(name));
                 }

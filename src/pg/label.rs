@@ -1,0 +1,417 @@
+//! The two texts that end a backup: backup_label and tablespace_map.
+//!
+//! The label is written by `build_backup_content` (`src/backend/access/transam/xlogbackup.c`; in 13
+//! and 14 `do_pg_start_backup` in `xlog.c`) and read by `read_backup_label`
+//! (`src/backend/access/transam/xlogrecovery.c`), the map by `do_pg_backup_start` and
+//! `read_tablespace_map`. A label is only ever read here, never made: it goes to the target byte for
+//! byte as the server gave it.
+
+use serde::{Deserialize, Serialize};
+
+use super::lsn::Lsn;
+use super::timeline::TimelineId;
+
+/// What a backup_label says, and the label itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupLabel {
+    /// Where replay begins.
+    pub start_lsn: Lsn,
+    /// The first segment that replay needs: 24 hexadecimal digits.
+    pub start_segment: String,
+    /// The timeline of that segment.
+    pub start_timeline: TimelineId,
+    /// Where the record of the checkpoint lies that replay begins with.
+    pub checkpoint: Lsn,
+    /// `streamed` for a backup of a running server.
+    pub method: Option<String>,
+    /// Whether the backup was taken from a standby: then the copied control file's minimum recovery
+    /// point is its end.
+    pub from_standby: bool,
+    /// When the backup began, in the server's words and time zone; for people only.
+    pub start_time: Option<String>,
+    /// What the one who took the backup called it.
+    pub label: Option<String>,
+    /// Whether this is an incremental backup's label (17 and later), with which no server starts.
+    pub is_incremental: bool,
+    /// The label as it was read.
+    pub bytes: Vec<u8>,
+}
+
+/// Why a text is no backup_label that a server would start from. Lines count from 1.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LabelError {
+    #[error("line {line} of the backup label does not begin with \"{expected}\"")]
+    MissingLine { line: usize, expected: &'static str },
+    #[error("line {line} of the backup label is not as PostgreSQL writes it: \"{text}\"")]
+    BadLine { line: usize, text: String },
+    #[error("the backup label starts on timeline {file} and says that it is timeline {stated}")]
+    TimelineMismatch {
+        file: TimelineId,
+        stated: TimelineId,
+    },
+}
+
+const START: &str = "START WAL LOCATION: ";
+const CHECKPOINT: &str = "CHECKPOINT LOCATION: ";
+
+impl BackupLabel {
+    /// Parses a backup_label.
+    ///
+    /// # Errors
+    /// [`LabelError`] where the server would refuse the label, and where the last line is cut off;
+    /// but an incremental backup's label is read, and told by its flag. Lines of unknown kinds are
+    /// passed over.
+    pub fn parse(bytes: &[u8]) -> Result<Self, LabelError> {
+        let text = String::from_utf8_lossy(bytes);
+        if let Some((line, cut_off)) = text.split('\n').enumerate().last()
+            && !cut_off.is_empty()
+        {
+            let (line, text) = (line + 1, cut_off.to_owned());
+            return Err(LabelError::BadLine { line, text });
+        }
+        let mut lines = text.split_terminator('\n').enumerate();
+        let mut location = |line: usize, expected: &'static str| {
+            let text = lines.next().map(|(_, text)| text).unwrap_or_default();
+            let rest = text
+                .strip_prefix(expected)
+                .ok_or(LabelError::MissingLine { line, expected })?;
+            Ok((text.to_owned(), rest.to_owned()))
+        };
+        let (text, rest) = location(1, START)?;
+        let (start_lsn, start_segment, start_timeline) =
+            start_of(&rest).ok_or(LabelError::BadLine { line: 1, text })?;
+        let (text, rest) = location(2, CHECKPOINT)?;
+        let checkpoint = Lsn::parse(&rest).map_err(|_| LabelError::BadLine { line: 2, text })?;
+        let mut label = Self {
+            start_lsn,
+            start_segment,
+            start_timeline,
+            checkpoint,
+            method: None,
+            from_standby: false,
+            start_time: None,
+            label: None,
+            is_incremental: false,
+            bytes: bytes.to_vec(),
+        };
+        for (index, text) in lines {
+            label.take_line(index + 1, text)?;
+        }
+        Ok(label)
+    }
+
+    /// Takes a line behind the first two.
+    fn take_line(&mut self, line: usize, text: &str) -> Result<(), LabelError> {
+        let Some((key, value)) = text.split_once(": ") else {
+            return Ok(());
+        };
+        match key {
+            "BACKUP METHOD" => self.method = Some(value.to_owned()),
+            // 13 says "master" where others say "primary"; the server asks for "standby" only.
+            "BACKUP FROM" => self.from_standby = value == "standby",
+            "START TIME" => self.start_time = Some(value.to_owned()),
+            "LABEL" => self.label = Some(value.to_owned()),
+            "INCREMENTAL FROM LSN" | "INCREMENTAL FROM TLI" => self.is_incremental = true,
+            "START TIMELINE" => {
+                let stated = value
+                    .parse()
+                    .map(TimelineId)
+                    .map_err(|_| LabelError::BadLine {
+                        line,
+                        text: text.to_owned(),
+                    })?;
+                let file = self.start_timeline;
+                if stated != file {
+                    return Err(LabelError::TimelineMismatch { file, stated });
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// `0/2000028 (file 000000010000000000000002)`
+fn start_of(text: &str) -> Option<(Lsn, String, TimelineId)> {
+    let (lsn, rest) = text.split_once(" (file ")?;
+    let name = rest.strip_suffix(')')?;
+    let is_hex = name.len() == 24 && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'A'..=b'F'));
+    if !is_hex {
+        return None;
+    }
+    let timeline = u32::from_str_radix(name.get(..8)?, 16).ok()?;
+    Some((Lsn::parse(lsn).ok()?, name.to_owned(), TimelineId(timeline)))
+}
+
+/// One tablespace in a tablespace_map.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct MapEntry {
+    pub oid: u32,
+    /// Where the link leads: the bytes of an absolute path.
+    pub location: Vec<u8>,
+}
+
+/// Why a text is not a tablespace_map. Lines count from 1, by entries.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MapError {
+    #[error("line {line} of the tablespace map is not a number and a path")]
+    BadLine { line: usize },
+    #[error("the last line of the tablespace map is not complete")]
+    Unterminated,
+}
+
+/// Where the escaping of backslashes begins; 13 escapes line ends only.
+const ESCAPES_BACKSLASH: u32 = 14;
+
+/// Parses the tablespace_map of a server of `major`.
+///
+/// # Errors
+/// [`MapError`] where the server would refuse the map.
+pub fn parse_tablespace_map(text: &[u8], major: u32) -> Result<Vec<MapEntry>, MapError> {
+    let mut entries = Vec::new();
+    let mut line = Vec::new();
+    let mut is_escaped = false;
+    for byte in text {
+        let is_end = matches!(byte, b'\n' | b'\r');
+        match byte {
+            _ if is_end && !is_escaped => {
+                // Two bytes may end one line.
+                if !line.is_empty() {
+                    let entry = entry_of(&line);
+                    let line_number = entries.len() + 1;
+                    entries.push(entry.ok_or(MapError::BadLine { line: line_number })?);
+                    line.clear();
+                }
+            }
+            b'\\' if !is_escaped && major >= ESCAPES_BACKSLASH => {
+                is_escaped = true;
+                continue;
+            }
+            // In 13 the backslash is already in the line when it proves to be an escape.
+            _ if is_end && major < ESCAPES_BACKSLASH => {
+                line.pop();
+                line.push(*byte);
+            }
+            _ => line.push(*byte),
+        }
+        is_escaped = major < ESCAPES_BACKSLASH && *byte == b'\\';
+    }
+    if line.is_empty() && !is_escaped {
+        Ok(entries)
+    } else {
+        Err(MapError::Unterminated)
+    }
+}
+
+/// `16390 /srv/space`: the first space ends the number.
+fn entry_of(line: &[u8]) -> Option<MapEntry> {
+    let space = line.iter().position(|byte| *byte == b' ')?;
+    let (number, location) = (&line[..space], &line[space + 1..]);
+    let oid = std::str::from_utf8(number)
+        .ok()
+        .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))?
+        .parse()
+        .ok()?;
+    (!location.is_empty() && !location.contains(&0)).then(|| MapEntry {
+        oid,
+        location: location.to_vec(),
+    })
+}
+
+/// Writes the tablespace_map that a server of `major` reads as `entries`; empty for none, and then
+/// no file is to be made.
+///
+/// 13 cannot express a location that ends in a backslash or has one before a line end, nor one that
+/// starts with a blank: its own maps of such locations are wrong in the same way.
+#[must_use]
+pub fn write_tablespace_map(entries: &[MapEntry], major: u32) -> Vec<u8> {
+    let mut text = Vec::new();
+    for entry in entries {
+        text.extend_from_slice(entry.oid.to_string().as_bytes());
+        text.push(b' ');
+        for byte in &entry.location {
+            let escaped = match byte {
+                b'\n' | b'\r' => true,
+                b'\\' => major >= ESCAPES_BACKSLASH,
+                _ => false,
+            };
+            if escaped {
+                text.push(b'\\');
+            }
+            text.push(*byte);
+        }
+        text.push(b'\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    macro_rules! captured {
+        ($($major:literal),*) => {
+            [$(
+                (
+                    include_str!(concat!("../../tests/it/data/pg/backup_label.", $major, ".production")),
+                    include_str!(concat!("../../tests/it/data/pg/backup_label.", $major, ".standby")),
+                )
+            ),*]
+        };
+    }
+
+    const CAPTURED: [(&str, &str); 6] = captured!(13, 14, 15, 16, 17, 18);
+
+    #[test]
+    fn labels_of_all_majors_are_read() {
+        for (primary, standby) in CAPTURED {
+            for (text, from_standby, name) in [(primary, false, "x"), (standby, true, "s")] {
+                let label = BackupLabel::parse(text.as_bytes()).unwrap();
+                assert_eq!(label.bytes, text.as_bytes());
+                assert_eq!(label.from_standby, from_standby, "{text}");
+                assert_eq!(label.method.as_deref(), Some("streamed"));
+                assert_eq!(label.label.as_deref(), Some(name));
+                assert_eq!(label.start_timeline, TimelineId(1));
+                assert!(label.start_lsn.is_valid() && label.start_lsn < label.checkpoint);
+                assert!(label.start_time.unwrap().ends_with(" UTC"));
+                assert!(!label.is_incremental);
+                let line = format!(
+                    "START WAL LOCATION: {} (file {})\n",
+                    label.start_lsn, label.start_segment
+                );
+                assert!(text.starts_with(&line));
+            }
+        }
+        assert!(CAPTURED[0].0.contains("BACKUP FROM: master\n"));
+    }
+
+    #[test]
+    fn what_the_server_refuses_is_refused() {
+        let good = CAPTURED[2].0;
+        let parse = |text: &str| BackupLabel::parse(text.as_bytes()).unwrap_err();
+        assert_eq!(
+            parse(""),
+            LabelError::MissingLine {
+                line: 1,
+                expected: "START WAL LOCATION: "
+            }
+        );
+        assert_eq!(
+            parse(good.split_inclusive('\n').next().unwrap()).to_string(),
+            "line 2 of the backup label does not begin with \"CHECKPOINT LOCATION: \""
+        );
+        for (from, to, line) in [
+            ("(file 0000000", "(file 000000", 1),
+            ("(file", "[file", 1),
+            ("START WAL LOCATION: 0/", "START WAL LOCATION: 0", 1),
+            ("CHECKPOINT LOCATION: 0/", "CHECKPOINT LOCATION: x/", 2),
+            ("TIMELINE: 1", "TIMELINE: one", 7),
+            ("TIMELINE: 1\n", "TIMELI", 7),
+        ] {
+            match parse(&good.replace(from, to)) {
+                LabelError::BadLine { line: found, .. } => assert_eq!(found, line, "{to}"),
+                other => panic!("{to}: {other}"),
+            }
+        }
+        assert_eq!(
+            parse(&good.replace("TIMELINE: 1", "TIMELINE: 2")).to_string(),
+            "the backup label starts on timeline 1 and says that it is timeline 2"
+        );
+        // The server wants its own line ends.
+        assert!(BackupLabel::parse(good.replace('\n', "\r\n").as_bytes()).is_err());
+    }
+
+    #[test]
+    fn an_incremental_backup_is_told() {
+        let text = format!(
+            "{}INCREMENTAL FROM LSN: 0/2000028\nINCREMENTAL FROM TLI: 1\n",
+            CAPTURED[5].0
+        );
+        assert!(BackupLabel::parse(text.as_bytes()).unwrap().is_incremental);
+    }
+
+    fn entry(oid: u32, location: &[u8]) -> MapEntry {
+        MapEntry {
+            oid,
+            location: location.to_vec(),
+        }
+    }
+
+    #[test]
+    fn maps_are_escaped_by_major() {
+        let entries = [
+            entry(16390, b"/srv/a b"),
+            entry(16391, b"/srv/back\\slash"),
+            entry(16392, b"/srv/line\nend\r"),
+        ];
+        let old = b"16390 /srv/a b\n16391 /srv/back\\slash\n16392 /srv/line\\\nend\\\r\n";
+        let new = b"16390 /srv/a b\n16391 /srv/back\\\\slash\n16392 /srv/line\\\nend\\\r\n";
+        assert_eq!(write_tablespace_map(&entries, 13), old);
+        assert_eq!(write_tablespace_map(&entries, 14), new);
+        assert_eq!(parse_tablespace_map(old, 13).unwrap(), entries);
+        assert_eq!(parse_tablespace_map(new, 18).unwrap(), entries);
+        assert_eq!(parse_tablespace_map(b"", 18).unwrap(), []);
+        assert_eq!(write_tablespace_map(&[], 18), b"");
+        assert_eq!(
+            parse_tablespace_map(b"1  x\r\n2 y\r\n", 15).unwrap(),
+            [entry(1, b" x"), entry(2, b"y")]
+        );
+    }
+
+    #[test]
+    fn broken_maps_are_refused() {
+        for (text, error) in [
+            (&b"1 /a"[..], MapError::Unterminated),
+            (b"1 /a\n2 /b", MapError::Unterminated),
+            (b"1 /a\n\\", MapError::Unterminated),
+            (b"1\n", MapError::BadLine { line: 1 }),
+            (b"1 \n", MapError::BadLine { line: 1 }),
+            (b"1 /a\nx /b\n", MapError::BadLine { line: 2 }),
+            (b" /a\n", MapError::BadLine { line: 1 }),
+            (b"-1 /a\n", MapError::BadLine { line: 1 }),
+            (b"4294967296 /a\n", MapError::BadLine { line: 1 }),
+            (b"1 /a\0b\n", MapError::BadLine { line: 1 }),
+        ] {
+            assert_eq!(parse_tablespace_map(text, 15), Err(error), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(bytes: Vec<u8>, major in 13u32..=18) {
+            let _ = BackupLabel::parse(&bytes);
+            let _ = parse_tablespace_map(&bytes, major);
+        }
+
+        #[test]
+        fn damaged_labels_are_survived(at: usize, byte: u8, cut: usize) {
+            let mut bytes = CAPTURED[3].1.as_bytes().to_vec();
+            let at = at % bytes.len();
+            bytes[at] = byte;
+            bytes.truncate(cut % (bytes.len() + 1));
+            if let Ok(label) = BackupLabel::parse(&bytes) {
+                prop_assert_eq!(label.bytes, bytes);
+            }
+        }
+
+        #[test]
+        fn maps_round_trip(
+            oids in proptest::collection::vec((1u32.., "/[a \\\\\r\n]{0,6}"), 0..4),
+            major in 13u32..=18,
+        ) {
+            let entries: Vec<MapEntry> =
+                oids.iter().map(|(oid, path)| entry(*oid, path.as_bytes())).collect();
+            let text = write_tablespace_map(&entries, major);
+            let expressible = major > 13 || oids.iter().all(|(_, path)| {
+                !path.ends_with('\\') && !path.contains("\\\n") && !path.contains("\\\r")
+            });
+            if expressible {
+                prop_assert_eq!(parse_tablespace_map(&text, major), Ok(entries));
+            } else {
+                let _ = parse_tablespace_map(&text, major);
+            }
+        }
+    }
+}

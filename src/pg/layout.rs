@@ -1,0 +1,777 @@
+//! What a path in a data directory is to a rebuild. Decided here and nowhere else.
+//!
+//! The rules are those of a base backup (`excludeDirContents`, `excludeFiles`, `sendDir` in
+//! `src/backend/backup/basebackup.c`), which PostgreSQL itself trusts to make standbys, with three
+//! differences: names are excluded where PostgreSQL writes them and not inside directories that are
+//! not its own, since what is left out is also removed; files that describe another life of the
+//! directory (old labels, signals, `current_logfiles`) are left out too; and files that belong to
+//! the host stay. Decides from the path alone: what exists, and what follows from a class, is not
+//! its business. Unlogged relations need the other names of their directory, hence
+//! [`unlogged_relfilenodes`].
+
+use std::collections::{BTreeSet, HashSet};
+
+use super::relfile::{self, Fork};
+use crate::path::RelPath;
+
+/// Tells that a rebuild is unfinished, and of which session it was.
+pub const MARKER: &str = "pg_reseed.state";
+
+/// The target's control file while a rebuild is unfinished.
+pub const SAVED_CONTROL: &str = "pg_reseed.saved_control";
+
+/// Names at the top of a data directory that begin like this are ours.
+pub const OWN_PREFIX: &str = "pg_reseed.";
+
+/// What a path is to a rebuild.
+#[derive(Debug, Copy, Clone, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// Made equal to the source's.
+    Synchronised,
+    /// Belongs to the target's host; the target's own stays.
+    HostLocal,
+    /// The directory (or the link to it) stays, its content goes.
+    EmptiedDirectory,
+    /// Content of such a directory: not copied, and removed.
+    InsideEmptied,
+    /// Not copied, and removed.
+    LeftOut,
+    /// Written by pg_reseed itself.
+    Ours,
+    /// Not a name that PostgreSQL knows: at the top of the data directory, or beside this cluster's
+    /// part of a tablespace, where other clusters may keep theirs. All below is foreign too.
+    Foreign,
+    /// `global/pg_control`: goes first, comes last.
+    Control,
+}
+
+/// What kind of file system object a path is. Special files count as files.
+#[derive(Debug, Copy, Clone, PartialEq, Eq, Hash)]
+pub enum Kind {
+    File,
+    Directory,
+    Symlink,
+}
+
+/// Directories that PostgreSQL keeps at the top of a data directory, the same from 13 to 18.
+const DIRECTORIES: [&str; 17] = [
+    "base",
+    "global",
+    "pg_commit_ts",
+    "pg_dynshmem",
+    "pg_logical",
+    "pg_multixact",
+    "pg_notify",
+    "pg_replslot",
+    "pg_serial",
+    "pg_snapshots",
+    "pg_stat",
+    "pg_stat_tmp",
+    "pg_subtrans",
+    "pg_tblspc",
+    "pg_twophase",
+    "pg_wal",
+    "pg_xact",
+];
+
+/// Directories whose content belongs to one life of one server (`excludeDirContents`), and the log,
+/// which comes from the source by its own way. The two below pg_wal must exist, empty.
+const EMPTIED: [&str; 10] = [
+    "pg_dynshmem",
+    "pg_notify",
+    "pg_replslot",
+    "pg_serial",
+    "pg_snapshots",
+    "pg_stat_tmp",
+    "pg_subtrans",
+    "pg_wal",
+    "pg_wal/archive_status",
+    "pg_wal/summaries",
+];
+
+/// Configuration that lies at the top of a data directory unless it was put elsewhere.
+const CONFIGURATION: [&str; 4] = [
+    "postgresql.conf",
+    "postgresql.auto.conf",
+    "pg_hba.conf",
+    "pg_ident.conf",
+];
+
+/// Default names of keys and certificates (`src/include/libpq/libpq-be.h`, `guc_tables.c`).
+const CERTIFICATES: [&str; 4] = ["server.crt", "server.key", "root.crt", "root.crl"];
+
+/// Left out by name wherever PostgreSQL writes (`excludeFiles`).
+const LEFT_OUT: [&str; 8] = [
+    "postgresql.auto.conf.tmp",
+    "current_logfiles.tmp",
+    "backup_label",
+    "tablespace_map",
+    "backup_manifest",
+    "postmaster.pid",
+    "postmaster.opts",
+    ".DS_Store",
+];
+
+/// Left out by the beginning of the name wherever PostgreSQL writes: `PG_TEMP_FILE_PREFIX` and
+/// `RELCACHE_INIT_FILENAME`, which is followed by a process id while it is written.
+const LEFT_OUT_PREFIXES: [&str; 2] = ["pgsql_tmp", "pg_internal.init"];
+
+/// Left out at the top only: they steer or describe another life of the directory. The last three
+/// are orders to a running server (`PROMOTE_SIGNAL_FILE`, `LOGROTATE_SIGNAL_FILE`).
+const LEFT_OUT_ON_TOP: [&str; 10] = [
+    "backup_label.old",
+    "tablespace_map.old",
+    "recovery.signal",
+    "standby.signal",
+    "recovery.conf",
+    "recovery.done",
+    "current_logfiles",
+    "promote",
+    "fallback_promote",
+    "logrotate",
+];
+
+/// What belongs to the target's host and not to its cluster.
+///
+/// It never reaches into the directories that PostgreSQL manages, nor to the files that a rebuild
+/// has to remove, whatever it is told to keep.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HostLocal {
+    paths: BTreeSet<Vec<u8>>,
+    patterns: Vec<Pattern>,
+    version_directory: Option<Vec<u8>>,
+}
+
+/// Why a text is not a pattern of paths to keep.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PatternError {
+    #[error("\"{pattern}\" is not a path relative to the data directory")]
+    NotRelative { pattern: String },
+    #[error("\"{pattern}\" cannot be kept: PostgreSQL's own files must follow the source")]
+    Managed { pattern: String },
+}
+
+impl HostLocal {
+    /// Nothing is the host's own: all is seen as a base backup sees it.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// Configuration files, keys and certificates in their default places.
+    ///
+    /// `version_directory` is the cluster's directory in each tablespace, as
+    /// [`tablespace_directory`](super::version::tablespace_directory) names it; whatever else lies
+    /// in a tablespace's location is then [`Class::Foreign`]. Without it, directories of all
+    /// versions count as the cluster's.
+    #[must_use]
+    pub fn default_for(version_directory: Option<&str>) -> Self {
+        let names = CONFIGURATION.iter().chain(&CERTIFICATES);
+        Self {
+            paths: names.map(|name| name.as_bytes().to_vec()).collect(),
+            patterns: Vec::new(),
+            version_directory: version_directory.map(|name| name.as_bytes().to_vec()),
+        }
+    }
+
+    /// Adds a file, or a directory with all that is in it: the log directory, an included file.
+    pub fn add_path(&mut self, path: &RelPath) {
+        self.paths.insert(path.as_bytes().to_vec());
+    }
+
+    /// Adds a pattern: `*` stands for any part of a name, `?` for one byte of it, neither for `/`.
+    ///
+    /// Without `/` it is held against every name in a path, otherwise against the path from the
+    /// data directory on. What lies below a match is kept with it.
+    ///
+    /// # Errors
+    /// [`PatternError`]: it could not match any path, or names what must not be kept.
+    pub fn add_pattern(&mut self, pattern: &str) -> Result<(), PatternError> {
+        let trimmed = pattern.trim_end_matches('/');
+        let path = RelPath::parse(trimmed.as_bytes()).map_err(|_| PatternError::NotRelative {
+            pattern: pattern.to_owned(),
+        })?;
+        // A pattern with wildcards may well match more than it can keep; a plain name may not.
+        let class = classify(&path, Kind::File, &Self::none());
+        let top = path.components().next().unwrap_or_default();
+        if is_managed_top_level(top) || matches!(class, Class::LeftOut | Class::Ours) {
+            return Err(PatternError::Managed {
+                pattern: pattern.to_owned(),
+            });
+        }
+        self.patterns.push(Pattern(path));
+        Ok(())
+    }
+
+    /// Whether a path is told to be the host's own, by itself or through a directory above it.
+    #[must_use]
+    pub fn covers(&self, path: &RelPath) -> bool {
+        let bytes = path.as_bytes();
+        let ends = (0..bytes.len()).filter(|at| bytes[*at] == b'/');
+        ends.chain([bytes.len()])
+            .any(|end| self.paths.contains(&bytes[..end]))
+            || self.patterns.iter().any(|pattern| pattern.covers(path))
+    }
+}
+
+/// A pattern of paths, its form checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Pattern(RelPath);
+
+impl Pattern {
+    fn covers(&self, path: &RelPath) -> bool {
+        let mut wanted = self.0.components();
+        let mut names = path.components();
+        if self.0.parent().is_none() {
+            return names.any(|name| glob(self.0.as_bytes(), name));
+        }
+        wanted.all(|wanted| names.next().is_some_and(|name| glob(wanted, name)))
+    }
+}
+
+/// Whether a name has the form of a pattern with `*` and `?`. Never worse than the product of both
+/// lengths: only the last `*` is tried again.
+fn glob(pattern: &[u8], name: &[u8]) -> bool {
+    let (mut at, mut matched) = (0, 0);
+    let mut retry: Option<(usize, usize)> = None;
+    while matched < name.len() {
+        match pattern.get(at) {
+            Some(b'*') => {
+                retry = Some((at, matched));
+                at += 1;
+            }
+            Some(byte) if *byte == b'?' || *byte == name[matched] => {
+                at += 1;
+                matched += 1;
+            }
+            _ => {
+                let Some((star, from)) = retry else {
+                    return false;
+                };
+                retry = Some((star, from + 1));
+                at = star + 1;
+                matched = from + 1;
+            }
+        }
+    }
+    pattern[at..].iter().all(|byte| *byte == b'*')
+}
+
+/// Tells what a path is to a rebuild.
+///
+/// Unlogged relations are not told apart here: ask [`is_excluded_unlogged`] for each file of a
+/// directory that [`holds_relations`].
+#[must_use]
+pub fn classify(path: &RelPath, kind: Kind, host_local: &HostLocal) -> Class {
+    let components: Vec<&[u8]> = path.components().collect();
+    let top = components[0];
+    if top.starts_with(OWN_PREFIX.as_bytes()) {
+        return Class::Ours;
+    }
+    if is_directory_of_postgres(top) {
+        return classify_managed(path, &components, kind, host_local);
+    }
+    let is_on_top = components.len() == 1;
+    if is_on_top && (is_left_out_name(top) || is_one_of(&LEFT_OUT_ON_TOP, top)) {
+        return Class::LeftOut;
+    }
+    if !is_managed_top_level(top) && host_local.covers(path) {
+        return Class::HostLocal;
+    }
+    if is_on_top && (is_managed_top_level(top) || is_configuration(top)) {
+        Class::Synchronised
+    } else {
+        Class::Foreign
+    }
+}
+
+/// The class of a directory that PostgreSQL manages, or of a path inside one.
+fn classify_managed(
+    path: &RelPath,
+    components: &[&[u8]],
+    kind: Kind,
+    host_local: &HostLocal,
+) -> Class {
+    if path.as_bytes() == b"global/pg_control" {
+        return Class::Control;
+    }
+    if is_one_of(&EMPTIED, path.as_bytes()) && kind != Kind::File {
+        return Class::EmptiedDirectory;
+    }
+    if is_one_of(&EMPTIED, components[0]) {
+        // A file in the place of the directory itself is in the way.
+        return match components.len() {
+            1 => Class::LeftOut,
+            _ => Class::InsideEmptied,
+        };
+    }
+    if let [b"pg_tblspc", tablespace, within, ..] = components
+        && relfile::number_without_leading_zero(tablespace).is_some()
+    {
+        let is_own = match &host_local.version_directory {
+            Some(own) => *within == &own[..],
+            None => relfile::is_tablespace_directory(within),
+        };
+        if !is_own {
+            return Class::Foreign;
+        }
+    }
+    if components.iter().any(|name| is_left_out_name(name)) {
+        return Class::LeftOut;
+    }
+    let in_database = components[0] != b"global"
+        && path
+            .parent()
+            .is_some_and(|directory| holds_relations(&directory));
+    if in_database && relfile::is_temp_relation(path.name()) {
+        return Class::LeftOut;
+    }
+    Class::Synchronised
+}
+
+fn is_one_of(names: &[&str], name: &[u8]) -> bool {
+    names.iter().any(|known| known.as_bytes() == name)
+}
+
+fn is_directory_of_postgres(name: &[u8]) -> bool {
+    is_one_of(&DIRECTORIES, name)
+}
+
+fn is_configuration(name: &[u8]) -> bool {
+    is_one_of(&CONFIGURATION, name) || is_one_of(&CERTIFICATES, name)
+}
+
+fn is_left_out_name(name: &[u8]) -> bool {
+    let begins = |prefix: &&str| name.starts_with(prefix.as_bytes());
+    is_one_of(&LEFT_OUT, name) || LEFT_OUT_PREFIXES.iter().any(begins)
+}
+
+/// Whether PostgreSQL manages what has this name at the top of a data directory: its directories,
+/// and `PG_VERSION`. Configuration is not among them; its place is the administrator's choice.
+#[must_use]
+pub fn is_managed_top_level(name: &[u8]) -> bool {
+    is_directory_of_postgres(name) || name == b"PG_VERSION"
+}
+
+/// Whether the files of a directory may be those of relations: `global`, and each database's
+/// directory in `base` and in a tablespace.
+#[must_use]
+pub fn holds_relations(directory: &RelPath) -> bool {
+    relfile::database_directory(directory).is_some()
+}
+
+/// Whether a file consists of pages with an LSN and, where the cluster has them, checksums. True
+/// for all forks of relations and nothing else: transaction status files have blocks, but no pages.
+#[must_use]
+pub fn is_page_structured(path: &RelPath) -> bool {
+    relfile::is_relation_path(path)
+}
+
+/// The relations that are unlogged, by the names in one directory that [`holds_relations`]: those
+/// with an init fork.
+#[must_use]
+pub fn unlogged_relfilenodes<N: AsRef<[u8]>>(names: impl IntoIterator<Item = N>) -> HashSet<u32> {
+    names
+        .into_iter()
+        .filter_map(|name| relfile::parse(name.as_ref()))
+        .filter(|file| file.fork == Fork::Init)
+        .map(|file| file.relfilenode)
+        .collect()
+}
+
+/// Whether a file of the same directory is left out because its relation is unlogged: every fork
+/// but the init fork, from which the server makes the others anew.
+#[must_use]
+pub fn is_excluded_unlogged(name: &[u8], unlogged: &HashSet<u32>) -> bool {
+    relfile::parse(name)
+        .is_some_and(|file| file.fork != Fork::Init && unlogged.contains(&file.relfilenode))
+}
+
+/// Every directory that a data directory must have, even if empty; parents come first (`subdirs` in
+/// `src/bin/initdb/initdb.c`).
+#[must_use]
+pub fn required_directories(major: u32) -> &'static [&'static str] {
+    // The directory that not all majors have is the last.
+    match major {
+        17.. => &REQUIRED,
+        _ => &REQUIRED[..REQUIRED.len() - 1],
+    }
+}
+
+const REQUIRED: [&str; 23] = [
+    "base",
+    "global",
+    "pg_commit_ts",
+    "pg_dynshmem",
+    "pg_logical",
+    "pg_logical/mappings",
+    "pg_logical/snapshots",
+    "pg_multixact",
+    "pg_multixact/members",
+    "pg_multixact/offsets",
+    "pg_notify",
+    "pg_replslot",
+    "pg_serial",
+    "pg_snapshots",
+    "pg_stat",
+    "pg_stat_tmp",
+    "pg_subtrans",
+    "pg_tblspc",
+    "pg_twophase",
+    "pg_wal",
+    "pg_wal/archive_status",
+    "pg_xact",
+    "pg_wal/summaries",
+];
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const VERSION: &str = "PG_15_202209061";
+
+    fn path(text: &str) -> RelPath {
+        RelPath::parse(text.as_bytes()).unwrap()
+    }
+
+    fn host() -> HostLocal {
+        let mut host = HostLocal::default_for(Some(VERSION));
+        host.add_path(&path("log"));
+        host.add_path(&path("conf.d/own.conf"));
+        host
+    }
+
+    #[test]
+    fn every_path_has_its_class() {
+        use Class::*;
+        use Kind::*;
+        for (text, kind, class) in [
+            ("PG_VERSION", File, Synchronised),
+            ("base", Directory, Synchronised),
+            ("base/5", Directory, Synchronised),
+            ("base/5/1259", File, Synchronised),
+            ("base/5/PG_VERSION", File, Synchronised),
+            ("base/5/pg_filenode.map", File, Synchronised),
+            ("base/5/16384_init", File, Synchronised),
+            ("base/5/pg_internal.init", File, LeftOut),
+            ("base/5/pg_internal.init.123", File, LeftOut),
+            ("base/5/t3_16384", File, LeftOut),
+            ("base/5/t3_16384_fsm.1", File, LeftOut),
+            ("global/t3_16384", File, Synchronised),
+            ("base/t3_16384", File, Synchronised),
+            ("base/pgsql_tmp", Directory, LeftOut),
+            ("base/pgsql_tmp/pgsql_tmp12.0", File, LeftOut),
+            ("base/pgsql_tmp/12", File, LeftOut),
+            ("global", Directory, Synchronised),
+            ("global/1262", File, Synchronised),
+            ("global/pg_filenode.map", File, Synchronised),
+            ("global/pg_internal.init", File, LeftOut),
+            ("global/pg_control", File, Control),
+            ("pg_xact/0000", File, Synchronised),
+            ("pg_multixact/offsets/0000", File, Synchronised),
+            ("pg_commit_ts", Directory, Synchronised),
+            ("pg_twophase/000002F1", File, Synchronised),
+            ("pg_logical/snapshots/0-1.snap", File, Synchronised),
+            ("pg_stat/pgstat.stat", File, Synchronised),
+            ("pg_stat_tmp", Directory, EmptiedDirectory),
+            ("pg_stat_tmp/global.stat", File, InsideEmptied),
+            ("pg_stat_tmp", Symlink, EmptiedDirectory),
+            ("pg_replslot", Directory, EmptiedDirectory),
+            ("pg_replslot/a", Directory, InsideEmptied),
+            ("pg_replslot/a/state", File, InsideEmptied),
+            ("pg_dynshmem/mmap.1", File, InsideEmptied),
+            ("pg_notify/0000", File, InsideEmptied),
+            ("pg_serial", Directory, EmptiedDirectory),
+            ("pg_snapshots/x", File, InsideEmptied),
+            ("pg_subtrans/0000", File, InsideEmptied),
+            ("pg_wal", Symlink, EmptiedDirectory),
+            ("pg_wal", Directory, EmptiedDirectory),
+            ("pg_wal", File, LeftOut),
+            ("pg_wal/000000010000000000000001", File, InsideEmptied),
+            ("pg_wal/archive_status", Directory, EmptiedDirectory),
+            ("pg_wal/archive_status", File, InsideEmptied),
+            ("pg_wal/archive_status/0.ready", File, InsideEmptied),
+            ("pg_wal/summaries", Directory, EmptiedDirectory),
+            ("pg_wal/walg_data", Directory, InsideEmptied),
+            ("pg_tblspc", Directory, Synchronised),
+            ("pg_tblspc/16390", Symlink, Synchronised),
+            ("pg_tblspc/16390/PG_15_202209061", Directory, Synchronised),
+            ("pg_tblspc/16390/PG_15_202209061/5/1259", File, Synchronised),
+            ("pg_tblspc/16390/PG_15_202209061/5/t1_1", File, LeftOut),
+            (
+                "pg_tblspc/16390/PG_15_202209061/pgsql_tmp",
+                Directory,
+                LeftOut,
+            ),
+            ("pg_tblspc/16390/PG_14_202107181", Directory, Foreign),
+            ("pg_tblspc/16390/PG_14_202107181/5/t1_1", File, Foreign),
+            ("pg_tblspc/16390/lost+found", Directory, Foreign),
+            ("pg_tblspc/x/y", File, Synchronised),
+            ("postgresql.conf", File, HostLocal),
+            ("postgresql.conf", Symlink, HostLocal),
+            ("postgresql.auto.conf", File, HostLocal),
+            ("pg_hba.conf", File, HostLocal),
+            ("pg_ident.conf", File, HostLocal),
+            ("server.key", File, HostLocal),
+            ("log", Directory, HostLocal),
+            ("log/postgresql.log", File, HostLocal),
+            ("log/backup_label", File, HostLocal),
+            ("log2", File, Foreign),
+            ("conf.d", Directory, Foreign),
+            ("conf.d/own.conf", File, HostLocal),
+            ("conf.d/other.conf", File, Foreign),
+            ("postgresql.auto.conf.tmp", File, LeftOut),
+            ("postmaster.pid", File, LeftOut),
+            ("postmaster.opts", File, LeftOut),
+            ("backup_label", File, LeftOut),
+            ("backup_label.old", File, LeftOut),
+            ("tablespace_map", File, LeftOut),
+            ("tablespace_map.old", File, LeftOut),
+            ("backup_manifest", File, LeftOut),
+            ("standby.signal", File, LeftOut),
+            ("recovery.signal", File, LeftOut),
+            ("recovery.conf", File, LeftOut),
+            ("recovery.done", File, LeftOut),
+            ("current_logfiles", File, LeftOut),
+            ("current_logfiles.tmp", File, LeftOut),
+            ("promote", File, LeftOut),
+            (".DS_Store", File, LeftOut),
+            ("pg_reseed.state", File, Ours),
+            ("pg_reseed.saved_control", File, Ours),
+            ("pg_reseed.anything/below", File, Ours),
+            ("pg_reseed", File, Foreign),
+            ("patroni.dynamic.json", File, Foreign),
+            ("lost+found", Directory, Foreign),
+            ("backups/backup_label", File, Foreign),
+            ("backups/PG_VERSION", File, Foreign),
+            ("pg_xlog", Directory, Foreign),
+        ] {
+            assert_eq!(classify(&path(text), kind, &host()), class, "{text}");
+        }
+    }
+
+    #[test]
+    fn without_a_host_the_view_is_that_of_a_base_backup() {
+        let none = HostLocal::none();
+        for name in ["postgresql.conf", "pg_hba.conf", "server.key"] {
+            assert_eq!(
+                classify(&path(name), Kind::File, &none),
+                Class::Synchronised
+            );
+        }
+        let other = path("pg_tblspc/1/PG_14_202107181/5");
+        assert_eq!(
+            classify(&other, Kind::Directory, &none),
+            Class::Synchronised
+        );
+        let log = path("log/x");
+        assert_eq!(classify(&log, Kind::File, &none), Class::Foreign);
+    }
+
+    #[test]
+    fn patterns_keep_what_they_match() {
+        let mut host = HostLocal::none();
+        for pattern in ["*.crt", "ext/*/keep?", "spool/"] {
+            host.add_pattern(pattern).unwrap();
+        }
+        for (text, class) in [
+            ("own.crt", Class::HostLocal),
+            ("certs/own.crt", Class::HostLocal),
+            ("own.crt.old", Class::Foreign),
+            ("ext", Class::Foreign),
+            ("ext/a/keep1", Class::HostLocal),
+            ("ext/a/keep1/b/c", Class::HostLocal),
+            ("ext/a/b/keep1", Class::Foreign),
+            ("ext/a/keep", Class::Foreign),
+            ("other/ext/a/keep1", Class::Foreign),
+            ("spool/x", Class::HostLocal),
+            ("spool2", Class::Foreign),
+        ] {
+            assert_eq!(classify(&path(text), Kind::File, &host), class, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_must_follow_the_source_cannot_be_kept() {
+        let mut host = HostLocal::none();
+        for pattern in [
+            "base",
+            "pg_wal/*",
+            "global/pg_control",
+            "PG_VERSION",
+            "backup_label",
+            "standby.signal",
+            "pg_reseed.state",
+            "pg_wal/",
+        ] {
+            assert!(
+                matches!(host.add_pattern(pattern), Err(PatternError::Managed { .. })),
+                "{pattern}"
+            );
+        }
+        for pattern in ["", "/", "/etc/x", "../x", "a//b", "."] {
+            assert!(
+                matches!(
+                    host.add_pattern(pattern),
+                    Err(PatternError::NotRelative { .. })
+                ),
+                "{pattern}"
+            );
+        }
+        // Wildcards that would reach further end at PostgreSQL's own.
+        host.add_pattern("*").unwrap();
+        host.add_pattern("*/*").unwrap();
+        host.add_path(&path("pg_wal"));
+        host.add_path(&path("backup_label"));
+        for (text, class) in [
+            ("base/5/1259", Class::Synchronised),
+            ("pg_wal/x", Class::InsideEmptied),
+            ("PG_VERSION", Class::Synchronised),
+            ("backup_label", Class::LeftOut),
+            ("global/pg_control", Class::Control),
+            ("anything", Class::HostLocal),
+        ] {
+            assert_eq!(classify(&path(text), Kind::File, &host), class, "{text}");
+        }
+    }
+
+    #[test]
+    fn stars_match_any_part_of_a_name() {
+        for (pattern, name, matches) in [
+            ("", "", true),
+            ("*", "", true),
+            ("?", "", false),
+            ("a*b*c", "aXXbYYc", true),
+            ("a*b*c", "aXXbYY", false),
+            ("*ab", "aab", true),
+            ("a?c", "abc", true),
+            ("a?c", "ac", false),
+            ("**", "x", true),
+            ("*.log", ".log", true),
+        ] {
+            assert_eq!(
+                glob(pattern.as_bytes(), name.as_bytes()),
+                matches,
+                "{pattern} {name}"
+            );
+        }
+        // Backtracking over every star would not end.
+        assert!(!glob(&b"*a".repeat(30), &[b'a'; 29]));
+        assert!(!glob(
+            &[&b"*a".repeat(300)[..], b"b"].concat(),
+            &[b'a'; 900]
+        ));
+    }
+
+    #[test]
+    fn unlogged_relations_keep_their_init_fork_only() {
+        let names = [
+            "16384",
+            "16384_fsm",
+            "16384_init",
+            "16390",
+            "x_init",
+            "16390_vm",
+            "16400_init",
+        ];
+        let unlogged = unlogged_relfilenodes(names.map(str::as_bytes));
+        assert_eq!(unlogged, HashSet::from([16384, 16400]));
+        for (name, excluded) in [
+            ("16384", true),
+            ("16384.1", true),
+            ("16384_vm", true),
+            ("16384_init", false),
+            ("16390", false),
+            ("pg_filenode.map", false),
+        ] {
+            assert_eq!(
+                is_excluded_unlogged(name.as_bytes(), &unlogged),
+                excluded,
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn required_directories_are_those_that_initdb_makes() {
+        // `find -type d` of fresh clusters; databases' directories are not asked for.
+        for (major, listing) in [
+            (13, include_str!("../../tests/it/data/pg/directories.13")),
+            (16, include_str!("../../tests/it/data/pg/directories.16")),
+            (17, include_str!("../../tests/it/data/pg/directories.17")),
+            (18, include_str!("../../tests/it/data/pg/directories.18")),
+        ] {
+            let mut required = required_directories(major).to_vec();
+            for (index, directory) in required.iter().enumerate() {
+                if let Some((parent, _)) = directory.split_once('/') {
+                    assert!(required[..index].contains(&parent), "{directory}");
+                }
+                let class = classify(&path(directory), Kind::Directory, &HostLocal::none());
+                assert!(matches!(
+                    class,
+                    Class::Synchronised | Class::EmptiedDirectory
+                ));
+            }
+            required.sort_unstable();
+            let made: Vec<&str> = listing
+                .lines()
+                .filter(|line| !line.is_empty() && !line.starts_with("base/"))
+                .collect();
+            assert_eq!(required, made, "{major}");
+        }
+    }
+
+    #[test]
+    fn managed_names_are_the_directories_and_the_version() {
+        for directory in required_directories(18) {
+            let top = directory.split('/').next().unwrap();
+            assert!(is_managed_top_level(top.as_bytes()));
+        }
+        assert!(is_managed_top_level(b"PG_VERSION"));
+        for name in ["postgresql.conf", "log", "pg_log", "pg_hba.conf", "Base"] {
+            assert!(!is_managed_top_level(name.as_bytes()), "{name}");
+        }
+    }
+
+    #[test]
+    fn only_relations_have_pages() {
+        assert!(is_page_structured(&path("global/1262")));
+        assert!(is_page_structured(&path("base/5/16384_vm.1")));
+        assert!(!is_page_structured(&path("pg_xact/0000")));
+        assert!(!is_page_structured(&path("global/pg_control")));
+        assert!(holds_relations(&path("global")));
+        assert!(holds_relations(&path("base/5")));
+        assert!(!holds_relations(&path("base")));
+    }
+
+    proptest! {
+        #[test]
+        fn any_path_is_survived(bytes: Vec<u8>, pattern: String, name: Vec<u8>) {
+            let mut host = host();
+            let _ = host.add_pattern(&pattern);
+            let _ = glob(pattern.as_bytes(), &name);
+            if let Ok(path) = RelPath::parse(&bytes) {
+                for kind in [Kind::File, Kind::Directory, Kind::Symlink] {
+                    let _ = classify(&path, kind, &host);
+                }
+            }
+        }
+
+        #[test]
+        fn keeping_everything_keeps_nothing_of_postgres(
+            top in proptest::sample::select(DIRECTORIES.to_vec()),
+            below in "(/[a-z0-9_]{1,8}){0,3}",
+        ) {
+            let mut host = HostLocal::none();
+            host.add_pattern("*").unwrap();
+            host.add_path(&path(top));
+            let path = path(&format!("{top}{below}"));
+            for kind in [Kind::File, Kind::Directory, Kind::Symlink] {
+                let class = classify(&path, kind, &host);
+                prop_assert_eq!(class, classify(&path, kind, &HostLocal::none()));
+            }
+        }
+    }
+}

@@ -1,0 +1,682 @@
+//! What happens to each entry of the manifest, and which of the target's own entries must go.
+//!
+//! One entry, one decision: from the entry, what the target has under its path, and the class of the
+//! path (`pg::layout`). The writer executes, in this order: lengths and directories, content,
+//! removals. Sizes decide here how a file is compared, never whether: two files of one size are as
+//! likely to differ as any.
+//!
+//! Links of tablespaces are made from their [`Placement`](super::tablespaces::Placement)s before the
+//! target is walked, so that what is seen beneath `pg_tblspc/<oid>/` is what is there afterwards.
+
+use std::collections::{BTreeSet, HashSet};
+
+use crate::geometry::EXTENT_BYTES;
+use crate::manifest::{Entry, EntryKind};
+use crate::path::RelPath;
+use crate::pg::layout::{Class, HostLocal, Kind, classify, is_page_structured};
+
+/// Smallest file, exclusive, for which a rolling delta is tried: what is no longer than an extent
+/// travels whole at hardly any cost.
+pub const DELTA_MIN_BYTES: u64 = EXTENT_BYTES as u64;
+
+/// Largest file, inclusive, for which a rolling delta is tried: both versions are held in memory.
+pub const DELTA_MAX_BYTES: u64 = 16 << 20;
+
+/// What the target has under an entry's path; links are not followed, except those of tablespaces
+/// and pg_wal on the way to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TargetEntry {
+    pub kind: Kind,
+    /// Bytes of a file.
+    pub size: u64,
+}
+
+/// Whose host-local and foreign files the target has afterwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostPolicy {
+    /// Its own and no others: its configuration lies outside the data directory.
+    Keep,
+    /// Its own, and the source's where it has none, except private keys: a rebuild.
+    FillGaps,
+    /// The source's: a seed, or `--config=source`.
+    TakeSource,
+}
+
+/// What happens to an entry of the manifest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// What the target has stays as it is.
+    Keep,
+    /// The target gets nothing under this path: it is made in another way, or not wanted.
+    Skip,
+    /// A directory is made.
+    MakeDirectory {
+        /// What stands in its place and goes first; a directory with all that is in it, a link
+        /// without what it leads to.
+        obstacle: Option<Kind>,
+    },
+    /// The file is read whole from the source.
+    Fetch { bytes: u64, obstacle: Option<Kind> },
+    /// The file is cut or extended to `compare_bytes + fetch_bytes`, its beginning compared by
+    /// blocks, its end read from the source.
+    Compare {
+        /// Compared from the start; what the target's file lacks of it counts as zeros. Ends on an
+        /// extent's border, or with the source's file.
+        compare_bytes: u64,
+        /// Read from the source, behind that.
+        fetch_bytes: u64,
+    },
+    /// The file is brought up to date by a rolling delta.
+    Delta {
+        source_bytes: u64,
+        target_bytes: u64,
+    },
+}
+
+impl Action {
+    /// Bytes that are compared, for the progress.
+    #[must_use]
+    pub fn compare_bytes(&self) -> u64 {
+        match self {
+            Action::Compare { compare_bytes, .. } => *compare_bytes,
+            Action::Delta { source_bytes, .. } => *source_bytes,
+            _ => 0,
+        }
+    }
+
+    /// Bytes that come from the source whatever the comparison says.
+    #[must_use]
+    pub fn fetch_bytes(&self) -> u64 {
+        match self {
+            Action::Fetch { bytes, .. } => *bytes,
+            Action::Compare { fetch_bytes, .. } => *fetch_bytes,
+            _ => 0,
+        }
+    }
+}
+
+/// Decides what happens to an entry of the manifest. `host_local` is the target's: what it calls its
+/// own.
+#[must_use]
+pub fn decide(
+    entry: &Entry,
+    target: Option<TargetEntry>,
+    host_local: &HostLocal,
+    policy: HostPolicy,
+) -> Action {
+    if tablespace_oid(&entry.path).is_some() {
+        // Link or directory: made from its placement.
+        return Action::Skip;
+    }
+    let kind = match entry.kind {
+        EntryKind::File => Kind::File,
+        EntryKind::Directory => Kind::Directory,
+    };
+    match classify(&entry.path, kind, host_local) {
+        Class::Synchronised => synchronise(entry, target),
+        Class::EmptiedDirectory => match target.map(|target| target.kind) {
+            // A link is the target's choice of another disk.
+            Some(Kind::Directory | Kind::Symlink) => Action::Keep,
+            other => Action::MakeDirectory { obstacle: other },
+        },
+        Class::HostLocal => follow_policy(entry, target, policy),
+        // Beside a tablespace's version directory lie other clusters.
+        Class::Foreign if is_in_tablespaces(&entry.path) => Action::Skip,
+        Class::Foreign => follow_policy(entry, target, policy),
+        Class::InsideEmptied | Class::LeftOut | Class::Ours | Class::Control => Action::Skip,
+    }
+}
+
+fn follow_policy(entry: &Entry, target: Option<TargetEntry>, policy: HostPolicy) -> Action {
+    match (policy, target) {
+        (HostPolicy::TakeSource, _) => synchronise(entry, target),
+        (_, Some(_)) => Action::Keep,
+        (HostPolicy::Keep, None) => Action::Skip,
+        (HostPolicy::FillGaps, None) if is_private_key(&entry.path) => Action::Skip,
+        (HostPolicy::FillGaps, None) => synchronise(entry, None),
+    }
+}
+
+fn synchronise(entry: &Entry, target: Option<TargetEntry>) -> Action {
+    let obstacle = target.map(|target| target.kind);
+    match (entry.kind, target) {
+        (
+            EntryKind::Directory,
+            Some(TargetEntry {
+                kind: Kind::Directory,
+                ..
+            }),
+        ) => Action::Keep,
+        (EntryKind::Directory, _) => Action::MakeDirectory { obstacle },
+        (
+            EntryKind::File,
+            Some(TargetEntry {
+                kind: Kind::File,
+                size,
+            }),
+        ) => update(entry, size),
+        (EntryKind::File, _) => Action::Fetch {
+            bytes: entry.size,
+            obstacle,
+        },
+    }
+}
+
+/// Both sides have the file.
+fn update(entry: &Entry, target_bytes: u64) -> Action {
+    let source_bytes = entry.size;
+    let gains = |bytes| bytes > DELTA_MIN_BYTES && bytes <= DELTA_MAX_BYTES;
+    if gains(source_bytes) && gains(target_bytes) && !is_page_structured(&entry.path) {
+        return Action::Delta {
+            source_bytes,
+            target_bytes,
+        };
+    }
+    // The extent in which the target's file ends is compared, not fetched: its blocks may match.
+    let compare_bytes = target_bytes
+        .checked_next_multiple_of(u64::from(EXTENT_BYTES))
+        .unwrap_or(u64::MAX)
+        .min(source_bytes);
+    Action::Compare {
+        compare_bytes,
+        fetch_bytes: source_bytes - compare_bytes,
+    }
+}
+
+/// Whether a name is that of a private key, by the habits of `ssl_key_file`.
+fn is_private_key(path: &RelPath) -> bool {
+    let name = path.name();
+    name.ends_with(b".key") || name.ends_with(b"key.pem")
+}
+
+fn is_in_tablespaces(path: &RelPath) -> bool {
+    path.components().next() == Some(b"pg_tblspc")
+}
+
+/// The oid, if the path is `pg_tblspc/<oid>` itself.
+fn tablespace_oid(path: &RelPath) -> Option<u32> {
+    let mut components = path.components();
+    match (components.next(), components.next(), components.next()) {
+        (Some(b"pg_tblspc"), Some(name), None) => std::str::from_utf8(name)
+            .ok()
+            .filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))?
+            .parse()
+            .ok(),
+        _ => None,
+    }
+}
+
+/// What becomes of something that the target has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It stays: the manifest has it, or it belongs to the host or to the run.
+    Stay,
+    /// It stays although nobody knows it: the DBA is told.
+    StayForeign,
+    /// It goes.
+    Go(Why),
+}
+
+/// Why something of the target goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Why {
+    /// The source does not have it.
+    NotOnSource,
+    /// It is the content of a directory that is emptied: old WAL, slots, statistics.
+    Emptied,
+    /// It describes another life of the directory: an old label, a signal, a temporary file.
+    LeftOut,
+}
+
+/// Decides what becomes of a path that the target has. `is_wanted` says whether the manifest has
+/// it, or, of `pg_tblspc/<oid>`, whether a placement does.
+#[must_use]
+pub fn fate(
+    path: &RelPath,
+    kind: Kind,
+    host_local: &HostLocal,
+    is_wanted: impl Fn(&RelPath) -> bool,
+) -> Fate {
+    match classify(path, kind, host_local) {
+        Class::HostLocal | Class::Ours | Class::EmptiedDirectory | Class::Control => Fate::Stay,
+        Class::InsideEmptied => Fate::Go(Why::Emptied),
+        Class::LeftOut => Fate::Go(Why::LeftOut),
+        Class::Synchronised if is_wanted(path) => Fate::Stay,
+        Class::Synchronised => Fate::Go(Why::NotOnSource),
+        Class::Foreign if is_wanted(path) => Fate::Stay,
+        Class::Foreign => Fate::StayForeign,
+    }
+}
+
+/// Something that goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removal {
+    pub path: RelPath,
+    /// As what it goes: a link without what it leads to, a directory once it is empty.
+    pub kind: Kind,
+    pub why: Why,
+}
+
+/// What goes from the target, and what nobody knows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Removals {
+    /// In an order in which each can be removed: content before its directory.
+    pub remove: Vec<Removal>,
+    /// Kept, for the report: the outermost of what PostgreSQL does not know, without its content.
+    pub kept_foreign: Vec<RelPath>,
+}
+
+impl Removals {
+    /// How many files the source does not have: what `--max-delete` limits. What is emptied or left
+    /// out in every rebuild tells nothing about a mistake.
+    #[must_use]
+    pub fn limited_files(&self) -> u64 {
+        let files = self
+            .remove
+            .iter()
+            .filter(|removal| removal.why == Why::NotOnSource && removal.kind != Kind::Directory);
+        files.count() as u64
+    }
+}
+
+/// Decides what goes from the target, given all that it has, in any order. A directory that holds
+/// something that stays does not go either. Remembers directories and what goes, not every file.
+#[must_use]
+pub fn removals(
+    target: impl IntoIterator<Item = (RelPath, Kind)>,
+    host_local: &HostLocal,
+    is_wanted: impl Fn(&RelPath) -> bool,
+) -> Removals {
+    let mut remove = Vec::new();
+    let mut foreign = BTreeSet::new();
+    let mut occupied = HashSet::new();
+    for (path, kind) in target {
+        match fate(&path, kind, host_local, &is_wanted) {
+            Fate::Go(why) => remove.push(Removal { path, kind, why }),
+            Fate::Stay => occupy(&mut occupied, &path),
+            Fate::StayForeign => {
+                occupy(&mut occupied, &path);
+                foreign.insert(path);
+            }
+        }
+    }
+    remove.retain(|removal| removal.kind != Kind::Directory || !occupied.contains(&removal.path));
+    // A parent is a beginning of its children, and so sorts before them.
+    remove.sort_unstable_by(|a, b| b.path.cmp(&a.path));
+    let kept_foreign = foreign
+        .iter()
+        .filter(|path| !has_ancestor(path, |above| foreign.contains(above)))
+        .cloned()
+        .collect();
+    Removals {
+        remove,
+        kept_foreign,
+    }
+}
+
+/// Notes the directories above a path.
+fn occupy(occupied: &mut HashSet<RelPath>, path: &RelPath) {
+    let mut above = path.parent();
+    while let Some(directory) = above {
+        above = directory.parent();
+        if !occupied.insert(directory) {
+            // Then all above it are noted too.
+            break;
+        }
+    }
+}
+
+fn has_ancestor(path: &RelPath, is_there: impl Fn(&RelPath) -> bool) -> bool {
+    let mut above = path.parent();
+    while let Some(directory) = above {
+        if is_there(&directory) {
+            return true;
+        }
+        above = directory.parent();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn path(text: &str) -> RelPath {
+        RelPath::parse(text.as_bytes()).unwrap()
+    }
+
+    fn file(text: &str, size: u64) -> Entry {
+        Entry {
+            path: path(text),
+            kind: EntryKind::File,
+            size,
+        }
+    }
+
+    fn directory(text: &str) -> Entry {
+        Entry {
+            kind: EntryKind::Directory,
+            ..file(text, 0)
+        }
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "the target has it")]
+    fn has(kind: Kind, size: u64) -> Option<TargetEntry> {
+        Some(TargetEntry { kind, size })
+    }
+
+    fn host_local() -> HostLocal {
+        HostLocal::default_for(Some("PG_15_202209061"))
+    }
+
+    fn decided(entry: &Entry, target: Option<TargetEntry>) -> Action {
+        decide(entry, target, &host_local(), HostPolicy::FillGaps)
+    }
+
+    const EXTENT: u64 = EXTENT_BYTES as u64;
+
+    #[test]
+    fn relations_are_compared_as_far_as_the_target_has_them() {
+        for (source, target, compare_bytes, fetch_bytes) in [
+            (8192, 8192, 8192, 0),
+            (8192, 16_384, 8192, 0),
+            (16_384, 8192, 16_384, 0),
+            (0, 8192, 0, 0),
+            (8192, 0, 0, 8192),
+            (4 * EXTENT, EXTENT, EXTENT, 3 * EXTENT),
+            (4 * EXTENT, EXTENT + 8192, 2 * EXTENT, 2 * EXTENT),
+            (1 << 30, 1 << 20, 1 << 20, (1 << 30) - (1 << 20)),
+        ] {
+            assert_eq!(
+                decided(&file("base/5/16384", source), has(Kind::File, target)),
+                Action::Compare {
+                    compare_bytes,
+                    fetch_bytes
+                },
+                "{source} {target}"
+            );
+        }
+    }
+
+    proptest! {
+        /// Whatever the sizes: compared and fetched bytes make up the source's file, the border
+        /// between them lies on an extent's, and nothing that the target has is fetched.
+        #[test]
+        fn compare_covers_the_source_exactly_random(
+            source in 0_u64..5 * EXTENT_BYTES as u64,
+            target in 0_u64..5 * EXTENT_BYTES as u64,
+        ) {
+            let action = decided(&file("base/5/16384", source), has(Kind::File, target));
+            let Action::Compare { compare_bytes, fetch_bytes } = action else {
+                panic!("{action:?}");
+            };
+            prop_assert_eq!(compare_bytes + fetch_bytes, source);
+            prop_assert!(fetch_bytes == 0 || compare_bytes.is_multiple_of(EXTENT));
+            prop_assert!(compare_bytes >= source.min(target));
+        }
+    }
+
+    #[test]
+    fn a_delta_is_for_middling_files_without_pages_on_both_sides() {
+        let delta = |name: &str, source, target| {
+            matches!(
+                decided(&file(name, source), has(Kind::File, target)),
+                Action::Delta { .. }
+            )
+        };
+        assert!(delta("pg_xact/0000", EXTENT + 1, DELTA_MAX_BYTES));
+        assert!(!delta("pg_xact/0000", EXTENT, EXTENT + 1));
+        assert!(!delta("pg_xact/0000", EXTENT + 1, EXTENT));
+        assert!(!delta("pg_xact/0000", EXTENT + 1, DELTA_MAX_BYTES + 1));
+        assert!(!delta("pg_xact/0000", DELTA_MAX_BYTES + 1, EXTENT + 1));
+        assert!(!delta("base/5/16384", 1 << 20, 1 << 20));
+        assert!(!delta("base/5/16384_vm", 1 << 20, 1 << 20));
+    }
+
+    #[test]
+    fn what_is_missing_is_fetched_or_made() {
+        assert_eq!(
+            decided(&file("base/5/1", 9), None),
+            Action::Fetch {
+                bytes: 9,
+                obstacle: None
+            }
+        );
+        let make = Action::MakeDirectory { obstacle: None };
+        for name in ["base/5", "pg_wal", "pg_replslot", "pg_wal/archive_status"] {
+            assert_eq!(decided(&directory(name), None), make, "{name}");
+        }
+    }
+
+    #[test]
+    fn another_kind_is_replaced() {
+        for kind in [Kind::Directory, Kind::Symlink] {
+            assert_eq!(
+                decided(&file("base/5/1", 9), has(kind, 0)),
+                Action::Fetch {
+                    bytes: 9,
+                    obstacle: Some(kind)
+                }
+            );
+        }
+        for kind in [Kind::File, Kind::Symlink] {
+            assert_eq!(
+                decided(&directory("base/5"), has(kind, 0)),
+                Action::MakeDirectory {
+                    obstacle: Some(kind)
+                }
+            );
+        }
+        assert_eq!(
+            decided(&directory("pg_wal"), has(Kind::File, 0)),
+            Action::MakeDirectory {
+                obstacle: Some(Kind::File)
+            }
+        );
+    }
+
+    #[test]
+    fn directories_and_the_link_of_the_wal_stay() {
+        for (name, kind) in [
+            ("base/5", Kind::Directory),
+            ("pg_wal", Kind::Directory),
+            ("pg_wal", Kind::Symlink),
+            ("pg_replslot", Kind::Directory),
+        ] {
+            assert_eq!(decided(&directory(name), has(kind, 0)), Action::Keep);
+        }
+    }
+
+    #[test]
+    fn what_is_made_in_another_way_is_skipped() {
+        for entry in [
+            directory("pg_tblspc/16400"),
+            file("global/pg_control", 8192),
+            file("backup_label", 200),
+            file("postmaster.pid", 80),
+            file("pg_wal/000000010000000000000001", 1 << 24),
+            file("pg_reseed.state", 10),
+            file("pg_tblspc/16400/PG_14_202107181/5/1", 8192),
+        ] {
+            assert_eq!(decided(&entry, None), Action::Skip, "{entry:?}");
+        }
+        assert_ne!(
+            decided(&directory("pg_tblspc/16400/PG_15_202209061"), None),
+            Action::Skip
+        );
+    }
+
+    #[test]
+    fn host_files_follow_the_policy() {
+        let takes = |name: &str, target, policy| {
+            let entry = file(name, 100);
+            !matches!(
+                decide(&entry, target, &host_local(), policy),
+                Action::Keep | Action::Skip
+            )
+        };
+        let own = has(Kind::File, 50);
+        let link = has(Kind::Symlink, 0);
+        for name in ["postgresql.conf", "server.key", "notes.txt"] {
+            let is_key = name == "server.key";
+            for target in [own, link] {
+                assert!(!takes(name, target, HostPolicy::Keep));
+                assert!(!takes(name, target, HostPolicy::FillGaps));
+                assert!(takes(name, target, HostPolicy::TakeSource));
+            }
+            assert!(!takes(name, None, HostPolicy::Keep));
+            assert_eq!(takes(name, None, HostPolicy::FillGaps), !is_key);
+            assert!(takes(name, None, HostPolicy::TakeSource));
+        }
+        // A link of the target is replaced, never written through.
+        assert_eq!(
+            decide(
+                &file("postgresql.conf", 100),
+                link,
+                &host_local(),
+                HostPolicy::TakeSource
+            ),
+            Action::Fetch {
+                bytes: 100,
+                obstacle: Some(Kind::Symlink)
+            }
+        );
+    }
+
+    const TARGET: &[(&str, Kind)] = &[
+        ("PG_VERSION", Kind::File),
+        ("backup_label.old", Kind::File),
+        ("base", Kind::Directory),
+        ("base/5", Kind::Directory),
+        ("base/5/1", Kind::File),
+        ("base/5/1.1", Kind::File),
+        ("base/5/1_init", Kind::File),
+        ("base/6", Kind::Directory),
+        ("base/6/1", Kind::File),
+        ("global/pg_control", Kind::File),
+        ("notes", Kind::Directory),
+        ("notes.d", Kind::Directory),
+        ("notes/a", Kind::File),
+        ("pg_replslot", Kind::Directory),
+        ("pg_replslot/s", Kind::Directory),
+        ("pg_replslot/s/state", Kind::File),
+        ("pg_reseed.state", Kind::File),
+        ("pg_tblspc", Kind::Directory),
+        ("pg_tblspc/7", Kind::Symlink),
+        ("pg_tblspc/7/PG_15_202209061", Kind::Directory),
+        ("pg_tblspc/7/PG_15_202209061/5", Kind::Directory),
+        ("pg_tblspc/7/PG_15_202209061/5/9", Kind::File),
+        ("pg_tblspc/8", Kind::Symlink),
+        ("pg_tblspc/8/PG_14_202107181", Kind::Directory),
+        ("pg_tblspc/8/PG_15_202209061", Kind::Directory),
+        ("pg_wal", Kind::Symlink),
+        ("pg_wal/000000010000000000000001", Kind::File),
+        ("pg_wal/00000002.history", Kind::File),
+        ("pg_wal/archive_status", Kind::Directory),
+        ("pg_wal/archive_status/x.ready", Kind::File),
+        ("pg_wal/walg_data", Kind::Directory),
+        ("postgresql.conf", Kind::File),
+        ("standby.signal", Kind::File),
+        ("postmaster.pid", Kind::File),
+    ];
+
+    fn removed() -> Removals {
+        let wanted: BTreeSet<RelPath> = [
+            "PG_VERSION",
+            "base",
+            "base/5",
+            "base/5/1",
+            "pg_tblspc",
+            "pg_tblspc/7",
+            "pg_tblspc/7/PG_15_202209061",
+            "pg_tblspc/7/PG_15_202209061/5",
+        ]
+        .map(path)
+        .into();
+        let target = TARGET.iter().map(|(name, kind)| (path(name), *kind));
+        removals(target, &host_local(), |path| wanted.contains(path))
+    }
+
+    #[test]
+    fn only_what_the_source_lacks_goes() {
+        let found = removed();
+        let by_why = |why| {
+            let mut names: Vec<String> = found
+                .remove
+                .iter()
+                .filter(|removal| removal.why == why)
+                .map(|removal| removal.path.to_string())
+                .collect();
+            names.sort();
+            names
+        };
+        assert_eq!(
+            by_why(Why::NotOnSource),
+            [
+                "base/5/1.1",
+                "base/5/1_init",
+                "base/6",
+                "base/6/1",
+                "pg_tblspc/7/PG_15_202209061/5/9",
+                "pg_tblspc/8",
+                "pg_tblspc/8/PG_15_202209061",
+            ]
+        );
+        assert_eq!(
+            by_why(Why::Emptied),
+            [
+                "pg_replslot/s",
+                "pg_replslot/s/state",
+                "pg_wal/000000010000000000000001",
+                "pg_wal/00000002.history",
+                "pg_wal/archive_status/x.ready",
+                "pg_wal/walg_data",
+            ]
+        );
+        assert_eq!(
+            by_why(Why::LeftOut),
+            ["backup_label.old", "postmaster.pid", "standby.signal"]
+        );
+        let kept: Vec<String> = found.kept_foreign.iter().map(RelPath::to_string).collect();
+        assert_eq!(kept, ["notes", "notes.d", "pg_tblspc/8/PG_14_202107181"]);
+        assert_eq!(found.limited_files(), 5);
+    }
+
+    #[test]
+    fn content_goes_before_its_directory_and_no_directory_that_is_needed() {
+        let found = removed();
+        let mut gone = BTreeSet::new();
+        let kinds: BTreeMap<RelPath, Kind> = TARGET
+            .iter()
+            .map(|(name, kind)| (path(name), *kind))
+            .collect();
+        for removal in &found.remove {
+            if removal.kind == Kind::Directory {
+                let left = kinds
+                    .keys()
+                    .filter(|inner| **inner != removal.path && inner.starts_with(&removal.path))
+                    .find(|inner| !gone.contains(*inner));
+                assert_eq!(left, None, "{} is not empty", removal.path);
+            }
+            gone.insert(removal.path.clone());
+        }
+    }
+
+    #[test]
+    fn a_directory_that_holds_something_kept_stays() {
+        // An in-place tablespace of the target, with another cluster's directory in it.
+        let target = [
+            ("pg_tblspc/9", Kind::Directory),
+            ("pg_tblspc/9/PG_14_202107181", Kind::Directory),
+            ("pg_tblspc/9/PG_15_202209061", Kind::Directory),
+        ]
+        .map(|(name, kind)| (path(name), kind));
+        let found = removals(target, &host_local(), |_| false);
+        let gone: Vec<String> = found.remove.iter().map(|r| r.path.to_string()).collect();
+        assert_eq!(gone, ["pg_tblspc/9/PG_15_202209061"]);
+    }
+}

@@ -1,0 +1,23 @@
+//! Decisions: what the target is, whether the run may go on, and what becomes of each file.
+//!
+//! Pure: values in, values out. Nothing here reads a file, a socket, the clock or the environment;
+//! `client` looks, asks this module, and acts on the answer.
+//!
+//! - [`relation`]: how the target's history relates to the source's.
+//! - [`guard`]: the reasons to refuse, and the proof that there was none.
+//! - [`refusal`]: each reason in words for the DBA.
+//! - [`tablespaces`]: where each tablespace of the source goes in the target.
+//! - [`action`]: what happens to each entry of the manifest, and what must go.
+//! - [`standby`]: the configuration that makes the target a standby.
+//! - [`words`]: figures as people read them.
+
+pub mod action;
+pub mod guard;
+pub mod refusal;
+pub mod relation;
+pub mod standby;
+pub mod tablespaces;
+pub mod words;
+
+#[cfg(test)]
+mod samples;

@@ -1,0 +1,581 @@
+//! How the target's history relates to the source's: the same, behind, diverged, ahead, foreign.
+//!
+//! Read from both control files and timeline histories only. It decides what is refused and what
+//! the DBA is told; it never decides which blocks move, because a comparison of everything needs no
+//! lineage. The rules are those of pg_rewind (`src/bin/pg_rewind/pg_rewind.c`,
+//! `findCommonAncestorTimeline`), which compares the begin of each timeline as well as its number.
+//!
+//! Where a server was not shut down cleanly, its control file gives only a lower bound of what it
+//! wrote, and the WAL files' names only an upper bound: words say "at least" and "at most" then.
+
+use std::fmt;
+
+use crate::facts::{Condition, SourceFacts, TargetCluster, TargetFacts};
+use crate::pg::control::ControlFile;
+use crate::pg::lsn::Lsn;
+use crate::pg::timeline::{TimelineId, divergence};
+use crate::plan::words::Bytes;
+
+/// How the target relates to the source. Its [`Display`](fmt::Display) form completes a sentence
+/// that begins with "the target".
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Relation {
+    /// Nothing is there: a seed.
+    Seed,
+    /// A rebuild or seed was interrupted; `before` is what the target was before it, as far as its
+    /// saved control file tells.
+    Interrupted { before: Box<Relation> },
+    /// On the source's timeline and at the source's end of WAL.
+    Same { timeline: TimelineId, lsn: Lsn },
+    /// On the source's timeline and behind it.
+    Lagging {
+        timeline: TimelineId,
+        target_end: Lsn,
+        bytes: u64,
+    },
+    /// It ended before the source left their common timeline: it has nothing of its own.
+    CleanAncestor {
+        timeline: TimelineId,
+        target_end: Lsn,
+        /// Where the source left that timeline.
+        lsn: Lsn,
+    },
+    /// It was not shut down cleanly, and its last known position is before the divergence point:
+    /// it may have written more.
+    PossiblyDiverged {
+        timeline: TimelineId,
+        lsn: Lsn,
+        /// Lower bound.
+        target_end: Lsn,
+        /// Upper bound of the bytes that only the target has.
+        at_most_bytes: u64,
+    },
+    /// It has WAL that the source's history lacks.
+    Diverged {
+        /// The last common timeline.
+        timeline: TimelineId,
+        /// The divergence point: the last common LSN.
+        lsn: Lsn,
+        target_end: Lsn,
+        /// Bytes of WAL that only the target has.
+        lost_bytes: u64,
+        /// Whether `target_end` is exact; otherwise it is a lower bound.
+        is_exact: bool,
+    },
+    /// On the source's timeline and further than the source.
+    AheadSameTimeline {
+        timeline: TimelineId,
+        target_end: Lsn,
+        source_end: Lsn,
+        /// Whether the source is a standby, which may only be late.
+        source_is_standby: bool,
+    },
+    /// On a timeline with a higher number than the source's: it may be the real primary.
+    NewerTimeline {
+        target: TimelineId,
+        source: TimelineId,
+        /// The last common timeline and LSN, where there is one.
+        common: Option<(TimelineId, Lsn)>,
+        target_end: Lsn,
+    },
+    /// The same system identifier, but the histories share no timeline: a history file is missing
+    /// or one of them was reset.
+    NoCommonTimeline {
+        target: TimelineId,
+        source: TimelineId,
+    },
+    /// Another cluster: the system identifiers differ.
+    Foreign { target: u64, source: u64 },
+    /// There is no control file to tell.
+    Unknown,
+}
+
+impl Relation {
+    /// The relation's stable name, for reports.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Relation::Seed => "seed",
+            Relation::Interrupted { .. } => "interrupted",
+            Relation::Same { .. } => "same",
+            Relation::Lagging { .. } => "lagging",
+            Relation::CleanAncestor { .. } => "clean-ancestor",
+            Relation::PossiblyDiverged { .. } => "possibly-diverged",
+            Relation::Diverged { .. } => "diverged",
+            Relation::AheadSameTimeline { .. } => "ahead-same-timeline",
+            Relation::NewerTimeline { .. } => "newer-timeline",
+            Relation::NoCommonTimeline { .. } => "no-common-timeline",
+            Relation::Foreign { .. } => "foreign",
+            Relation::Unknown => "unknown",
+        }
+    }
+
+    /// The relation before an interrupted run, or this one.
+    #[must_use]
+    pub fn original(&self) -> &Relation {
+        match self {
+            Relation::Interrupted { before } => before.original(),
+            other => other,
+        }
+    }
+
+    /// Whether the target had nothing of its own, also when its first seed was interrupted.
+    #[must_use]
+    pub fn is_seed(&self) -> bool {
+        *self.original() == Relation::Seed
+    }
+
+    /// The WAL that only the target has, from and to: an end that may be further when the target
+    /// was not shut down cleanly.
+    #[must_use]
+    pub fn lost_range(&self) -> Option<(Lsn, Lsn)> {
+        match self.original() {
+            Relation::Diverged {
+                lsn, target_end, ..
+            } => Some((*lsn, *target_end)),
+            Relation::AheadSameTimeline {
+                target_end,
+                source_end,
+                ..
+            } => Some((*source_end, *target_end)),
+            Relation::NewerTimeline {
+                common: Some((_, lsn)),
+                target_end,
+                ..
+            } if target_end > lsn => Some((*lsn, *target_end)),
+            _ => None,
+        }
+    }
+}
+
+/// Tells how the target relates to the source.
+#[must_use]
+pub fn relate(target: &TargetFacts, source: &SourceFacts) -> Relation {
+    match &target.condition {
+        Condition::Missing | Condition::Empty { .. } => Relation::Seed,
+        Condition::Unknown { .. } => Relation::Unknown,
+        Condition::Cluster(cluster) if cluster.interrupted.is_some() => {
+            let before = if cluster.control.is_some() {
+                relate_cluster(cluster, source)
+            } else {
+                Relation::Seed
+            };
+            Relation::Interrupted {
+                before: Box::new(before),
+            }
+        }
+        Condition::Cluster(cluster) => relate_cluster(cluster, source),
+    }
+}
+
+fn relate_cluster(cluster: &TargetCluster, source: &SourceFacts) -> Relation {
+    let Some(control) = &cluster.control else {
+        return Relation::Unknown;
+    };
+    if control.system_identifier != source.control.system_identifier {
+        return Relation::Foreign {
+            target: control.system_identifier,
+            source: source.control.system_identifier,
+        };
+    }
+    let target_end = end_of_wal(control);
+    let common = divergence(&cluster.history, &source.history);
+    let reached = timeline_reached(cluster);
+    if let Some(reached) = reached.filter(|reached| reached.0 > source.timeline.0) {
+        return Relation::NewerTimeline {
+            target: reached,
+            source: source.timeline,
+            common: common.and_then(|at| Some((at.timeline, at.lsn?))),
+            target_end,
+        };
+    }
+    let Some(common) = common else {
+        return Relation::NoCommonTimeline {
+            target: cluster.history.tip(),
+            source: source.timeline,
+        };
+    };
+    let timeline = common.timeline;
+    let is_exact = control.state.is_shut_down();
+    match common.lsn {
+        None => relate_on_one_timeline(timeline, target_end, source),
+        Some(lsn) if target_end > lsn => Relation::Diverged {
+            timeline,
+            lsn,
+            target_end,
+            lost_bytes: target_end.bytes_since(lsn),
+            is_exact,
+        },
+        Some(lsn) => {
+            let furthest = cluster.wal_segments_end.unwrap_or(target_end);
+            if is_exact || furthest <= lsn {
+                Relation::CleanAncestor {
+                    timeline,
+                    target_end,
+                    lsn,
+                }
+            } else {
+                Relation::PossiblyDiverged {
+                    timeline,
+                    lsn,
+                    target_end,
+                    at_most_bytes: furthest.bytes_since(lsn),
+                }
+            }
+        }
+    }
+}
+
+fn relate_on_one_timeline(timeline: TimelineId, target_end: Lsn, source: &SourceFacts) -> Relation {
+    let source_end = source.current_lsn;
+    match target_end.cmp(&source_end) {
+        std::cmp::Ordering::Less => Relation::Lagging {
+            timeline,
+            target_end,
+            bytes: source_end.bytes_since(target_end),
+        },
+        std::cmp::Ordering::Equal => Relation::Same {
+            timeline,
+            lsn: target_end,
+        },
+        std::cmp::Ordering::Greater => Relation::AheadSameTimeline {
+            timeline,
+            target_end,
+            source_end,
+            source_is_standby: source.in_recovery,
+        },
+    }
+}
+
+/// The highest timeline that the target has touched: by its control file, or by a WAL segment that
+/// it wrote or received since.
+fn timeline_reached(cluster: &TargetCluster) -> Option<TimelineId> {
+    [
+        Some(cluster.history.tip()),
+        cluster.control.as_ref().map(ControlFile::timeline_reached),
+        cluster.newest_wal_timeline,
+    ]
+    .into_iter()
+    .flatten()
+    .max_by_key(|timeline| timeline.0)
+}
+
+/// Length of a checkpoint's record: 24 bytes of `XLogRecord`, 2 of data header, 88 of `CheckPoint`,
+/// aligned to 8; the same from 13 to 18. A page header in its middle comes on top.
+const CHECKPOINT_RECORD_BYTES: u64 = 120;
+
+/// The best lower bound of the target's end of WAL: exact after a clean shutdown, but for a page
+/// header. The control file names the start of the checkpoint's record; a target whose only own
+/// record is its shutdown checkpoint has diverged all the same.
+fn end_of_wal(control: &ControlFile) -> Lsn {
+    let after_checkpoint = Lsn(control.checkpoint.0.saturating_add(CHECKPOINT_RECORD_BYTES));
+    control.end_of_wal().max(after_checkpoint)
+}
+
+impl fmt::Display for Relation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Relation::Seed => write!(f, "is empty: everything comes from the source"),
+            Relation::Interrupted { before } if **before == Relation::Seed => {
+                write!(f, "was left by an interrupted seed")
+            }
+            Relation::Interrupted { before } => {
+                write!(
+                    f,
+                    "was left by an interrupted rebuild; before that it {before}"
+                )
+            }
+            Relation::Same { timeline, lsn } => {
+                write!(
+                    f,
+                    "stands where the source stands, at {lsn} of timeline {}",
+                    timeline.0
+                )
+            }
+            Relation::Lagging {
+                timeline,
+                target_end,
+                bytes,
+            } => write!(
+                f,
+                "is behind the source by {} of WAL, at {target_end} of timeline {}",
+                Bytes(*bytes),
+                timeline.0
+            ),
+            Relation::CleanAncestor {
+                timeline,
+                target_end,
+                lsn,
+            } => write!(
+                f,
+                "ended at {target_end} of timeline {}, before the source left that timeline at {lsn}: it has no WAL of its own",
+                timeline.0
+            ),
+            Relation::PossiblyDiverged {
+                timeline,
+                lsn,
+                target_end,
+                at_most_bytes,
+            } => write!(
+                f,
+                "may have diverged from the source at {lsn} of timeline {}: it was not shut down cleanly, its last known position is {target_end}, and its WAL files leave room for at most {} that only it has",
+                timeline.0,
+                Bytes(*at_most_bytes)
+            ),
+            Relation::Diverged {
+                timeline,
+                lsn,
+                target_end,
+                lost_bytes,
+                is_exact,
+            } => write!(
+                f,
+                "diverged from the source at {lsn} of timeline {}: {}{} of WAL that only it has, up to {target_end}, will be gone",
+                timeline.0,
+                if *is_exact { "" } else { "at least " },
+                Bytes(*lost_bytes)
+            ),
+            Relation::AheadSameTimeline {
+                timeline,
+                target_end,
+                source_end,
+                ..
+            } => write!(
+                f,
+                "is ahead of the source on timeline {}: it has WAL up to {target_end}, the source up to {source_end}",
+                timeline.0
+            ),
+            Relation::NewerTimeline {
+                target,
+                source,
+                common,
+                target_end,
+            } => {
+                write!(
+                    f,
+                    "is on timeline {}, which is newer than the source's timeline {}; it has WAL up to {target_end}",
+                    target.0, source.0
+                )?;
+                if let Some((timeline, lsn)) = common {
+                    write!(
+                        f,
+                        ", common with the source up to {lsn} of timeline {}",
+                        timeline.0
+                    )?;
+                }
+                Ok(())
+            }
+            Relation::NoCommonTimeline { target, source } => write!(
+                f,
+                "is on timeline {}, whose history shares no timeline with the source's timeline {}: how they relate is not known",
+                target.0, source.0
+            ),
+            Relation::Foreign { target, source } => write!(
+                f,
+                "belongs to another cluster: its system identifier is {target}, the source's is {source}"
+            ),
+            Relation::Unknown => {
+                write!(f, "has no readable control file: what it was is not known")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::facts::Interrupted;
+    use crate::pg::control::ClusterState;
+    use crate::pg::timeline::History;
+    use crate::plan::samples::{END, FORK, cluster, control, source, target};
+
+    fn related(bend: impl FnOnce(&mut TargetCluster, &mut SourceFacts)) -> Relation {
+        let (mut cluster, mut source) = (cluster(0x310_0028), source());
+        bend(&mut cluster, &mut source);
+        relate(&target(Condition::Cluster(Box::new(cluster))), &source)
+    }
+
+    fn shut_down_at(cluster: &mut TargetCluster, timeline: u32, checkpoint: u64) {
+        cluster.control = Some(control(timeline, checkpoint, ClusterState::ShutDown));
+    }
+
+    #[test]
+    fn an_old_primary_that_went_on_has_diverged() {
+        let relation = related(|_, _| {});
+        assert_eq!(
+            relation,
+            Relation::Diverged {
+                timeline: TimelineId(1),
+                lsn: FORK,
+                target_end: Lsn(0x310_00A0),
+                lost_bytes: 0x10_0040,
+                is_exact: true,
+            }
+        );
+        assert_eq!(
+            relation.to_string(),
+            "diverged from the source at 0/3000060 of timeline 1: 1 MB of WAL that only it has, up to 0/31000A0, will be gone"
+        );
+        assert_eq!(relation.lost_range(), Some((FORK, Lsn(0x310_00A0))));
+    }
+
+    #[test]
+    fn a_shutdown_checkpoint_alone_is_a_divergence() {
+        let relation = related(|cluster, _| shut_down_at(cluster, 1, FORK.0));
+        assert!(matches!(
+            relation,
+            Relation::Diverged {
+                lost_bytes: 120,
+                ..
+            }
+        ));
+    }
+
+    #[test]
+    fn a_switchover_leaves_a_clean_ancestor() {
+        // The standby replayed the shutdown checkpoint and was promoted behind it.
+        let relation = related(|cluster, _| shut_down_at(cluster, 1, FORK.0 - 120));
+        assert!(matches!(relation, Relation::CleanAncestor { .. }));
+        assert_eq!(relation.lost_range(), None);
+    }
+
+    #[test]
+    fn a_crash_before_the_fork_may_hide_a_divergence() {
+        let relation = related(|cluster, _| {
+            cluster.control = Some(control(1, 0x200_0028, ClusterState::InProduction));
+        });
+        assert_eq!(relation.name(), "possibly-diverged");
+        assert_eq!(
+            relation.to_string(),
+            "may have diverged from the source at 0/3000060 of timeline 1: it was not shut down cleanly, its last known position is 0/20000A0, and its WAL files leave room for at most 47 MB that only it has"
+        );
+        let relation = related(|cluster, _| {
+            cluster.control = Some(control(1, 0x200_0028, ClusterState::InProduction));
+            cluster.wal_segments_end = Some(FORK);
+        });
+        assert_eq!(relation.name(), "clean-ancestor");
+    }
+
+    #[test]
+    fn a_crash_after_the_fork_loses_at_least_so_much() {
+        let relation = related(|cluster, _| {
+            cluster.control = Some(control(1, 0x310_0028, ClusterState::InProduction));
+        });
+        assert!(relation.to_string().contains("at least 1 MB"), "{relation}");
+    }
+
+    #[test]
+    fn one_timeline_is_compared_by_its_ends() {
+        let on_two = |end: u64| {
+            related(|cluster, source| {
+                shut_down_at(cluster, 2, end - 120);
+                cluster.history = source.history.clone();
+            })
+        };
+        assert_eq!(
+            on_two(END.0 - 4096).to_string(),
+            "is behind the source by 4 kB of WAL, at 0/4FFF000 of timeline 2"
+        );
+        assert_eq!(on_two(END.0).name(), "same");
+        assert_eq!(on_two(END.0 + 8).name(), "ahead-same-timeline");
+    }
+
+    #[test]
+    fn timelines_of_one_number_but_two_beginnings_diverge_at_the_earlier() {
+        let relation = related(|cluster, _| {
+            shut_down_at(cluster, 2, 0x310_0028);
+            cluster.history = History::parse(TimelineId(2), b"1\t0/2000060\tx\n").unwrap();
+        });
+        assert!(
+            matches!(
+                relation,
+                Relation::Diverged {
+                    timeline: TimelineId(1),
+                    lsn: Lsn(0x200_0060),
+                    ..
+                }
+            ),
+            "{relation:?}"
+        );
+    }
+
+    #[test]
+    fn a_newer_timeline_is_seen_wherever_it_shows() {
+        type Bend = fn(&mut TargetCluster);
+        let bends: [Bend; 3] = [
+            |cluster| {
+                cluster.history =
+                    History::parse(TimelineId(3), b"1\t0/3000060\tx\n2\t0/4000000\tx\n").unwrap();
+            },
+            |cluster| {
+                if let Some(control) = &mut cluster.control {
+                    control.min_recovery_timeline = TimelineId(3);
+                }
+            },
+            |cluster| cluster.newest_wal_timeline = Some(TimelineId(3)),
+        ];
+        for bend in bends {
+            let relation = related(|cluster, _| bend(cluster));
+            assert!(
+                matches!(
+                    relation,
+                    Relation::NewerTimeline {
+                        target: TimelineId(3),
+                        source: TimelineId(2),
+                        ..
+                    }
+                ),
+                "{relation:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn other_clusters_and_lost_histories_are_told_apart() {
+        let foreign = related(|_, source| source.control.system_identifier += 1);
+        assert_eq!(foreign.name(), "foreign");
+        let lost = related(|cluster, source| {
+            shut_down_at(cluster, 2, 0x310_0028);
+            cluster.history = History::single(TimelineId(2));
+            source.timeline = TimelineId(2);
+        });
+        assert_eq!(lost.name(), "no-common-timeline");
+        let unreadable = related(|cluster, _| cluster.control = None);
+        assert_eq!(unreadable, Relation::Unknown);
+    }
+
+    #[test]
+    fn an_interrupted_run_remembers_what_was() {
+        let marker = Some(Interrupted {
+            started_unix_seconds: 1,
+            start_lsn: Lsn(1),
+        });
+        let rebuild = related(|cluster, _| cluster.interrupted.clone_from(&marker));
+        assert!(!rebuild.is_seed());
+        assert_eq!(rebuild.original().name(), "diverged");
+        let seed = related(|cluster, _| {
+            cluster.interrupted.clone_from(&marker);
+            cluster.control = None;
+        });
+        assert!(seed.is_seed());
+        assert_eq!(seed.to_string(), "was left by an interrupted seed");
+        assert!(relate(&target(Condition::Missing), &source()).is_seed());
+    }
+
+    proptest! {
+        /// Wherever the target stopped on timeline 1: it has diverged just when it went past the
+        /// fork, and what is lost is what lies behind it.
+        #[test]
+        fn divergence_is_what_lies_behind_the_fork_random(checkpoint in 0x28_u64..0x800_0000) {
+            let relation = related(|cluster, _| shut_down_at(cluster, 1, checkpoint));
+            let end = checkpoint + CHECKPOINT_RECORD_BYTES;
+            match relation {
+                Relation::Diverged { lost_bytes, .. } => prop_assert_eq!(FORK.0 + lost_bytes, end),
+                Relation::CleanAncestor { .. } => prop_assert!(end <= FORK.0),
+                other => prop_assert!(false, "{:?}", other),
+            }
+        }
+    }
+}
