@@ -10,6 +10,7 @@
     reason = "the doc comments are help texts, where backquotes would be printed"
 )]
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
@@ -65,9 +66,7 @@ pub enum Command {
 /// end PostgreSQL cannot start in PGDATA, because global/pg_control is away. When a run stops half-way,
 /// for whatever reason, run the same command again: what already matches is not moved twice.
 #[derive(Debug, Args)]
-#[command(
-    override_usage = "pg_reseed rebuild -D PGDATA -d CONNINFO [--from AGENT] [OPTION]..."
-)]
+#[command(override_usage = "pg_reseed rebuild -D PGDATA -d CONNINFO [--from AGENT] [OPTION]...")]
 pub struct RebuildArguments {
     /// Data directory that becomes the standby
     ///
@@ -98,7 +97,7 @@ pub struct RebuildArguments {
         value_name = "OLDDIR=NEWDIR",
         help_heading = TARGET
     )]
-    pub tablespace_mapping: Vec<String>,
+    pub tablespace_mapping: Vec<OsString>,
 
     /// Directory for the WAL of a seeded standby
     ///
@@ -145,8 +144,8 @@ pub struct RebuildArguments {
     /// Directory of the target's PostgreSQL programs
     ///
     /// The directory with the PostgreSQL programs of this host: postgres, pg_ctl and psql. They must
-    /// be of the source's major version. By default they are looked for by that version where
-    /// distributions install them, and in PATH.
+    /// be of the source's major version. The default is the directory in which Debian and Red Hat
+    /// install that version, otherwise one of PATH.
     #[arg(short = 'B', long, value_name = "BINDIR", help_heading = TARGET)]
     pub bindir: Option<PathBuf>,
 
@@ -295,7 +294,7 @@ pub struct RebuildArguments {
 
     /// Stop a server that runs in the target first
     ///
-    /// If a server runs in PGDATA, stops it as pg_ctl stop -m fast does, once every other check has
+    /// If a server runs in PGDATA, stops it as pg_ctl stop -m fast does, once the other checks have
     /// passed. Without this option a running server is a reason to refuse. Where a cluster manager such
     /// as Patroni or systemd would start the server again, stop it there instead.
     #[arg(long, help_heading = RUN)]
@@ -351,8 +350,8 @@ pub struct RebuildArguments {
 
     /// Compression between the sides: none, lz4, zstd[:LEVEL]
     ///
-    /// How the agent compresses the blocks that it sends: none, lz4, or zstd with an optional level, as in
-    /// zstd:3. The default is none for --from local and lz4 otherwise. Choose zstd for a slow line,
+    /// How the agent compresses the blocks that it sends: none, lz4, or zstd with an optional level from
+    /// 1 (the default) to 19, as in zstd:3. Without this option it is none for --from local and lz4 otherwise. Choose zstd for a slow line,
     /// none for one that is faster than the processors, or when ssh compresses already.
     #[arg(
         short = 'Z',
@@ -452,10 +451,11 @@ pub struct OverrideArguments {
     #[arg(long)]
     pub no_login_check: bool,
 
-    /// Overwrite tablespace directories with content
+    /// Use tablespace directories that have content
     ///
-    /// Goes on although a directory that a tablespace shall be put into has content and was not a
-    /// tablespace of this target. The content that is in the way is lost.
+    /// Goes on although a directory that a tablespace shall be put into has content that is not known to
+    /// be this target's. The subdirectory named after the PostgreSQL version and catalog, if there is
+    /// one, is overwritten: make sure that no other cluster uses it. Other content stays.
     #[arg(long)]
     pub reuse_tablespace_dirs: bool,
 

@@ -33,10 +33,7 @@ impl Status {
             Status::Failed,
             "Something did not work. The target is as it was.",
         ),
-        (
-            Status::Usage,
-            "The options are wrong. Nothing was done.",
-        ),
+        (Status::Usage, "The options are wrong. Nothing was done."),
         (
             Status::Refused,
             "A check refused to go on. The target is as it was.",
@@ -211,13 +208,36 @@ mod tests {
             format!("{}{}\n", lines(&ending), ending.exit_status)
         })
         .concat();
-        assert_snapshot!(text, @"");
+        assert_snapshot!(text, @r#"
+        pg_reseed: error: could not read file "base/1/2" on the source
+        pg_reseed: detail: Its disk reports an error.
+        pg_reseed: detail: Nothing was changed in "/srv/pg/15".
+        pg_reseed: hint: Check the source's disk, then run the same command again.
+        3
+        pg_reseed: error: could not read file "base/1/2" on the source
+        pg_reseed: detail: Its disk reports an error.
+        pg_reseed: detail: Nothing was changed in "/srv/pg/15".
+        pg_reseed: hint: Check the source's disk, then run the same command again.
+        1
+        pg_reseed: error: could not read file "base/1/2" on the source
+        pg_reseed: detail: Its disk reports an error.
+        pg_reseed: detail: The target "/srv/pg/15" cannot start until the same command has finished.
+        pg_reseed: hint: Check the source's disk, then run the same command again.
+        4
+        pg_reseed: error: could not read file "base/1/2" on the source
+        pg_reseed: detail: Its disk reports an error.
+        pg_reseed: detail: The target "/srv/pg/15" is rebuilt and complete, but was not seen streaming.
+        pg_reseed: hint: Check the source's disk, then run the same command again.
+        6
+        "#);
     }
 
     #[test]
     fn several_refusals_are_all_told() {
         let mut failure = failed(Kind::Refused, TargetState::Untouched);
-        failure.errors.push("a server runs in the target".to_owned());
+        failure
+            .errors
+            .push("a server runs in the target".to_owned());
         let ending = ending(&Err(failure), "/srv/pg/15");
         assert_eq!(lines(&ending).matches("pg_reseed: error: ").count(), 2);
     }

@@ -5,6 +5,7 @@
 
 pub mod args;
 pub mod exit;
+mod passfile;
 pub mod resolve;
 
 use std::ffi::OsString;
@@ -18,7 +19,8 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::agent::{self, ServeOptions};
+use crate::agent;
+use crate::agent::options::ServeOptions;
 use crate::cli::args::{Arguments, Command, RebuildArguments, ServeArguments};
 use crate::cli::exit::Status;
 use crate::cli::resolve::{Rebuild, Surroundings};
@@ -27,6 +29,7 @@ use crate::client::failure::{Failure, TargetState, chain};
 use crate::client::options::RebuildOptions;
 use crate::client::outcome::Outcome;
 use crate::event::Stage;
+use crate::pg::conninfo::Conninfo;
 use crate::ui::report::{self, FailureReport};
 use crate::ui::{Ui, log};
 
@@ -104,11 +107,7 @@ fn rebuild(meant: &Rebuild) -> ExitCode {
 /// it has ended the backup on the source; the second one does not wait for that.
 async fn rebuild_until_stopped(options: &RebuildOptions, ui: &Ui) -> Result<Outcome, Failure> {
     let (cancel, is_cancelled) = watch::channel(false);
-    let mut running = std::pin::pin!(client::rebuild::rebuild(
-        options,
-        ui.events(),
-        is_cancelled
-    ));
+    let mut running = std::pin::pin!(client::rebuild::rebuild(options, ui.events(), is_cancelled));
     let mut stopped = std::pin::pin!(stop_signal());
     tokio::select! {
         result = &mut running => return result,
@@ -158,18 +157,28 @@ fn abandoned(stage: Option<Stage>) -> Failure {
 }
 
 fn serve(typed: ServeArguments) -> ExitCode {
-    let options = ServeOptions {
-        dbname: typed.dbname,
-        pgdata: typed.pgdata,
-    };
     if let Err(error) = log::start(0, log::Sink::standard_error()) {
         return cannot_begin(&error);
     }
+    let dbname = match Conninfo::parse(typed.dbname.as_deref().unwrap_or_default()) {
+        Ok(conninfo) => conninfo,
+        Err(error) => {
+            exit::print_error(&format!("pg_reseed: error: {}\n", chain(&error)));
+            return Status::Usage.code();
+        }
+    };
+    let passfile = passfile::read(dbname.get("passfile"), &|name| std::env::var_os(name));
+    let options = ServeOptions {
+        dbname,
+        pgdata: typed.pgdata,
+        passfile,
+    };
     let runtime = match Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return cannot_begin(&format!("could not start threads: {error}")),
     };
-    let result = runtime.block_on(agent::serve(options));
+    let (input, output) = (tokio::io::stdin(), tokio::io::stdout());
+    let result = runtime.block_on(agent::serve::serve(options, input, output));
     // A thread may still wait for standard input.
     runtime.shutdown_background();
     match result {

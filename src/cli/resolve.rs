@@ -2,12 +2,13 @@
 //! as libpq merges them, nonsense refused. Touches no file; the environment comes in as a function.
 
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::cli::args::{Checkpoint, ConfigSide, OverrideArguments, RebuildArguments};
 use crate::client::options::RebuildOptions;
-use crate::link::From as Agent;
+use crate::link::{self, From as Agent, FromError};
 use crate::pg::conninfo::Conninfo;
 use crate::plan::guard::Overrides;
 use crate::plan::tablespaces::Mapping;
@@ -134,7 +135,7 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
     let mappings = typed
         .tablespace_mapping
         .iter()
-        .map(|text| Mapping::parse(text).map_err(UsageError::new))
+        .map(|text| Mapping::parse(text.as_bytes()).map_err(UsageError::new))
         .collect::<Result<_, _>>()?;
     let compression = typed.compress.unwrap_or(match from {
         Agent::Local { .. } => Compression::None,
@@ -153,10 +154,9 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
         fast_checkpoint: typed.checkpoint == Checkpoint::Fast,
         mappings,
         waldir: typed.waldir,
-        jobs: typed.jobs.map_or_else(
-            || around.processors.clamp(1, JOBS_DEFAULT_MAX),
-            usize::from,
-        ),
+        jobs: typed
+            .jobs
+            .map_or_else(|| around.processors.clamp(1, JOBS_DEFAULT_MAX), usize::from),
         compression,
         dry_run: typed.dry_run,
         config_from_source: typed.config == ConfigSide::Source,
@@ -168,7 +168,10 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
         wait: Duration::from_secs(typed.wait),
         sync: !typed.no_sync,
         max_delete: typed.max_delete,
-        bindir: typed.bindir.map(|p| absolute("-B", p, around)).transpose()?,
+        bindir: typed
+            .bindir
+            .map(|p| absolute("-B", p, around))
+            .transpose()?,
         config_file: typed
             .config_file
             .map(|file| absolute("--config-file", file, around))
@@ -246,71 +249,40 @@ fn has_server(conninfo: &Conninfo) -> bool {
         .any(|keyword| conninfo.get(keyword).is_some())
 }
 
-/// Where the agent is. Options that the chosen way has no use for are refused: whoever gave them
-/// expects something to happen.
+/// Where the agent is.
 fn agent(typed: &RebuildArguments, primary: &Conninfo) -> Result<Agent, UsageError> {
-    let from = typed.from.as_deref();
-    let is_default = from.is_none_or(|from| matches!(from, "ssh" | "ssh:" | "ssh://"));
-    let host = primary.get("host").or_else(|| primary.get("hostaddr"));
-    if is_default {
-        match host {
-            None => {
-                return Err(UsageError::new("no host of the source specified").hint(
-                    "Give it with -h or in -d; or say with --from where the agent is, such as \
-                     --from ssh://HOST or --from local.",
-                ));
-            }
-            Some(host) if host.starts_with(['/', '@']) => {
-                return Err(UsageError::new(format_args!(
-                    "the host \"{host}\" is a socket directory, not a host to reach with ssh"
-                ))
-                .hint("If the source is on this host, add --from local."));
-            }
-            Some(hosts) if hosts.contains(',') => {
-                return Err(UsageError::new(format_args!(
-                    "the connection string names several hosts: \"{hosts}\""
-                ))
-                .hint("Say with --from ssh://HOST on which of them the source is."));
-            }
-            Some(_) => {}
-        }
-    }
-    let agent = Agent::parse(
-        from,
-        host,
+    let agent = link::parse(
+        typed.from.as_deref(),
+        primary.get("host").or_else(|| primary.get("hostaddr")),
         typed.rsh.as_deref(),
         typed.agent_path.as_deref(),
         typed.source_dbname.as_deref(),
     )
-    .map_err(UsageError::new)?;
-    let useless = match &agent {
-        Agent::Local { .. } => typed.rsh.as_ref().map(|_| "--rsh"),
-        Agent::Exec { .. } => [
-            typed.rsh.as_ref().map(|_| "--rsh"),
-            typed.agent_path.as_ref().map(|_| "--agent-path"),
-            typed.source_dbname.as_ref().map(|_| "--source-dbname"),
-        ]
-        .into_iter()
-        .flatten()
-        .next(),
-        Agent::Ssh { .. } => None,
-    };
-    if let Some(option) = useless {
-        let from = from.unwrap_or_default();
-        let error = UsageError::new(format_args!(
-            "option \"{option}\" has no effect with --from \"{from}\""
-        ));
-        return Err(if matches!(agent, Agent::Exec { .. }) {
-            error.hint("Write it into the command: pg_reseed serve has options of its own.")
-        } else {
-            error
-        });
-    }
+    .map_err(|error| {
+        let refused = UsageError::new(&error);
+        match error {
+            FromError::NoHost(_) => refused.hint(
+                "Give the source's host with -h or in -d; or say with --from where the agent is.",
+            ),
+            FromError::SocketDirectory(_) => {
+                refused.hint("If the source is on this host, add --from local.")
+            }
+            FromError::SeveralHosts => {
+                refused.hint("Say with --from ssh://HOST on which of them the source is.")
+            }
+            FromError::NoEffect { from: "exec:", .. } => {
+                refused.hint("Write it into the command: pg_reseed serve has options of its own.")
+            }
+            _ => refused,
+        }
+    })?;
     if matches!(agent, Agent::Ssh { .. }) && !has_server(primary) {
-        return Err(UsageError::new(
-            "the connection string for the standby names no host",
-        )
-        .hint("The standby would connect to its own host. Give the source's host with -h or in -d."));
+        return Err(
+            UsageError::new("the connection string for the standby names no host").hint(
+                "The standby would connect to its own host. Give the source's host with -h or in \
+                 -d.",
+            ),
+        );
     }
     Ok(agent)
 }
@@ -329,11 +301,7 @@ fn check_slot_name(name: &str) -> Result<(), UsageError> {
 }
 
 /// The report must not become part of what it reports on.
-fn report_file(
-    file: PathBuf,
-    pgdata: &Path,
-    around: &Surroundings,
-) -> Result<PathBuf, UsageError> {
+fn report_file(file: PathBuf, pgdata: &Path, around: &Surroundings) -> Result<PathBuf, UsageError> {
     let file = absolute("--report", file, around)?;
     if file.starts_with(pgdata) {
         let file = file.display();
@@ -401,7 +369,8 @@ mod tests {
 
     fn refused(line: &str) -> String {
         let UsageError { error, hint } = resolve(line, &[]).unwrap_err();
-        format!("{line}\n  error: {error}\n  hint: {}\n", hint.unwrap_or_default())
+        let hint = hint.map(|hint| format!("  hint: {hint}\n"));
+        format!("{line}\n  error: {error}\n{}", hint.unwrap_or_default())
     }
 
     fn conninfo(line: &str, variables: &[(&str, &str)]) -> String {
@@ -433,11 +402,17 @@ mod tests {
             "host=db1 port=5434 user=bob"
         );
         assert_eq!(
-            conninfo("-h db2", &[("PGHOSTADDR", "10.0.0.3"), ("PGSSLMODE", "require")]),
+            conninfo(
+                "-h db2",
+                &[("PGHOSTADDR", "10.0.0.3"), ("PGSSLMODE", "require")]
+            ),
             "host=db2 sslmode=require"
         );
         assert_eq!(
-            conninfo("-h db2", &[("PGPASSWORD", "x"), ("PGDATABASE", "y"), ("PGUSER", "")]),
+            conninfo(
+                "-h db2",
+                &[("PGPASSWORD", "x"), ("PGDATABASE", "y"), ("PGUSER", "")]
+            ),
             "host=db2"
         );
     }
@@ -463,7 +438,7 @@ mod tests {
     #[test]
     fn nonsense_is_refused() {
         let refusals = [
-            "",
+            "-n",
             "-d 'host=db2 password=secret'",
             "-d port=5433",
             "-d port=5433 --from ssh://db2",
@@ -481,6 +456,46 @@ mod tests {
         ]
         .map(refused)
         .concat();
-        assert_snapshot!(refusals, @"");
+        assert_snapshot!(refusals, @r#"
+        -n
+          error: no source specified
+          hint: Say with -d, or with -h, -p and -U, how the standby will connect to the source.
+        -d 'host=db2 password=secret'
+          error: a password in the connection string is not accepted
+          hint: It would stand in a configuration file. Put it into the password file of the user that the standby runs as: ~/.pgpass, or passfile=... in the connection string.
+        -d port=5433
+          error: the agent "ssh:" names no host, and neither does the connection string
+          hint: Give the source's host with -h or in -d; or say with --from where the agent is.
+        -d port=5433 --from ssh://db2
+          error: the connection string for the standby names no host
+          hint: The standby would connect to its own host. Give the source's host with -h or in -d.
+        -h /tmp
+          error: the host of the connection string, "/tmp", is a socket directory and no host for ssh
+          hint: If the source is on this host, add --from local.
+        -h db1,db2
+          error: the connection string names several hosts, so ssh cannot know which one to reach
+          hint: Say with --from ssh://HOST on which of them the source is.
+        -h db2 --from local --rsh ssh
+          error: option "--rsh" has no effect with "local"
+        -h db2 --from 'exec:docker exec -i pg pg_reseed serve --stdio' --agent-path /opt/pg_reseed
+          error: option "--agent-path" has no effect with "exec:"
+          hint: Write it into the command: pg_reseed serve has options of its own.
+        -h db2 --from 'exec:sudo -u postgres pg_reseed serve --stdio' --source-dbname port=5433
+          error: option "--source-dbname" has no effect with "exec:"
+          hint: Write it into the command: pg_reseed serve has options of its own.
+        -h db2 --from rsync://db2
+          error: unrecognized agent "rsync://db2": use ssh://[USER@]HOST[:PORT], exec:COMMAND or local
+        -h db2 -S Standby1
+          error: invalid replication slot name "Standby1"
+          hint: Slot names consist of at most 63 lower case letters, digits and underscores.
+        -h db2 --waldir wal
+          error: the WAL directory "wal" is not an absolute path
+        -h db2 --report data/report.json
+          error: the report "/home/postgres/data/report.json" would lie in the data directory
+        -h db2 --application-name ''
+          error: the value of "--application-name" is empty or contains control characters
+        -h db2 -T /a
+          error: invalid tablespace mapping "/a", must be "OLDDIR=NEWDIR"
+        "#);
     }
 }

@@ -149,7 +149,12 @@ mod tests {
         let text = [&small, &large]
             .map(|figures| format!("{}\n{}", head_text(figures), plain::moved(figures)))
             .join("\n");
-        assert_snapshot!(text, @"");
+        assert_snapshot!(text, @r"
+        4.00 GB of 10.0 GB (40 %), 420 MB/s, 0:00:15 left
+        1,204,332 blocks differ, 9.19 GB moved, 3.00 GB over the wire, source keeps 512 MB of WAL
+        4.00 TB of 10.0 TB (40 %), 2.05 GB/s, 0:49:56 left
+        1,204,332 blocks differ, 9.19 GB moved, 3.00 GB over the wire, source keeps 512 MB of WAL
+        ");
         assert!(text.lines().all(|line| line.len() < 100));
     }
 

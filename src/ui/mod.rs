@@ -423,7 +423,12 @@ mod tests {
         assert!(!thread.join().unwrap());
         let shown: Vec<_> = lines.iter().collect();
         assert_eq!(shown[0], "Note(\"0\")");
-        assert!(shown.last().unwrap().ends_with("could not be shown in time"));
+        assert!(
+            shown
+                .last()
+                .unwrap()
+                .ends_with("could not be shown in time")
+        );
         assert_eq!(
             screen.log(Level::Info, "late".to_owned()),
             Err("late".to_owned())

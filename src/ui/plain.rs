@@ -114,10 +114,14 @@ pub(super) fn done(figures: &Figures) -> String {
 /// What differed and what came over.
 pub(super) fn moved(figures: &Figures) -> String {
     let mut text = format!(
-        "{} differ, {} moved, {} over the wire",
-        words::counted(figures.differing_blocks, "block", "blocks"),
+        "{}, {} moved, {} over the wire",
+        words::counted(figures.differing_blocks, "block differs", "blocks differ"),
         words::size(figures.moved_bytes),
-        words::size(figures.wire_received_bytes + figures.wire_sent_bytes)
+        words::size(
+            figures
+                .wire_received_bytes
+                .saturating_add(figures.wire_sent_bytes)
+        )
     );
     if figures.retained_wal_bytes > 0 {
         text.push_str(", source keeps ");
@@ -149,12 +153,23 @@ mod tests {
     #[test]
     fn plain_is_a_line_per_step() {
         let shown = run_shown(|out| Plain::new(out, false));
-        assert_snapshot!(shown, @"");
+        assert_snapshot!(shown, @r"
+        pg_reseed: 0:00:00 looking at both sides
+        pg_reseed: note: The target is an old primary.
+        pg_reseed: 0:00:02 1 file: 1.00 GB to compare, 8.00 kB to fetch
+        pg_reseed: 0:00:03 comparing and moving what differs
+        pg_reseed: warning: The source's disk is slow.
+        a line of the log
+        pg_reseed: 0:00:13 300 MB of 1.00 GB (29 %), 1 block differs, 8.00 kB moved, 0 B over the wire, source keeps 16.0 MB of WAL, 30.0 MB/s, 0:00:25 left
+        ");
     }
 
     #[test]
     fn silent_is_warnings_and_log_only() {
         let shown = run_shown(|out| Plain::new(out, true));
-        assert_snapshot!(shown, @"");
+        assert_snapshot!(shown, @r"
+        pg_reseed: warning: The source's disk is slow.
+        a line of the log
+        ");
     }
 }

@@ -74,27 +74,20 @@ fn history(text: &mut String, outcome: &Outcome) {
         row(text, "Target was", format_args!("{}", outcome.relation));
     }
     if let Some(divergence) = &outcome.divergence {
-        row(
-            text,
-            "Diverged",
-            format_args!(
-                "at {}; timeline {} went on to {} at least",
-                divergence.lsn, divergence.timeline, divergence.target_end
-            ),
-        );
-        let is_gone = if outcome.mode == Mode::DryRun {
-            "would be lost"
-        } else {
-            "is lost"
+        row(text, "Diverged", format_args!("at {}", divergence.lsn));
+        let (name, has) = match outcome.mode {
+            Mode::DryRun => ("To be lost", "has"),
+            Mode::Rebuild | Mode::Seed => ("Lost", "had"),
         };
         row(
             text,
-            "Lost",
+            name,
             format_args!(
-                "{} of WAL after {}: what only timeline {} had {is_gone}",
+                "{} of WAL that only the target {has}: timeline {} from {} to {}",
                 words::size(divergence.lost_bytes),
+                divergence.timeline,
                 divergence.lsn,
-                divergence.timeline
+                divergence.target_end
             ),
         );
     }
@@ -104,29 +97,23 @@ fn history(text: &mut String, outcome: &Outcome) {
 fn transfer(text: &mut String, outcome: &Outcome) {
     let is_dry = outcome.mode == Mode::DryRun;
     let files = words::counted(outcome.files, "file", "files");
-    row(
-        text,
-        "Compared",
-        format_args!("{} in {files}", words::size(outcome.compared_bytes)),
-    );
-    row(
-        text,
-        "Differing",
-        format_args!(
-            "{}",
-            words::counted(outcome.differing_blocks, "block", "blocks")
-        ),
-    );
-    row(
-        text,
-        if is_dry { "To move" } else { "Moved" },
-        format_args!(
-            "{}: {}, and {} that the target lacked",
-            words::size(outcome.moved_bytes),
-            words::counted(outcome.moved_blocks, "block", "blocks"),
-            words::size(outcome.fetched_bytes)
-        ),
-    );
+    let moved = words::size(outcome.moved_bytes);
+    let verb = if is_dry { "To move" } else { "Moved" };
+    if outcome.mode == Mode::Seed {
+        row(text, verb, format_args!("{moved} in {files}"));
+    } else {
+        let compared = words::size(outcome.compared_bytes);
+        row(text, "Compared", format_args!("{compared} in {files}"));
+        let differing = words::counted(outcome.differing_blocks, "block", "blocks");
+        row(text, "Differing", format_args!("{differing}"));
+        let blocks = words::counted(outcome.moved_blocks, "block", "blocks");
+        let fetched = words::size(outcome.fetched_bytes);
+        row(
+            text,
+            verb,
+            format_args!("{moved}: {blocks}, and {fetched} that the target lacked"),
+        );
+    }
     row(
         text,
         "On the wire",
@@ -330,7 +317,25 @@ mod tests {
 
     #[test]
     fn summary_of_a_rebuild() {
-        assert_snapshot!(summary(&rebuilt()), @"");
+        assert_snapshot!(summary(&rebuilt()), @r#"
+        "/srv/pg/15" is rebuilt as a standby of db2, and streams from it (PostgreSQL 15.18, timeline 2).
+
+          Target was    an old primary that diverged from the source
+          Diverged      at 0/5000000
+          Lost          18.6 MB of WAL that only the target had: timeline 1 from 0/5000000 to 0/62A4F10
+          Compared      12.4 GB in 1,204 files
+          Differing     18,204 blocks
+          Moved         146 MB: 18,204 blocks, and 4.00 MB that the target lacked
+          On the wire   61.0 MB received, 2.00 MB sent
+          Saved         12.3 GB of the 12.5 GB of a full copy (98 %)
+          Written       178 MB
+          Removed       12 files
+          Backup        0/7000028 to 0/9000100, 32.0 MB of WAL fetched
+          Slot          standby1
+          Time          45 s: look 0.3 s, compare 42 s
+          Kept          postgresql.conf
+                        pg_hba.conf
+        "#);
     }
 
     #[test]
@@ -351,7 +356,17 @@ mod tests {
             next_steps: vec!["Start the standby: pg_ctl -D /srv/pg/15 start".to_owned()],
             ..rebuilt()
         };
-        assert_snapshot!(summary(&outcome), @"");
+        assert_snapshot!(summary(&outcome), @r#"
+        "/srv/pg/15" is seeded as a standby of db2 (PostgreSQL 15.18, timeline 2).
+
+          Target was    empty
+          Moved         12.5 GB in 1,204 files
+          On the wire   61.0 MB received, 2.00 MB sent
+          Written       178 MB
+          Backup        0/7000028 to 0/9000100, 32.0 MB of WAL fetched
+          Time          45 s: look 0.3 s, compare 42 s
+          Next          Start the standby: pg_ctl -D /srv/pg/15 start
+        "#);
     }
 
     #[test]
@@ -367,7 +382,22 @@ mod tests {
             streaming: false,
             ..rebuilt()
         };
-        assert_snapshot!(summary(&outcome), @"");
+        assert_snapshot!(summary(&outcome), @r#"
+        Dry run: nothing was changed in "/srv/pg/15" (PostgreSQL 15.18, timeline 2).
+
+          Target was    an old primary that diverged from the source
+          Diverged      at 0/5000000
+          To be lost    18.6 MB of WAL that only the target has: timeline 1 from 0/5000000 to 0/62A4F10
+          Compared      12.4 GB in 1,204 files
+          Differing     18,204 blocks
+          To move       146 MB: 18,204 blocks, and 4.00 MB that the target lacked
+          On the wire   61.0 MB received, 2.00 MB sent
+          Saved         12.3 GB of the 12.5 GB of a full copy (98 %)
+          To remove     12 files
+          Time          45 s: look 0.3 s, compare 42 s
+          Kept          postgresql.conf
+                        pg_hba.conf
+        "#);
     }
 
     #[test]
@@ -386,7 +416,40 @@ mod tests {
             next_steps: vec!["Repair the source.".to_owned(), "Run it again.".to_owned()],
             ..rebuilt()
         };
-        assert_snapshot!(summary(&outcome), @"");
+        assert_snapshot!(summary(&outcome), @r#"
+        "/srv/pg/15" is rebuilt as a standby of db2, and streams from it (PostgreSQL 15.18, timeline 2).
+        The source has 12 pages whose checksum is wrong; see below.
+
+          Target was    an old primary that diverged from the source
+          Diverged      at 0/5000000
+          Lost          18.6 MB of WAL that only the target had: timeline 1 from 0/5000000 to 0/62A4F10
+          Compared      12.4 GB in 1,204 files
+          Differing     18,204 blocks
+          Moved         146 MB: 18,204 blocks, and 4.00 MB that the target lacked
+          On the wire   61.0 MB received, 2.00 MB sent
+          Saved         12.3 GB of the 12.5 GB of a full copy (98 %)
+          Written       178 MB
+          Removed       12 files
+          Backup        0/7000028 to 0/9000100, 32.0 MB of WAL fetched
+          Slot          standby1
+          Time          45 s: look 0.3 s, compare 42 s
+          Kept          postgresql.conf
+                        pg_hba.conf
+          Warnings      Settings of the source name a log directory elsewhere.
+          Damaged pages block 0 of "base/16384/24601": checksum 1F2A, but its content gives 0B11
+                        block 1 of "base/16384/24601": checksum 1F2A, but its content gives 0B11
+                        block 2 of "base/16384/24601": checksum 1F2A, but its content gives 0B11
+                        block 3 of "base/16384/24601": checksum 1F2A, but its content gives 0B11
+                        block 4 of "base/16384/24601": checksum 1F2A, but its content gives 0B11
+                        block 5 of "base/16384/24601": checksum 1F2A, but its content gives 0B11
+                        block 6 of "base/16384/24601": checksum 1F2A, but its content gives 0B11
+                        block 7 of "base/16384/24601": checksum 1F2A, but its content gives 0B11
+                        block 8 of "base/16384/24601": checksum 1F2A, but its content gives 0B11
+                        block 9 of "base/16384/24601": checksum 1F2A, but its content gives 0B11
+                        and 2 more (see --report)
+          Next          Repair the source.
+                        Run it again.
+        "#);
     }
 
     #[test]
@@ -430,6 +493,6 @@ mod tests {
             pgdata: "/srv/pg/15".to_owned(),
             seconds: 0.5,
         };
-        assert_snapshot!(serde_json::to_string(&report).unwrap(), @"");
+        assert_snapshot!(serde_json::to_string(&report).unwrap(), @r#"{"exit_status":3,"outcome":"refused","target":"untouched","errors":["no"],"details":[],"hints":[],"pg_reseed_version":"0.1.0","pgdata":"/srv/pg/15","seconds":0.5}"#);
     }
 }
