@@ -13,7 +13,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::builder::StyledStr;
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::ui::Style;
 use crate::wire::message::Compression;
@@ -34,14 +35,19 @@ use crate::wire::message::Compression;
     version,
     propagate_version = true,
     disable_help_flag = true,
+    disable_version_flag = true,
     disable_help_subcommand = true,
     max_term_width = 100,
     override_usage = "pg_reseed rebuild [OPTION]...\n       pg_reseed serve --stdio [OPTION]..."
 )]
 pub struct Arguments {
     /// Print help: -? in short, --help in full
-    #[arg(short = '?', long, action = ArgAction::Help, global = true, help_heading = "General options")]
+    #[arg(short = '?', long, action = ArgAction::Help, global = true, help_heading = GENERAL)]
     help: Option<bool>,
+
+    /// Print the version
+    #[arg(short = 'V', long, action = ArgAction::Version, global = true, help_heading = GENERAL)]
+    version: Option<bool>,
 
     #[command(subcommand)]
     pub command: Command,
@@ -71,8 +77,9 @@ pub struct RebuildArguments {
     /// Data directory that becomes the standby
     ///
     /// The data directory that becomes the standby. It may be absent or empty; then it is made and
-    /// seeded with everything. Everything in it that the source does not have is removed, except the
-    /// files that belong to this host: see --config and --keep. No server may run in it: see --stop.
+    /// seeded with everything. In it, and in its tablespaces, everything that belongs to PostgreSQL is
+    /// made equal to the source's, and removed where the source does not have it. What belongs to this
+    /// host stays: see --config and --keep. No server may run in it: see --stop.
     #[arg(
         short = 'D',
         long,
@@ -126,11 +133,11 @@ pub struct RebuildArguments {
 
     /// Leave these paths of the target alone (repeatable)
     ///
-    /// Leaves the files and directories of the target alone whose path, relative to PGDATA, matches
-    /// PATTERN: they are neither overwritten nor removed. For files of other software that live in the
-    /// data directory. May be given many times. Never use it for files that belong to PostgreSQL: a
-    /// relation, transaction status or WAL file that does not come from the source corrupts the
-    /// standby.
+    /// Leaves the files and directories of the target alone that match PATTERN, and what lies in them:
+    /// they are neither overwritten nor removed, also with --config source. In PATTERN, * stands for
+    /// any part of a name and ? for one byte of it. A PATTERN without / is held against every name,
+    /// otherwise against the path relative to PGDATA. May be given many times. What PostgreSQL itself
+    /// manages, such as base or pg_wal, always follows the source and cannot be kept.
     #[arg(long, value_name = "PATTERN", help_heading = TARGET)]
     pub keep: Vec<String>,
 
@@ -523,15 +530,49 @@ const RUN: &str = "Run options";
 const OUTPUT: &str = "Output options";
 const OVERRIDES: &str = "Overrides of refusals";
 const SERVE: &str = "Options";
+const GENERAL: &str = "General options";
+
+/// The command line with all that can be typed.
+///
+/// A doc comment's first line is the short help; the manual text is the rest without it, since that
+/// says the same at length.
+#[must_use]
+pub fn command() -> clap::Command {
+    at_length(Arguments::command()).mut_subcommands(at_length)
+}
+
+fn at_length(mut command: clap::Command) -> clap::Command {
+    if let Some(rest) = command.get_long_about().and_then(rest) {
+        command = command.long_about(rest);
+    }
+    command.mut_args(|arg| match arg.get_long_help().and_then(rest) {
+        Some(rest) => arg.long_help(rest),
+        None => arg,
+    })
+}
+
+/// What follows the first paragraph.
+fn rest(text: &StyledStr) -> Option<String> {
+    let text = text.to_string();
+    text.split_once("\n\n").map(|(_, rest)| rest.to_owned())
+}
+
+/// Reads the arguments.
+///
+/// # Errors
+/// What clap has to say, which may be the help or the version.
+pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Arguments, clap::Error> {
+    let mut command = command();
+    let matches = command.try_get_matches_from_mut(arguments)?;
+    Arguments::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn definitions_are_sound() {
-        Arguments::command().debug_assert();
+        command().debug_assert();
     }
 }

@@ -14,14 +14,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use clap::Parser;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::agent;
 use crate::agent::options::ServeOptions;
-use crate::cli::args::{Arguments, Command, RebuildArguments, ServeArguments};
+use crate::cli::args::{Command, RebuildArguments, ServeArguments};
 use crate::cli::exit::Status;
 use crate::cli::resolve::{Rebuild, Surroundings};
 use crate::client;
@@ -35,7 +34,7 @@ use crate::ui::{Ui, log};
 
 /// Does what the arguments say.
 pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
-    match Arguments::try_parse_from(args) {
+    match args::parse(args) {
         Err(error) => exit::clap(&error),
         Ok(arguments) => match arguments.command {
             Command::Rebuild(typed) => resolve_and_rebuild(*typed),

@@ -339,11 +339,10 @@ fn overrides(typed: &OverrideArguments) -> Overrides {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
     use insta::assert_snapshot;
 
     use super::*;
-    use crate::cli::args::{Arguments, Command};
+    use crate::cli::args::{self, Command};
 
     /// Resolves a command line in an environment that has nothing but `variables`.
     fn resolve(line: &str, variables: &[(&str, &str)]) -> Result<Rebuild, UsageError> {
@@ -351,8 +350,9 @@ mod tests {
         let words = ["pg_reseed", "rebuild", "-D", "data"]
             .map(str::to_owned)
             .into_iter()
-            .chain(words);
-        let Command::Rebuild(typed) = Arguments::try_parse_from(words).unwrap().command else {
+            .chain(words)
+            .map(Into::into);
+        let Command::Rebuild(typed) = args::parse(words).unwrap().command else {
             panic!("not a rebuild");
         };
         let variable = |name: &str| {

@@ -71,10 +71,9 @@ fn headline(text: &mut String, outcome: &Outcome) {
 /// How the target came to be where it was, and what of it is gone.
 fn history(text: &mut String, outcome: &Outcome) {
     if !outcome.relation.is_empty() {
-        row(text, "Target was", format_args!("{}", outcome.relation));
+        row(text, "The target", format_args!("{}", outcome.relation));
     }
     if let Some(divergence) = &outcome.divergence {
-        row(text, "Diverged", format_args!("at {}", divergence.lsn));
         let (name, has) = match outcome.mode {
             Mode::DryRun => ("To be lost", "has"),
             Mode::Rebuild | Mode::Seed => ("Lost", "had"),
@@ -274,7 +273,7 @@ mod tests {
             server_version: "15.18".to_owned(),
             system_identifier: "7312345678901234567".to_owned(),
             timeline: TimelineId(2),
-            relation: "an old primary that diverged from the source".to_owned(),
+            relation: "diverged from the source at 0/5000000 of timeline 1".to_owned(),
             divergence: Some(DivergenceReport {
                 lsn: Lsn(0x0500_0000),
                 timeline: TimelineId(1),
@@ -320,8 +319,7 @@ mod tests {
         assert_snapshot!(summary(&rebuilt()), @r#"
         "/srv/pg/15" is rebuilt as a standby of db2, and streams from it (PostgreSQL 15.18, timeline 2).
 
-          Target was    an old primary that diverged from the source
-          Diverged      at 0/5000000
+          The target    diverged from the source at 0/5000000 of timeline 1
           Lost          18.6 MB of WAL that only the target had: timeline 1 from 0/5000000 to 0/62A4F10
           Compared      12.4 GB in 1,204 files
           Differing     18,204 blocks
@@ -342,7 +340,7 @@ mod tests {
     fn summary_of_a_seed() {
         let outcome = Outcome {
             mode: Mode::Seed,
-            relation: "empty".to_owned(),
+            relation: "is empty: everything comes from the source".to_owned(),
             divergence: None,
             compared_bytes: 0,
             differing_blocks: 0,
@@ -359,7 +357,7 @@ mod tests {
         assert_snapshot!(summary(&outcome), @r#"
         "/srv/pg/15" is seeded as a standby of db2 (PostgreSQL 15.18, timeline 2).
 
-          Target was    empty
+          The target    is empty: everything comes from the source
           Moved         12.5 GB in 1,204 files
           On the wire   61.0 MB received, 2.00 MB sent
           Written       178 MB
@@ -385,8 +383,7 @@ mod tests {
         assert_snapshot!(summary(&outcome), @r#"
         Dry run: nothing was changed in "/srv/pg/15" (PostgreSQL 15.18, timeline 2).
 
-          Target was    an old primary that diverged from the source
-          Diverged      at 0/5000000
+          The target    diverged from the source at 0/5000000 of timeline 1
           To be lost    18.6 MB of WAL that only the target has: timeline 1 from 0/5000000 to 0/62A4F10
           Compared      12.4 GB in 1,204 files
           Differing     18,204 blocks
@@ -420,8 +417,7 @@ mod tests {
         "/srv/pg/15" is rebuilt as a standby of db2, and streams from it (PostgreSQL 15.18, timeline 2).
         The source has 12 pages whose checksum is wrong; see below.
 
-          Target was    an old primary that diverged from the source
-          Diverged      at 0/5000000
+          The target    diverged from the source at 0/5000000 of timeline 1
           Lost          18.6 MB of WAL that only the target had: timeline 1 from 0/5000000 to 0/62A4F10
           Compared      12.4 GB in 1,204 files
           Differing     18,204 blocks
