@@ -9,6 +9,7 @@
     reason = "a test that cannot go on fails"
 )]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -115,6 +116,78 @@ fn every_option_is_explained_at_length() {
             assert!(!short.ends_with('.'), "{name} {id}: {short}");
             assert!(long.ends_with('.') && long != short, "{name} {id}: {long}");
             assert!(option.get_help_heading().is_some(), "{name} {id}");
+        }
+    }
+}
+
+#[test]
+fn options_and_manual_name_the_same() {
+    let mut command = args::command();
+    command.build();
+    for command in command.get_subcommands() {
+        let page = path(&format!("pg_reseed-{}.1", command.get_name()));
+        let page = fs::read_to_string(page).unwrap().replace("\\-", "-");
+        let defined: BTreeSet<_> = command
+            .get_arguments()
+            .filter_map(|option| option.get_long())
+            .map(|long| format!("--{long}"))
+            .collect();
+        for option in &defined {
+            assert!(
+                page.contains(option.as_str()),
+                "{option} is not in the manual"
+            );
+        }
+        // Back: what stands at the beginning of an entry is an option.
+        for line in page.lines().filter(|line| line.starts_with("\\fB-")) {
+            let long = line.split("\\fB").find(|word| word.starts_with("--"));
+            let long = long.and_then(|word| word.split('\\').next()).unwrap();
+            assert!(defined.contains(long), "{long} is in the manual only");
+        }
+    }
+}
+
+/// The documents may name only options that exist.
+#[test]
+fn documents_name_only_options_that_exist() {
+    let mut command = args::command();
+    command.build();
+    let mut defined: BTreeSet<String> = command
+        .get_subcommands()
+        .flat_map(clap::Command::get_arguments)
+        .filter_map(|option| option.get_long())
+        .map(str::to_owned)
+        .collect();
+    // Of the programs that the documents mention.
+    let others = [
+        "test",
+        "restore-target-wal",
+        "bin",
+        "release",
+        "delta",
+        "root",
+        "path",
+        "test-threads",
+        "locked",
+    ];
+    defined.extend(others.map(str::to_owned));
+    for document in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"] {
+        let text = fs::read_to_string(path("..").join(document)).unwrap();
+        for (at, _) in text.match_indices("--") {
+            let name: String = text[at + 2..]
+                .chars()
+                .take_while(|c| c.is_ascii_lowercase() || *c == '-')
+                .collect();
+            let begins = at == 0
+                || [' ', '`', '/', '(', '"']
+                    .iter()
+                    .any(|c| text[..at].ends_with(*c));
+            if begins && name.starts_with(|c: char| c.is_ascii_lowercase()) {
+                assert!(
+                    defined.contains(&name),
+                    "{document}: --{name} does not exist"
+                );
+            }
         }
     }
 }
@@ -281,268 +354,9 @@ fn help_of_serve() {
 }
 
 #[test]
-fn help_of_rebuild_is_the_manual() {
-    assert_snapshot!(help_of(&["pg_reseed", "rebuild", "--help"]), @r#"
-    Makes the data directory PGDATA a streaming standby of a running server, the source, by moving only
-    the blocks that differ. The directory may hold an old primary that diverged after a failover, a
-    standby that fell behind, the remains of an interrupted rebuild, or nothing at all: an empty or
-    missing directory is seeded with everything.
-
-    Run it on the host of PGDATA, as the operating system user that owns PGDATA. Every check is made
-    before the first change; a refusal leaves the directory as it was. From the first change until the
-    end PostgreSQL cannot start in PGDATA, because global/pg_control is away. When a run stops half-way,
-    for whatever reason, run the same command again: what already matches is not moved twice.
-
-    Usage: pg_reseed rebuild -D PGDATA -d CONNINFO [--from AGENT] [OPTION]...
-
-    Target options:
-      -D, --pgdata <PGDATA>
-              The data directory that becomes the standby. It may be absent or empty; then it is made
-              and seeded with everything. In it, and in its tablespaces, everything that belongs to
-              PostgreSQL is made equal to the source's, and removed where the source does not have it.
-              What belongs to this host stays: see --config and --keep. No server may run in it: see
-              --stop.
-
-              [env: PGDATA]
-
-      -T, --tablespace-mapping <OLDDIR=NEWDIR>
-              Puts the tablespace that is in directory OLDDIR on the source into NEWDIR on this host.
-              Both must be absolute paths, and OLDDIR must be written as the source's pg_tblspc link has
-              it. Write a = that is part of a path as \=. May be given many times. Needed for every
-              tablespace when source and target are on one host. A tablespace that is not mapped keeps
-              the source's path; missing directories are made. A NEWDIR that overlaps another one, or
-              lies in PGDATA, is refused.
-
-          --waldir <WALDIR>
-              When PGDATA is seeded, puts its WAL into this directory and makes pg_wal a symbolic link
-              to it. The path must be absolute, the directory empty or missing. A PGDATA that exists
-              keeps its pg_wal, directory or link, as it is.
-
-          --config <SIDE>
-              Whose configuration files the standby has when both sides have them in their data
-              directory: postgresql.conf, postgresql.auto.conf, pg_hba.conf, pg_ident.conf, the files
-              they include, and TLS keys and certificates. "target" keeps the standby's own; "source"
-              takes the source's. A seeded directory has none of its own and takes the source's. Files
-              outside of the data directories, such as those in /etc/postgresql, are never touched. The
-              settings that make the directory a standby of the source are written to
-              postgresql.auto.conf in any case.
-
-              [default: target]
-              [possible values: target, source]
-
-          --keep <PATTERN>
-              Leaves the files and directories of the target alone that match PATTERN, and what lies in
-              them: they are neither overwritten nor removed, also with --config source. In PATTERN, *
-              stands for any part of a name and ? for one byte of it. A PATTERN without / is held
-              against every name, otherwise against the path relative to PGDATA. May be given many
-              times. What PostgreSQL itself manages, such as base or pg_wal, always follows the source
-              and cannot be kept.
-
-          --max-delete <N>
-              Stops when more than N files would have to be removed from the target. The default is no
-              limit. A protection against a wrong PGDATA in scripts.
-
-      -B, --bindir <BINDIR>
-              The directory with the PostgreSQL programs of this host: postgres, pg_ctl and psql. They
-              must be of the source's major version. The default is the directory in which Debian and
-              Red Hat install that version, otherwise one of PATH.
-
-          --config-file <FILE>
-              The main configuration file of the target's server when it is not PGDATA/postgresql.conf,
-              as on Debian, where it is in /etc/postgresql. It is read, never written, and it is handed
-              to a server that --start starts.
-
-    Source options:
-          --from <AGENT>
-              How to reach the agent, which is pg_reseed serve --stdio on the source's host, run as the
-              user that owns the source's data directory.
-
-              ssh://[USER@]HOST[:PORT] starts it with the system's ssh; keys and host names come from
-              the configuration of ssh. This is the default, with the host of -d.
-
-              exec:COMMAND runs COMMAND with /bin/sh and talks to its standard input and output; COMMAND
-              must start pg_reseed serve --stdio by some means, such as docker exec -i, kubectl exec -i
-              or sudo -u.
-
-              local starts the agent on this host, as the same user.
-
-          --rsh <COMMAND>
-              The command that is used instead of ssh, with its options, as in rsync: for instance "ssh
-              -i /etc/pg_reseed/key -o BatchMode=yes". The port, if any, the user and host, and the
-              command for the other side are added to it. Only with ssh.
-
-          --agent-path <PATH>
-              Path of pg_reseed on the source's host, when it is not in the PATH that a command gets
-              there. Not with exec:COMMAND, which names it itself.
-
-          --source-dbname <CONNINFO>
-              A connection string (keyword/value or URI) with which the agent connects to its own server
-              on its own host. The default is the local socket, the role named like the operating system
-              user, and database postgres. Give it when the source has another port or socket directory,
-              or when the right to run the backup functions was granted in another database. Not with
-              exec:COMMAND, which can hand -d to pg_reseed serve itself.
-
-      -S, --slot <SLOTNAME>
-              The physical replication slot of the source that the standby will use: it is reserved
-              before the copy begins, and becomes primary_slot_name. It must exist, unless --create-slot
-              is given, and must not be in use.
-
-              Without this option a temporary slot keeps the source's WAL for as long as the run takes;
-              with --start it is released only once the standby streams. Afterwards the standby depends
-              on wal_keep_size or a WAL archive when it is away for long.
-
-      -C, --create-slot
-              Creates the replication slot named by --slot if it does not exist. It stays when the run
-              succeeds; a slot that a failed run created is dropped again. Remember that a slot which
-              nobody reads from keeps WAL on the source without limit, unless max_slot_wal_keep_size is
-              set.
-
-      -c, --checkpoint <MODE>
-              How the source makes the checkpoint that the backup begins with: "fast" writes everything
-              at once, "spread" takes up to checkpoint_timeout times checkpoint_completion_target,
-              minutes as a rule, and spares the disks of a busy source.
-
-              [default: fast]
-              [possible values: fast, spread]
-
-    Standby connection options:
-      -d, --dbname <CONNINFO>
-              A connection string (keyword/value or URI) with which the standby will connect to the
-              source for replication. It becomes primary_conninfo, with what the options -h, -p and -U
-              and the environment variables of libpq add to it; what stands in the string wins over the
-              options, and the options win over the environment. A database name is written only if it
-              stands in the string.
-
-              A password is refused here: it would stand in a configuration file. Put it into the
-              password file (.pgpass, or passfile=... in this string) of the user that the standby runs
-              as. The connection is tried before anything is changed, see --no-login-check.
-
-      -h, --host <HOST>
-              The host name of the source, as the standby will connect to it; with a slash at the
-              beginning the directory of its Unix-domain socket. The default is the environment variable
-              PGHOST.
-
-      -p, --port <PORT>
-              The port on which the source listens, as the standby will connect to it. The default is
-              the environment variable PGPORT, otherwise libpq's default, 5432 as a rule.
-
-      -U, --username <USERNAME>
-              The role as which the standby will connect to the source; it needs LOGIN and REPLICATION
-              and a line for database replication in the source's pg_hba.conf. The default is the
-              environment variable PGUSER, otherwise the name of the operating system user.
-
-          --application-name <NAME>
-              The application_name in primary_conninfo: the name of the standby in pg_stat_replication
-              and in synchronous_standby_names. Without it, and without one in -d, PostgreSQL uses the
-              standby's cluster_name, or "walreceiver".
-
-          --restore-command <COMMAND>
-              Sets restore_command on the standby, so that it can take WAL from an archive that the
-              source no longer has. Without this option none is left in postgresql.auto.conf: one that
-              was meant for the directory's former role could bring in WAL of the abandoned timeline.
-
-    Run options:
-      -n, --dry-run
-              Looks, judges and compares as a real run would, reports the same figures, and changes
-              nothing on the target. It moves digests, no blocks. Both sides go on working meanwhile, so
-              the real run will differ a little more. No server is stopped or started.
-
-          --stop
-              If a server runs in PGDATA, stops it as pg_ctl stop -m fast does, once the other checks
-              have passed. Without this option a running server is a reason to refuse. Where a cluster
-              manager such as Patroni or systemd would start the server again, stop it there instead.
-
-          --start
-              Starts the standby with pg_ctl at the end, and waits until it streams from the source and
-              has replayed everything that makes it consistent. Only then the temporary slot is
-              released. If it does not come to that within --wait seconds, the exit status is 6. Where a
-              cluster manager or systemd is in charge of the server, start it there instead.
-
-      -l, --log-file <FILE>
-              Appends the server log of a server that --start starts to this file, as pg_ctl -l does.
-
-          --wait <SECS>
-              How long to wait, in seconds, for each of: the server to stop (--stop), the server to
-              start and the standby to stream (--start).
-
-              [default: 60]
-
-      -j, --jobs <N>
-              How many threads read, hash and write, on each side. The default is the number of this
-              host's processors, but at most 4, to be gentle with a busy source. More help when the
-              disks are fast and the processors are free.
-
-      -Z, --compress <METHOD>
-              How the agent compresses the blocks that it sends: none, lz4, or zstd with an optional
-              level from 1 (the default) to 19, as in zstd:3. Without this option it is none for --from
-              local and lz4 otherwise. Choose zstd for a slow line, none for one that is faster than the
-              processors, or when ssh compresses already.
-
-      -N, --no-sync
-              Does not wait until the operating system has written everything to disk. The run is
-              shorter, but a crash of the operating system soon after it leaves a corrupt standby. For
-              tests only.
-
-    Output options:
-      -P, --progress [<STYLE>]
-              How progress is shown on standard error. "bar" draws a display that refreshes itself,
-              "plain" writes a line per stage and one every ten seconds while data is compared, for
-              logs; "json" writes one JSON object per line, for programs; "none" writes warnings and
-              errors only. "auto" is bar on a terminal and plain otherwise.
-
-              [default: auto]
-
-          --report <FILE>
-              Writes the result of the run to this file as one JSON object, also when the run fails or a
-              check refuses. The file appears at once and whole; one that exists is replaced. It must
-              not lie in PGDATA.
-
-      -v, --verbose...
-              Logs more to standard error: once for steps with their figures, twice for files, three
-              times for every range that is compared.
-
-      -q, --quiet
-              Shows no progress and no summary; warnings and errors are still written. A --progress that
-              is given explicitly and --report keep their effect.
-
-    Overrides of refusals:
-          --overwrite-foreign-cluster
-              Goes on although the system identifier of the target is not the source's, which means that
-              both never were the same cluster. All data of the target is lost. Check PGDATA twice.
-
-          --discard-newer-timeline
-              Goes on although the target is on a newer timeline than the source. As a rule this means
-              that the target was promoted later and is the real primary, and that you are about to
-              rebuild the wrong side: what was written to it since is lost.
-
-          --discard-newer-wal
-              Goes on although the target is ahead of the source on the same timeline: it has WAL that
-              the source does not have. Either the source was restored to an earlier time, or both were
-              written to on one timeline. What only the target has is lost.
-
-          --no-login-check
-              Does not try to connect to the source as the standby will. For when this host can reach
-              the source only later. A wrong connection string then shows only when the standby is
-              started.
-
-          --reuse-tablespace-dirs
-              Goes on although a directory that a tablespace shall be put into has content that is not
-              known to be this target's. The subdirectory named after the PostgreSQL version and
-              catalog, if there is one, is overwritten: make sure that no other cluster uses it. Other
-              content stays.
-
-          --ignore-free-space
-              Does not check that the target's file systems have room for what must come. For file
-              systems that compress, share blocks or grow on demand. When the disk fills nevertheless,
-              the run stops half-way.
-
-    General options:
-      -?, --help
-              Print help: -? in short, --help in full
-
-      -V, --version
-              Print the version
-    "#);
+fn help_of_rebuild() {
+    // In tests/snapshots: it is long.
+    assert_snapshot!(help_of(&["pg_reseed", "rebuild", "--help"]));
 }
 
 #[test]

@@ -3,12 +3,7 @@
 //! The single definition: `-?`, `--help`, the man pages (`tests/man.rs`) and the parser come from
 //! here. Meaning is given to what was typed in [`super::resolve`]. Names are those of
 //! `pg_basebackup`, `pg_rewind` and `pg_ctl` where the meaning is the same; `-h` is therefore the
-//! host, and help is `-?`.
-
-#![expect(
-    clippy::doc_markdown,
-    reason = "the doc comments are help texts, where backquotes would be printed"
-)]
+//! host, and help is `-?`. The doc comments of the options are printed, so they have no backquotes.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -421,10 +416,6 @@ pub struct RebuildArguments {
 }
 
 /// One override for each guard that has one, named after the danger.
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is one option of its own"
-)]
 #[derive(Debug, Args)]
 #[command(next_help_heading = OVERRIDES)]
 pub struct OverrideArguments {

@@ -307,10 +307,7 @@ mod tests {
     }
 
     /// What a display writes of a small run.
-    pub(super) fn run_shown<D: Display>(display: impl FnOnce(Vec<u8>) -> D) -> String
-    where
-        D: Written,
-    {
+    pub(super) fn run_shown<D: Display + Written>(display: impl FnOnce(Vec<u8>) -> D) -> String {
         let mut display = display(Vec::new());
         let events = [
             Event::Stage(Stage::Look),

@@ -82,7 +82,7 @@ pub(super) fn percent(part: u64, whole: u64) -> String {
         return "100 %".to_owned();
     }
     let tenths = u128::from(part) * 1000 / u128::from(whole);
-    if tenths < 100 || tenths >= 990 {
+    if !(100..990).contains(&tenths) {
         format!("{}.{} %", tenths / 10, tenths % 10)
     } else {
         format!("{} %", tenths / 10)
