@@ -289,15 +289,16 @@ pub struct RebuildArguments {
     /// Compare and report, change nothing
     ///
     /// Looks, judges and compares as a real run would, reports the same figures, and changes nothing on
-    /// the target. It moves digests, no blocks. Both sides go on working meanwhile, so the real run
-    /// will differ a little more. No server is stopped or started.
+    /// either side: no slot, no backup, no checkpoint. It moves digests and no blocks. The source goes
+    /// on working meanwhile, so a real run will move a little more or less. A server that runs in PGDATA
+    /// must be stopped for it.
     #[arg(short = 'n', long, help_heading = RUN)]
     pub dry_run: bool,
 
     /// Stop a server that runs in the target first
     ///
-    /// If a server runs in PGDATA, stops it as pg_ctl stop -m fast does, once the other checks have
-    /// passed. Without this option a running server is a reason to refuse. Where a cluster manager such
+    /// If a server runs in PGDATA, stops it as pg_ctl stop -m fast does, once the checks that do not need
+    /// it stopped have passed. Without this option a running server is a reason to refuse. Where a cluster manager such
     /// as Patroni or systemd would start the server again, stop it there instead.
     #[arg(long, help_heading = RUN)]
     pub stop: bool,
@@ -313,7 +314,8 @@ pub struct RebuildArguments {
 
     /// Log file of the server that --start starts
     ///
-    /// Appends the server log of a server that --start starts to this file, as pg_ctl -l does.
+    /// Appends the output of the server that --start starts to this file, as pg_ctl -l does. The default
+    /// is PGDATA/pg_reseed.start.log.
     #[arg(
         short = 'l',
         long,

@@ -45,8 +45,8 @@ impl Status {
         ),
         (
             Status::DamagedPages,
-            "The run succeeded, but pages of the source fail their checksum. They were copied as \
-             they are, and are listed in the summary and in the report.",
+            "The run, or dry run, succeeded, but pages of the source fail their checksum. A rebuild \
+             copies them as they are; the summary and the report list them.",
         ),
         (
             Status::NotStreaming,
@@ -138,17 +138,35 @@ fn state(state: TargetState, pgdata: &str) -> String {
     }
 }
 
-/// The lines of a failure.
+/// The lines of a failure. Several refusals keep their own detail and hint beside them.
 pub(super) fn lines(ending: &Ending) -> String {
     let mut text = String::new();
-    for (part, sentences) in [
-        ("error", &ending.errors),
-        ("detail", &ending.details),
-        ("hint", &ending.hints),
-    ] {
-        for sentence in sentences {
+    let mut put = |part: &str, sentence: Option<&String>| {
+        if let Some(sentence) = sentence {
             let _ = writeln!(text, "pg_reseed: {part}: {sentence}");
         }
+    };
+    let Ending {
+        errors,
+        details,
+        hints,
+        ..
+    } = ending;
+    // The last detail is the state of the target.
+    let is_paired = errors.len() + 1 == details.len() && errors.len() == hints.len();
+    if is_paired && errors.len() > 1 {
+        for (index, error) in errors.iter().enumerate() {
+            put("error", Some(error));
+            put("detail", details.get(index));
+            put("hint", hints.get(index));
+        }
+        put("detail", details.last());
+    } else {
+        errors.iter().for_each(|error| put("error", Some(error)));
+        details
+            .iter()
+            .for_each(|detail| put("detail", Some(detail)));
+        hints.iter().for_each(|hint| put("hint", Some(hint)));
     }
     text
 }
@@ -233,13 +251,23 @@ mod tests {
     }
 
     #[test]
-    fn several_refusals_are_all_told() {
+    fn several_refusals_keep_their_own_reason_and_remedy() {
         let mut failure = failed(Kind::Refused, TargetState::Untouched);
         failure
             .errors
             .push("a server runs in the target".to_owned());
+        failure.details.push("Its pid is 4711.".to_owned());
+        failure.hints.push("Stop it.".to_owned());
         let ending = ending(&Err(failure), "/srv/pg/15");
-        assert_eq!(lines(&ending).matches("pg_reseed: error: ").count(), 2);
+        assert_snapshot!(lines(&ending), @r#"
+        pg_reseed: error: could not read file "base/1/2" on the source
+        pg_reseed: detail: Its disk reports an error.
+        pg_reseed: hint: Check the source's disk, then run the same command again.
+        pg_reseed: error: a server runs in the target
+        pg_reseed: detail: Its pid is 4711.
+        pg_reseed: hint: Stop it.
+        pg_reseed: detail: Nothing was changed in "/srv/pg/15".
+        "#);
     }
 
     #[test]
