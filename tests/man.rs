@@ -160,6 +160,7 @@ fn documents_name_only_options_that_exist() {
         .collect();
     // Of the programs that the documents mention.
     let others = [
+        "checksum",
         "test",
         "restore-target-wal",
         "bin",
