@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
+
 use crate::cli::resolve::UsageError;
 use crate::client::failure::{Failure, Kind, TargetState};
 use crate::client::outcome::{Mode, Outcome};
@@ -182,9 +184,18 @@ pub(super) fn usage(error: &UsageError) -> ExitCode {
     Status::Usage.code()
 }
 
+/// The end of a run whose environment has a value without meaning.
+pub(super) fn wrong_variable(error: &str) -> ExitCode {
+    print_error(&format!("pg_reseed: error: {error}\n"));
+    Status::Usage.code()
+}
+
 /// The end of a command line that clap refused, or that asked for help or the version.
 pub(super) fn clap(error: &clap::Error) -> ExitCode {
-    if error.use_stderr() {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        print_error(&error.to_string());
+        Status::Usage.code()
+    } else if error.use_stderr() {
         print_error(&format!("pg_reseed: {error}"));
         Status::Usage.code()
     } else {

@@ -63,7 +63,7 @@ fn rebuild(meant: &Rebuild) -> ExitCode {
         Err(error) => return cannot_begin(&format!("could not start threads: {error}")),
     };
     if let Err(error) = log::start(meant.verbosity, ui.log_sink()) {
-        return cannot_begin(&error);
+        return exit::wrong_variable(&error);
     }
     let result = runtime.block_on(rebuild_until_stopped(&meant.options, &ui));
     // A second signal may have left tasks behind that wait for something.
@@ -157,7 +157,7 @@ fn abandoned(stage: Option<Stage>) -> Failure {
 
 fn serve(typed: ServeArguments) -> ExitCode {
     if let Err(error) = log::start(0, log::Sink::standard_error()) {
-        return cannot_begin(&error);
+        return exit::wrong_variable(&error);
     }
     let dbname = match Conninfo::parse(typed.dbname.as_deref().unwrap_or_default()) {
         Ok(conninfo) => conninfo,
