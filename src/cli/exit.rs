@@ -164,11 +164,11 @@ pub(super) fn lines(ending: &Ending) -> String {
         }
         put("detail", details.last());
     } else {
-        errors.iter().for_each(|error| put("error", Some(error)));
-        details
-            .iter()
-            .for_each(|detail| put("detail", Some(detail)));
-        hints.iter().for_each(|hint| put("hint", Some(hint)));
+        for (part, sentences) in [("error", errors), ("detail", details), ("hint", hints)] {
+            for sentence in sentences {
+                put(part, Some(sentence));
+            }
+        }
     }
     text
 }
