@@ -1,0 +1,571 @@
+//! What can be typed: every option with its name, its short help and its manual text.
+//!
+//! The single definition: `-?`, `--help`, the man pages (`tests/man.rs`) and the parser come from
+//! here. Meaning is given to what was typed in [`super::resolve`]. Names are those of
+//! `pg_basebackup`, `pg_rewind` and `pg_ctl` where the meaning is the same; `-h` is therefore the
+//! host, and help is `-?`. The doc comments of the options are printed, so they have no backquotes.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::builder::StyledStr;
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+use crate::ui::Style;
+use crate::wire::message::Compression;
+
+/// Rebuild a PostgreSQL standby by moving only the blocks that differ
+///
+/// pg_reseed makes a data directory a streaming standby of a running PostgreSQL server. It compares
+/// the directory with the server's and moves only the blocks that differ, so that an old primary
+/// that diverged after a failover, or a standby that fell too far behind, comes back without a full
+/// copy.
+///
+/// Two processes take part. pg_reseed rebuild runs on the host of the directory that becomes the
+/// standby, the target. It starts pg_reseed serve, the agent, on the host of the server to follow,
+/// the source.
+#[derive(Debug, Parser)]
+#[command(
+    name = "pg_reseed",
+    version,
+    propagate_version = true,
+    disable_help_flag = true,
+    disable_version_flag = true,
+    disable_help_subcommand = true,
+    max_term_width = 100,
+    override_usage = "pg_reseed rebuild [OPTION]...\n       pg_reseed serve --stdio [OPTION]..."
+)]
+pub struct Arguments {
+    /// Print help: -? in short, --help in full
+    #[arg(short = '?', long, action = ArgAction::Help, global = true, help_heading = GENERAL)]
+    help: Option<bool>,
+
+    /// Print the version
+    #[arg(short = 'V', long, action = ArgAction::Version, global = true, help_heading = GENERAL)]
+    version: Option<bool>,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Rebuild(Box<RebuildArguments>),
+    Serve(ServeArguments),
+}
+
+/// Make a data directory a standby of a running server
+///
+/// Makes the data directory PGDATA a streaming standby of a running server, the source, by moving
+/// only the blocks that differ. The directory may hold an old primary that diverged after a failover,
+/// a standby that fell behind, the remains of an interrupted rebuild, or nothing at all: an empty or
+/// missing directory is seeded with everything.
+///
+/// Run it on the host of PGDATA, as the operating system user that owns PGDATA. Every check is made
+/// before the first change; a refusal leaves the directory as it was. From the first change until the
+/// end PostgreSQL cannot start in PGDATA, because global/pg_control is away. When a run stops half-way,
+/// for whatever reason, run the same command again: what already matches is not moved twice.
+#[derive(Debug, Args)]
+#[command(override_usage = "pg_reseed rebuild -D PGDATA -d CONNINFO [--from AGENT] [OPTION]...")]
+pub struct RebuildArguments {
+    /// Data directory that becomes the standby
+    ///
+    /// The data directory that becomes the standby. It may be absent or empty; then it is made and
+    /// seeded with everything. In it, and in its tablespaces, everything that belongs to PostgreSQL is
+    /// made equal to the source's, and removed where the source does not have it. What belongs to this
+    /// host stays: see --config and --keep. No server may run in it: see --stop.
+    #[arg(
+        short = 'D',
+        long,
+        value_name = "PGDATA",
+        env = "PGDATA",
+        hide_env_values = true,
+        required = true,
+        help_heading = TARGET
+    )]
+    pub pgdata: PathBuf,
+
+    /// Relocate a tablespace: OLDDIR=NEWDIR (repeatable)
+    ///
+    /// Puts the tablespace that is in directory OLDDIR on the source into NEWDIR on this host. Both
+    /// must be absolute paths, and OLDDIR must be written as the source's pg_tblspc link has it. Write
+    /// a = that is part of a path as \=. May be given many times. Needed for every tablespace when
+    /// source and target are on one host. A tablespace that is not mapped keeps the source's path;
+    /// missing directories are made. A NEWDIR that overlaps another one, or lies in PGDATA, is refused.
+    #[arg(
+        short = 'T',
+        long,
+        value_name = "OLDDIR=NEWDIR",
+        help_heading = TARGET
+    )]
+    pub tablespace_mapping: Vec<OsString>,
+
+    /// Directory for the WAL of a seeded standby
+    ///
+    /// When PGDATA is seeded, puts its WAL into this directory and makes pg_wal a symbolic link to it.
+    /// The path must be absolute, the directory empty or missing. A PGDATA that exists keeps its
+    /// pg_wal, directory or link, as it is.
+    #[arg(long, value_name = "WALDIR", help_heading = TARGET)]
+    pub waldir: Option<PathBuf>,
+
+    /// Whose configuration files the standby has
+    ///
+    /// Whose configuration files the standby has when both sides have them in their data directory:
+    /// postgresql.conf, postgresql.auto.conf, pg_hba.conf, pg_ident.conf, the files they include,
+    /// and TLS keys and certificates. "target" keeps the standby's own; "source" takes the source's.
+    /// A seeded directory has none of its own and takes the source's. Files outside of the data
+    /// directories, such as those in /etc/postgresql, are never touched. The settings that make the
+    /// directory a standby of the source are written to postgresql.auto.conf in any case.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "SIDE",
+        default_value_t = ConfigSide::Target,
+        help_heading = TARGET
+    )]
+    pub config: ConfigSide,
+
+    /// Leave these paths of the target alone (repeatable)
+    ///
+    /// Leaves the files and directories of the target alone that match PATTERN, and what lies in them:
+    /// they are neither overwritten nor removed, also with --config source. In PATTERN, * stands for
+    /// any part of a name and ? for one byte of it. A PATTERN without / is held against every name,
+    /// otherwise against the path relative to PGDATA. May be given many times. What PostgreSQL itself
+    /// manages, such as base or pg_wal, always follows the source and cannot be kept.
+    #[arg(long, value_name = "PATTERN", help_heading = TARGET)]
+    pub keep: Vec<String>,
+
+    /// Refuse to remove more files than this
+    ///
+    /// Stops when more than N files would have to be removed from the target. The default is no limit.
+    /// A protection against a wrong PGDATA in scripts.
+    #[arg(long, value_name = "N", help_heading = TARGET)]
+    pub max_delete: Option<u64>,
+
+    /// Directory of the target's PostgreSQL programs
+    ///
+    /// The directory with the PostgreSQL programs of this host: postgres, pg_ctl and psql. They must
+    /// be of the source's major version. The default is the directory in which Debian and Red Hat
+    /// install that version, otherwise one of PATH.
+    #[arg(short = 'B', long, value_name = "BINDIR", help_heading = TARGET)]
+    pub bindir: Option<PathBuf>,
+
+    /// The target's postgresql.conf when it is elsewhere
+    ///
+    /// The main configuration file of the target's server when it is not PGDATA/postgresql.conf, as on
+    /// Debian, where it is in /etc/postgresql. It is read, never written, and it is handed to a server
+    /// that --start starts.
+    #[arg(long, value_name = "FILE", help_heading = TARGET)]
+    pub config_file: Option<PathBuf>,
+
+    /// How to reach the agent: ssh://[USER@]HOST[:PORT], exec:COMMAND, local
+    ///
+    /// How to reach the agent, which is pg_reseed serve --stdio on the source's host, run as the user
+    /// that owns the source's data directory.
+    ///
+    /// ssh://[USER@]HOST[:PORT] starts it with the system's ssh; keys and host names come from the
+    /// configuration of ssh. This is the default, with the host of -d.
+    ///
+    /// exec:COMMAND runs COMMAND with /bin/sh and talks to its standard input and output; COMMAND must
+    /// start pg_reseed serve --stdio by some means, such as docker exec -i, kubectl exec -i or sudo -u.
+    ///
+    /// local starts the agent on this host, as the same user.
+    #[arg(long, value_name = "AGENT", help_heading = SOURCE)]
+    pub from: Option<String>,
+
+    /// Command to use instead of ssh
+    ///
+    /// The command that is used instead of ssh, with its options, as in rsync: for instance
+    /// "ssh -i /etc/pg_reseed/key -o BatchMode=yes". The port, if any, the user and host, and the
+    /// command for the other side are added to it. Only with ssh.
+    #[arg(long, value_name = "COMMAND", help_heading = SOURCE)]
+    pub rsh: Option<String>,
+
+    /// Where pg_reseed is on the source's host
+    ///
+    /// Path of pg_reseed on the source's host, when it is not in the PATH that a command gets there. Not
+    /// with exec:COMMAND, which names it itself.
+    #[arg(long, value_name = "PATH", help_heading = SOURCE)]
+    pub agent_path: Option<String>,
+
+    /// How the agent connects to its own server
+    ///
+    /// A connection string (keyword/value or URI) with which the agent connects to its own server on
+    /// its own host. The default is the local socket, the role named like the operating system user,
+    /// and database postgres. Give it when the source has another port or socket directory, or when
+    /// the right to run the backup functions was granted in another database. Not with exec:COMMAND,
+    /// which can hand -d to pg_reseed serve itself.
+    #[arg(long, value_name = "CONNINFO", help_heading = SOURCE)]
+    pub source_dbname: Option<String>,
+
+    /// Replication slot that the standby shall use
+    ///
+    /// The physical replication slot of the source that the standby will use: it is reserved before the
+    /// copy begins, and becomes primary_slot_name. It must exist, unless --create-slot is given, and
+    /// must not be in use.
+    ///
+    /// Without this option a temporary slot keeps the source's WAL for as long as the run takes; with
+    /// --start it is released only once the standby streams. Afterwards the standby depends on
+    /// wal_keep_size or a WAL archive when it is away for long.
+    #[arg(short = 'S', long, value_name = "SLOTNAME", help_heading = SOURCE)]
+    pub slot: Option<String>,
+
+    /// Create the slot if it does not exist
+    ///
+    /// Creates the replication slot named by --slot if it does not exist. It stays when the run
+    /// succeeds; a slot that a failed run created is dropped again. Remember that a slot which nobody
+    /// reads from keeps WAL on the source without limit, unless max_slot_wal_keep_size is set.
+    #[arg(short = 'C', long, requires = "slot", help_heading = SOURCE)]
+    pub create_slot: bool,
+
+    /// Immediate or spread checkpoint at the start
+    ///
+    /// How the source makes the checkpoint that the backup begins with: "fast" writes everything at once,
+    /// "spread" takes up to checkpoint_timeout times checkpoint_completion_target, minutes as a rule,
+    /// and spares the disks of a busy source.
+    #[arg(
+        short = 'c',
+        long,
+        value_enum,
+        value_name = "MODE",
+        default_value_t = Checkpoint::Fast,
+        help_heading = SOURCE
+    )]
+    pub checkpoint: Checkpoint,
+
+    /// How the standby connects to the source
+    ///
+    /// A connection string (keyword/value or URI) with which the standby will connect to the source for
+    /// replication. It becomes primary_conninfo, with what the options -h, -p and -U and the
+    /// environment variables of libpq add to it; what stands in the string wins over the options, and
+    /// the options win over the environment. A database name is written only if it stands in the
+    /// string.
+    ///
+    /// A password is refused here: it would stand in a configuration file. Put it into the password file
+    /// (.pgpass, or passfile=... in this string) of the user that the standby runs as. The connection is
+    /// tried before anything is changed, see --no-login-check.
+    #[arg(short = 'd', long, value_name = "CONNINFO", help_heading = STANDBY)]
+    pub dbname: Option<String>,
+
+    /// Source's host name or socket directory
+    ///
+    /// The host name of the source, as the standby will connect to it; with a slash at the beginning
+    /// the directory of its Unix-domain socket. The default is the environment variable PGHOST.
+    #[arg(short = 'h', long, value_name = "HOST", help_heading = STANDBY)]
+    pub host: Option<String>,
+
+    /// Source's port
+    ///
+    /// The port on which the source listens, as the standby will connect to it. The default is the
+    /// environment variable PGPORT, otherwise libpq's default, 5432 as a rule.
+    #[arg(short = 'p', long, value_name = "PORT", help_heading = STANDBY)]
+    pub port: Option<u16>,
+
+    /// Role that replicates
+    ///
+    /// The role as which the standby will connect to the source; it needs LOGIN and REPLICATION and a
+    /// line for database replication in the source's pg_hba.conf. The default is the environment
+    /// variable PGUSER, otherwise the name of the operating system user.
+    #[arg(short = 'U', long, value_name = "USERNAME", help_heading = STANDBY)]
+    pub username: Option<String>,
+
+    /// Name of the standby in the source's views
+    ///
+    /// The application_name in primary_conninfo: the name of the standby in pg_stat_replication and in
+    /// synchronous_standby_names. Without it, and without one in -d, PostgreSQL uses the standby's
+    /// cluster_name, or "walreceiver".
+    #[arg(long, value_name = "NAME", help_heading = STANDBY)]
+    pub application_name: Option<String>,
+
+    /// The standby's restore_command
+    ///
+    /// Sets restore_command on the standby, so that it can take WAL from an archive that the source no
+    /// longer has. Without this option none is left in postgresql.auto.conf: one that was meant for
+    /// the directory's former role could bring in WAL of the abandoned timeline.
+    #[arg(long, value_name = "COMMAND", help_heading = STANDBY)]
+    pub restore_command: Option<String>,
+
+    /// Compare and report, change nothing
+    ///
+    /// Looks, judges and compares as a real run would, reports the same figures, and changes nothing on
+    /// either side: no slot, no backup, no checkpoint. It moves digests and no blocks. The source goes
+    /// on working meanwhile, so a real run will move a little more or less. A server that runs in PGDATA
+    /// must be stopped for it.
+    #[arg(short = 'n', long, help_heading = RUN)]
+    pub dry_run: bool,
+
+    /// Stop a server that runs in the target first
+    ///
+    /// If a server runs in PGDATA, stops it as pg_ctl stop -m fast does, once the checks that do not need
+    /// it stopped have passed. Without this option a running server is a reason to refuse. Where a cluster manager such
+    /// as Patroni or systemd would start the server again, stop it there instead.
+    #[arg(long, help_heading = RUN)]
+    pub stop: bool,
+
+    /// Start the standby and wait until it streams
+    ///
+    /// Starts the standby with pg_ctl at the end, and waits until it streams from the source and has
+    /// replayed everything that makes it consistent. Only then the temporary slot is released. If it
+    /// does not come to that within --wait seconds, the exit status is 6. Where a cluster manager or
+    /// systemd is in charge of the server, start it there instead.
+    #[arg(long, help_heading = RUN)]
+    pub start: bool,
+
+    /// Log file of the server that --start starts
+    ///
+    /// Appends the output of the server that --start starts to this file, as pg_ctl -l does. The default
+    /// is PGDATA/pg_reseed.start.log.
+    #[arg(
+        short = 'l',
+        long,
+        value_name = "FILE",
+        requires = "start",
+        help_heading = RUN
+    )]
+    pub log_file: Option<PathBuf>,
+
+    /// Seconds to wait for stop, start and streaming
+    ///
+    /// How long to wait, in seconds, for each of: the server to stop (--stop), the server to start
+    /// and the standby to stream (--start).
+    #[arg(
+        long,
+        value_name = "SECS",
+        default_value_t = 60,
+        value_parser = clap::value_parser!(u64).range(1..=31_536_000),
+        help_heading = RUN
+    )]
+    pub wait: u64,
+
+    /// Worker threads on each side
+    ///
+    /// How many threads read, hash and write, on each side. The default is the number of this host's
+    /// processors, but at most 4, to be gentle with a busy source. More help when the disks are fast
+    /// and the processors are free.
+    #[arg(
+        short = 'j',
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u16).range(1..=256),
+        help_heading = RUN
+    )]
+    pub jobs: Option<u16>,
+
+    /// Compression between the sides: none, lz4, zstd[:LEVEL]
+    ///
+    /// How the agent compresses the blocks that it sends: none, lz4, or zstd with an optional level from
+    /// 1 (the default) to 19, as in zstd:3. Without this option it is none for --from local and lz4 otherwise. Choose zstd for a slow line,
+    /// none for one that is faster than the processors, or when ssh compresses already.
+    #[arg(
+        short = 'Z',
+        long,
+        value_name = "METHOD",
+        help_heading = RUN
+    )]
+    pub compress: Option<Compression>,
+
+    /// Do not wait for data to be safe on disk
+    ///
+    /// Does not wait until the operating system has written everything to disk. The run is shorter, but
+    /// a crash of the operating system soon after it leaves a corrupt standby. For tests only.
+    #[arg(short = 'N', long, help_heading = RUN)]
+    pub no_sync: bool,
+
+    /// How progress is shown: auto, bar, plain, json, none
+    ///
+    /// How progress is shown on standard error. "bar" draws a display that refreshes itself, "plain"
+    /// writes a line per stage and one every ten seconds while data is compared, for logs; "json"
+    /// writes one JSON object per line, for programs; "none" writes warnings and errors only. "auto"
+    /// is bar on a terminal and plain otherwise.
+    #[arg(
+        short = 'P',
+        long,
+        value_enum,
+        value_name = "STYLE",
+        num_args = 0..=1,
+        default_value_t = Style::Auto,
+        default_missing_value = "auto",
+        hide_possible_values = true,
+        help_heading = OUTPUT
+    )]
+    pub progress: Style,
+
+    /// Write the result to this file as JSON
+    ///
+    /// Writes the result of the run to this file as one JSON object, also when the run fails or a check
+    /// refuses. The file appears at once and whole; one that exists is replaced. It must not lie in
+    /// PGDATA.
+    #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
+    pub report: Option<PathBuf>,
+
+    /// Log more to standard error (repeatable)
+    ///
+    /// Logs more to standard error: once for steps with their figures, twice for files, three times for
+    /// every range that is compared.
+    #[arg(short = 'v', long, action = ArgAction::Count, help_heading = OUTPUT)]
+    pub verbose: u8,
+
+    /// No progress and no summary
+    ///
+    /// Shows no progress and no summary; warnings and errors are still written. A --progress that is
+    /// given explicitly and --report keep their effect.
+    #[arg(short = 'q', long, conflicts_with = "verbose", help_heading = OUTPUT)]
+    pub quiet: bool,
+
+    #[command(flatten)]
+    pub overrides: OverrideArguments,
+}
+
+/// One override for each guard that has one, named after the danger.
+#[derive(Debug, Args)]
+#[command(next_help_heading = OVERRIDES)]
+pub struct OverrideArguments {
+    /// Overwrite a cluster that never was the source's
+    ///
+    /// Goes on although the system identifier of the target is not the source's, which means that both
+    /// never were the same cluster. All data of the target is lost. Check PGDATA twice.
+    #[arg(long)]
+    pub overwrite_foreign_cluster: bool,
+
+    /// Overwrite a target on a newer timeline
+    ///
+    /// Goes on although the target is on a newer timeline than the source. As a rule this means that the
+    /// target was promoted later and is the real primary, and that you are about to rebuild the wrong
+    /// side: what was written to it since is lost.
+    #[arg(long)]
+    pub discard_newer_timeline: bool,
+
+    /// Overwrite a target that is ahead of the source
+    ///
+    /// Goes on although the target is ahead of the source on the same timeline: it has WAL that the
+    /// source does not have. Either the source was restored to an earlier time, or both were written
+    /// to on one timeline. What only the target has is lost.
+    #[arg(long)]
+    pub discard_newer_wal: bool,
+
+    /// Do not try the standby's connection first
+    ///
+    /// Does not try to connect to the source as the standby will. For when this host can reach the source
+    /// only later. A wrong connection string then shows only when the standby is started.
+    #[arg(long)]
+    pub no_login_check: bool,
+
+    /// Use tablespace directories that have content
+    ///
+    /// Goes on although a directory that a tablespace shall be put into has content that is not known to
+    /// be this target's. The subdirectory named after the PostgreSQL version and catalog, if there is
+    /// one, is overwritten: make sure that no other cluster uses it. Other content stays.
+    #[arg(long)]
+    pub reuse_tablespace_dirs: bool,
+
+    /// Do not check that there is enough room
+    ///
+    /// Does not check that the target's file systems have room for what must come. For file systems that
+    /// compress, share blocks or grow on demand. When the disk fills nevertheless, the run stops half-way.
+    #[arg(long)]
+    pub ignore_free_space: bool,
+}
+
+/// Serve a source's data directory to pg_reseed rebuild
+///
+/// The agent: runs on the source's host, as the user that owns the source's data directory, and answers
+/// pg_reseed rebuild. It is started by it and not by hand, except in the COMMAND of --from exec:COMMAND.
+/// It ends when its standard input ends, and with it the backup and the temporary slot on the server.
+///
+/// It connects to its server, runs the backup functions, and reads the data directory. It writes
+/// nothing there, runs no statement that modifies data, and opens only files that its own listing of
+/// the directory has found.
+#[derive(Debug, Args)]
+#[command(override_usage = "pg_reseed serve --stdio [-d CONNINFO] [-D PGDATA]")]
+pub struct ServeArguments {
+    /// Talk on standard input and output
+    ///
+    /// Talks to pg_reseed rebuild on standard input and output. Standard error is for messages to people.
+    #[arg(long, required = true, help_heading = SERVE)]
+    pub stdio: bool,
+
+    /// How to connect to the server
+    ///
+    /// A connection string (keyword/value or URI) with which the agent connects to its server. The
+    /// default is the local socket, the role named like the operating system user, and database
+    /// postgres. The right to run the backup functions belongs to a database, so it must be the one in
+    /// which it was granted.
+    #[arg(short = 'd', long, value_name = "CONNINFO", help_heading = SERVE)]
+    pub dbname: Option<String>,
+
+    /// The server's data directory
+    ///
+    /// The server's data directory, for a role that may not ask the server for it: that takes a superuser
+    /// or a member of pg_read_all_settings.
+    #[arg(short = 'D', long, value_name = "PGDATA", help_heading = SERVE)]
+    pub pgdata: Option<PathBuf>,
+}
+
+/// Whose configuration files the standby has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ConfigSide {
+    Target,
+    Source,
+}
+
+/// How the source makes its checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Checkpoint {
+    Fast,
+    Spread,
+}
+
+const TARGET: &str = "Target options";
+const SOURCE: &str = "Source options";
+const STANDBY: &str = "Standby connection options";
+const RUN: &str = "Run options";
+const OUTPUT: &str = "Output options";
+const OVERRIDES: &str = "Overrides of refusals";
+const SERVE: &str = "Options";
+const GENERAL: &str = "General options";
+
+/// The command line with all that can be typed.
+///
+/// A doc comment's first line is the short help; the manual text is the rest without it, since that
+/// says the same at length.
+#[must_use]
+pub fn command() -> clap::Command {
+    at_length(Arguments::command()).mut_subcommands(at_length)
+}
+
+fn at_length(mut command: clap::Command) -> clap::Command {
+    if let Some(rest) = command.get_long_about().and_then(rest) {
+        command = command.long_about(rest);
+    }
+    command.mut_args(|arg| match arg.get_long_help().and_then(rest) {
+        Some(rest) => arg.long_help(rest),
+        None => arg,
+    })
+}
+
+/// What follows the first paragraph.
+fn rest(text: &StyledStr) -> Option<String> {
+    let text = text.to_string();
+    text.split_once("\n\n").map(|(_, rest)| rest.to_owned())
+}
+
+/// Reads the arguments.
+///
+/// # Errors
+/// What clap has to say, which may be the help or the version.
+pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Arguments, clap::Error> {
+    let mut command = command();
+    let matches = command.try_get_matches_from_mut(arguments)?;
+    Arguments::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn definitions_are_sound() {
+        command().debug_assert();
+    }
+}

@@ -1,0 +1,290 @@
+//! How a run ends: the exit status by kind, and the lines of a failure in PostgreSQL's three parts.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+
+use crate::cli::resolve::UsageError;
+use crate::client::failure::{Failure, Kind, TargetState};
+use crate::client::outcome::{Mode, Outcome};
+use crate::ui::Ending;
+
+/// The exit statuses. The numbers are stable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Status {
+    Done = 0,
+    Failed = 1,
+    Usage = 2,
+    Refused = 3,
+    HalfWay = 4,
+    DamagedPages = 5,
+    NotStreaming = 6,
+}
+
+impl Status {
+    /// All of them with their meaning, as the manual has it.
+    pub const MEANINGS: [(Status, &str); 7] = [
+        (
+            Status::Done,
+            "The run succeeded. With --start, the standby streams.",
+        ),
+        (
+            Status::Failed,
+            "Something did not work. The target is as it was.",
+        ),
+        (Status::Usage, "The options are wrong. Nothing was done."),
+        (
+            Status::Refused,
+            "A check refused to go on. The target is as it was.",
+        ),
+        (
+            Status::HalfWay,
+            "The run stopped half-way. PostgreSQL cannot start in the target until the same command \
+             has been run again and has finished.",
+        ),
+        (
+            Status::DamagedPages,
+            "The run, or dry run, succeeded, but pages of the source fail their checksum. A rebuild \
+             copies them as they are; the summary and the report list them.",
+        ),
+        (
+            Status::NotStreaming,
+            "The target is rebuilt and complete, but did not start, or did not stream within the \
+             time given with --wait.",
+        ),
+    ];
+
+    /// Of a run that came to its end.
+    #[must_use]
+    pub fn of_outcome(outcome: &Outcome) -> Self {
+        if outcome.damaged.is_empty() {
+            Status::Done
+        } else {
+            Status::DamagedPages
+        }
+    }
+
+    /// Of a run that did not: what the target can do decides first.
+    #[must_use]
+    pub fn of_failure(failure: &Failure) -> Self {
+        match (failure.state, failure.kind) {
+            (TargetState::Untouched, Kind::Refused) => Status::Refused,
+            (TargetState::Untouched, Kind::Failed) => Status::Failed,
+            (TargetState::HalfWay, _) => Status::HalfWay,
+            (TargetState::Rebuilt, _) => Status::NotStreaming,
+        }
+    }
+
+    /// The number.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        self as u8
+    }
+
+    pub(super) fn code(self) -> ExitCode {
+        ExitCode::from(self.number())
+    }
+}
+
+/// How a run ended, for programs.
+pub(super) fn ending(result: &Result<Outcome, Failure>, pgdata: &str) -> Ending {
+    match result {
+        Ok(outcome) => Ending {
+            exit_status: Status::of_outcome(outcome).number(),
+            outcome: outcome.outcome,
+            target: match outcome.mode {
+                Mode::DryRun => "untouched",
+                Mode::Rebuild | Mode::Seed => "standby",
+            },
+            errors: Vec::new(),
+            details: Vec::new(),
+            hints: Vec::new(),
+        },
+        Err(failure) => {
+            let status = Status::of_failure(failure);
+            let mut details = failure.details.clone();
+            details.push(state(failure.state, pgdata));
+            Ending {
+                exit_status: status.number(),
+                outcome: match status {
+                    Status::Refused => "refused",
+                    Status::NotStreaming => "rebuilt-not-streaming",
+                    _ => "failed",
+                },
+                target: match failure.state {
+                    TargetState::Untouched => "untouched",
+                    TargetState::HalfWay => "half-way",
+                    TargetState::Rebuilt => "standby",
+                },
+                errors: failure.errors.clone(),
+                details,
+                hints: failure.hints.clone(),
+            }
+        }
+    }
+}
+
+/// The state of the target, always said.
+fn state(state: TargetState, pgdata: &str) -> String {
+    match state {
+        TargetState::Untouched => format!("Nothing was changed in \"{pgdata}\"."),
+        TargetState::HalfWay => {
+            format!("The target \"{pgdata}\" cannot start until the same command has finished.")
+        }
+        TargetState::Rebuilt => {
+            format!("The target \"{pgdata}\" is rebuilt and complete, but was not seen streaming.")
+        }
+    }
+}
+
+/// The lines of a failure. Several refusals keep their own detail and hint beside them.
+pub(super) fn lines(ending: &Ending) -> String {
+    let mut text = String::new();
+    let mut put = |part: &str, sentence: Option<&String>| {
+        if let Some(sentence) = sentence {
+            let _ = writeln!(text, "pg_reseed: {part}: {sentence}");
+        }
+    };
+    let Ending {
+        errors,
+        details,
+        hints,
+        ..
+    } = ending;
+    // The last detail is the state of the target.
+    let is_paired = errors.len() + 1 == details.len() && errors.len() == hints.len();
+    if is_paired && errors.len() > 1 {
+        for (index, error) in errors.iter().enumerate() {
+            put("error", Some(error));
+            put("detail", details.get(index));
+            put("hint", hints.get(index));
+        }
+        put("detail", details.last());
+    } else {
+        for (part, sentences) in [("error", errors), ("detail", details), ("hint", hints)] {
+            for sentence in sentences {
+                put(part, Some(sentence));
+            }
+        }
+    }
+    text
+}
+
+/// The end of a wrong command line.
+pub(super) fn usage(error: &UsageError) -> ExitCode {
+    let mut text = format!("pg_reseed: error: {}\n", error.error);
+    if let Some(hint) = &error.hint {
+        let _ = writeln!(text, "pg_reseed: hint: {hint}");
+    }
+    text.push_str("pg_reseed: hint: Try \"pg_reseed rebuild --help\" for more information.\n");
+    print_error(&text);
+    Status::Usage.code()
+}
+
+/// The end of a run whose environment has a value without meaning.
+pub(super) fn wrong_variable(error: &str) -> ExitCode {
+    print_error(&format!("pg_reseed: error: {error}\n"));
+    Status::Usage.code()
+}
+
+/// The end of a command line that clap refused, or that asked for help or the version.
+pub(super) fn clap(error: &clap::Error) -> ExitCode {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        print_error(&error.to_string());
+        Status::Usage.code()
+    } else if error.use_stderr() {
+        print_error(&format!("pg_reseed: {error}"));
+        Status::Usage.code()
+    } else {
+        // Fails when nobody reads any more.
+        let _ = error.print();
+        Status::Done.code()
+    }
+}
+
+/// Standard error may be gone; there is nobody left to tell.
+pub(super) fn print_error(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use insta::assert_snapshot;
+
+    use super::*;
+
+    fn failed(kind: Kind, state: TargetState) -> Failure {
+        let mut failure = Failure::new(state, "could not read file \"base/1/2\" on the source")
+            .detail("Its disk reports an error.")
+            .hint("Check the source's disk, then run the same command again.");
+        failure.kind = kind;
+        failure
+    }
+
+    #[test]
+    fn a_failure_says_what_happened_where_it_left_the_target_and_what_to_do() {
+        let text = [
+            (Kind::Refused, TargetState::Untouched),
+            (Kind::Failed, TargetState::Untouched),
+            (Kind::Failed, TargetState::HalfWay),
+            (Kind::Failed, TargetState::Rebuilt),
+        ]
+        .map(|(kind, state)| {
+            let ending = ending(&Err(failed(kind, state)), "/srv/pg/15");
+            format!("{}{}\n", lines(&ending), ending.exit_status)
+        })
+        .concat();
+        assert_snapshot!(text, @r#"
+        pg_reseed: error: could not read file "base/1/2" on the source
+        pg_reseed: detail: Its disk reports an error.
+        pg_reseed: detail: Nothing was changed in "/srv/pg/15".
+        pg_reseed: hint: Check the source's disk, then run the same command again.
+        3
+        pg_reseed: error: could not read file "base/1/2" on the source
+        pg_reseed: detail: Its disk reports an error.
+        pg_reseed: detail: Nothing was changed in "/srv/pg/15".
+        pg_reseed: hint: Check the source's disk, then run the same command again.
+        1
+        pg_reseed: error: could not read file "base/1/2" on the source
+        pg_reseed: detail: Its disk reports an error.
+        pg_reseed: detail: The target "/srv/pg/15" cannot start until the same command has finished.
+        pg_reseed: hint: Check the source's disk, then run the same command again.
+        4
+        pg_reseed: error: could not read file "base/1/2" on the source
+        pg_reseed: detail: Its disk reports an error.
+        pg_reseed: detail: The target "/srv/pg/15" is rebuilt and complete, but was not seen streaming.
+        pg_reseed: hint: Check the source's disk, then run the same command again.
+        6
+        "#);
+    }
+
+    #[test]
+    fn several_refusals_keep_their_own_reason_and_remedy() {
+        let mut failure = failed(Kind::Refused, TargetState::Untouched);
+        failure
+            .errors
+            .push("a server runs in the target".to_owned());
+        failure.details.push("Its pid is 4711.".to_owned());
+        failure.hints.push("Stop it.".to_owned());
+        let ending = ending(&Err(failure), "/srv/pg/15");
+        assert_snapshot!(lines(&ending), @r#"
+        pg_reseed: error: could not read file "base/1/2" on the source
+        pg_reseed: detail: Its disk reports an error.
+        pg_reseed: hint: Check the source's disk, then run the same command again.
+        pg_reseed: error: a server runs in the target
+        pg_reseed: detail: Its pid is 4711.
+        pg_reseed: hint: Stop it.
+        pg_reseed: detail: Nothing was changed in "/srv/pg/15".
+        "#);
+    }
+
+    #[test]
+    fn every_status_has_its_number_and_meaning() {
+        for (number, (status, _)) in (0..).zip(Status::MEANINGS) {
+            assert_eq!(status.number(), number);
+        }
+    }
+}

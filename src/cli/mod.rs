@@ -1,0 +1,210 @@
+//! The command line: what was typed goes in, an exit status comes out.
+//!
+//! `args` defines the options, `resolve` gives them meaning, `exit` knows how a run ends. Everything
+//! between is done by `client` and `agent`; this module starts them, shows them and stops them.
+
+pub mod args;
+pub mod exit;
+mod passfile;
+pub mod resolve;
+
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::agent;
+use crate::agent::options::ServeOptions;
+use crate::cli::args::{Command, RebuildArguments, ServeArguments};
+use crate::cli::exit::Status;
+use crate::cli::resolve::{Rebuild, Surroundings};
+use crate::client;
+use crate::client::failure::{Failure, TargetState, chain};
+use crate::client::options::RebuildOptions;
+use crate::client::outcome::Outcome;
+use crate::event::Stage;
+use crate::pg::conninfo::Conninfo;
+use crate::ui::report::{self, FailureReport};
+use crate::ui::{Ui, log};
+
+/// Does what the arguments say.
+pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
+    match args::parse(args) {
+        Err(error) => exit::clap(&error),
+        Ok(arguments) => match arguments.command {
+            Command::Rebuild(typed) => resolve_and_rebuild(*typed),
+            Command::Serve(typed) => serve(typed),
+        },
+    }
+}
+
+fn resolve_and_rebuild(typed: RebuildArguments) -> ExitCode {
+    let around = Surroundings {
+        variable: &|name| std::env::var(name).ok(),
+        working_directory: &std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
+        processors: std::thread::available_parallelism().map_or(1, usize::from),
+    };
+    match resolve::rebuild(typed, &around) {
+        Ok(meant) => rebuild(&meant),
+        Err(error) => exit::usage(&error),
+    }
+}
+
+/// Runs the rebuild behind its display, then tells the result in every form that was asked for.
+fn rebuild(meant: &Rebuild) -> ExitCode {
+    let start = Instant::now();
+    let (ui, runtime) = match Ui::start(meant.progress).and_then(|ui| Ok((ui, Runtime::new()?))) {
+        Ok(both) => both,
+        Err(error) => return cannot_begin(&format!("could not start threads: {error}")),
+    };
+    if let Err(error) = log::start(meant.verbosity, ui.log_sink()) {
+        return exit::wrong_variable(&error);
+    }
+    let result = runtime.block_on(rebuild_until_stopped(&meant.options, &ui));
+    // A second signal may have left tasks behind that wait for something.
+    runtime.shutdown_background();
+
+    let pgdata = meant.options.pgdata.display().to_string();
+    let ending = exit::ending(&result, &pgdata);
+    let is_told = ui.end(ending.clone());
+    let written = match (&meant.report, &result) {
+        (None, _) => Ok(()),
+        (Some(path), Ok(outcome)) => report::write(path, outcome),
+        (Some(path), Err(_)) => report::write(
+            path,
+            &FailureReport {
+                ending: &ending,
+                pg_reseed_version: env!("CARGO_PKG_VERSION"),
+                pgdata,
+                seconds: start.elapsed().as_secs_f64(),
+            },
+        ),
+    };
+    if let (Err(error), Some(path)) = (written, &meant.report) {
+        let path = path.display();
+        exit::print_error(&format!(
+            "pg_reseed: warning: could not write report \"{path}\": {error}\n"
+        ));
+    }
+    match &result {
+        Ok(outcome) if meant.shows_summary => {
+            // Fails when nobody reads any more.
+            let _ = io::stdout().write_all(report::summary(outcome).as_bytes());
+        }
+        Err(_) if !is_told => exit::print_error(&exit::lines(&ending)),
+        _ => {}
+    }
+    ExitCode::from(ending.exit_status)
+}
+
+/// The rebuild, until it ends or is stopped. The first signal asks it to stop, which it does after
+/// it has ended the backup on the source; the second one does not wait for that.
+async fn rebuild_until_stopped(options: &RebuildOptions, ui: &Ui) -> Result<Outcome, Failure> {
+    let (cancel, is_cancelled) = watch::channel(false);
+    let mut running = std::pin::pin!(client::rebuild::rebuild(options, ui.events(), is_cancelled));
+    let mut stopped = std::pin::pin!(stop_signal());
+    tokio::select! {
+        result = &mut running => return result,
+        () = &mut stopped => {}
+    }
+    ui.events()
+        .note("stopping; a second signal stops without cleaning up");
+    cancel.send_replace(true);
+    tokio::select! {
+        result = &mut running => result,
+        () = stop_signal() => Err(abandoned(ui.stage())),
+    }
+}
+
+/// Waits for a signal that asks to stop.
+async fn stop_signal() {
+    let kinds = [
+        SignalKind::interrupt(),
+        SignalKind::terminate(),
+        SignalKind::hangup(),
+    ];
+    let mut signals = kinds.map(signal);
+    let waiting = signals.iter_mut().map(|signal| {
+        Box::pin(async move {
+            match signal {
+                Ok(signal) => signal.recv().await,
+                // Without a handler the signal ends the process, as it does by default.
+                Err(_) => std::future::pending().await,
+            }
+        })
+    });
+    futures_util::future::select_all(waiting).await;
+}
+
+/// What is known about a run that was stopped without waiting for it.
+fn abandoned(stage: Option<Stage>) -> Failure {
+    let state = match stage {
+        Some(stage) if stage >= Stage::Start => TargetState::Rebuilt,
+        Some(stage) if stage >= Stage::Close => TargetState::HalfWay,
+        _ => TargetState::Untouched,
+    };
+    let failure = Failure::new(state, "stopped by a second signal");
+    match state {
+        TargetState::HalfWay => failure.hint("Run the same command again."),
+        TargetState::Untouched | TargetState::Rebuilt => failure,
+    }
+}
+
+fn serve(typed: ServeArguments) -> ExitCode {
+    if let Err(error) = log::start(0, log::Sink::standard_error()) {
+        return exit::wrong_variable(&error);
+    }
+    let dbname = match Conninfo::parse(typed.dbname.as_deref().unwrap_or_default()) {
+        Ok(conninfo) => conninfo,
+        Err(error) => {
+            exit::print_error(&format!("pg_reseed: error: {}\n", chain(&error)));
+            return Status::Usage.code();
+        }
+    };
+    let passfile = passfile::read(dbname.get("passfile"), &|name| std::env::var_os(name));
+    let options = ServeOptions {
+        dbname,
+        pgdata: typed.pgdata,
+        passfile,
+    };
+    let runtime = match Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return cannot_begin(&format!("could not start threads: {error}")),
+    };
+    let (input, output) = (tokio::io::stdin(), tokio::io::stdout());
+    let result = runtime.block_on(agent::serve::serve(options, input, output));
+    // A thread may still wait for standard input.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => Status::Done.code(),
+        Err(error) => cannot_begin(&chain(&error)),
+    }
+}
+
+fn cannot_begin(error: &str) -> ExitCode {
+    exit::print_error(&format!("pg_reseed: error: {error}\n"));
+    Status::Failed.code()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_abandoned_run_says_no_more_than_is_sure() {
+        for (stage, state) in [
+            (None, TargetState::Untouched),
+            (Some(Stage::Manifest), TargetState::Untouched),
+            (Some(Stage::Close), TargetState::HalfWay),
+            (Some(Stage::Finish), TargetState::HalfWay),
+            (Some(Stage::Start), TargetState::Rebuilt),
+        ] {
+            assert_eq!(abandoned(stage).state, state, "{stage:?}");
+        }
+    }
+}

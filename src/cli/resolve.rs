@@ -1,0 +1,501 @@
+//! What was typed, turned once into what is meant: defaults filled in, connection parameters merged
+//! as libpq merges them, nonsense refused. Touches no file; the environment comes in as a function.
+
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::cli::args::{Checkpoint, ConfigSide, OverrideArguments, RebuildArguments};
+use crate::client::options::RebuildOptions;
+use crate::link::{self, From as Agent, FromError};
+use crate::pg::conninfo::Conninfo;
+use crate::plan::guard::Overrides;
+use crate::plan::tablespaces::Mapping;
+use crate::ui::Style;
+use crate::wire::message::Compression;
+
+/// Threads per side unless `--jobs` says otherwise: a busy source keeps its other processors.
+const JOBS_DEFAULT_MAX: usize = 4;
+
+/// The longest name that PostgreSQL gives to a slot (`NAMEDATALEN` - 1).
+const SLOT_NAME_MAX: usize = 63;
+
+/// libpq's environment variables whose parameter makes sense in `primary_conninfo`. Left out:
+/// PGPASSWORD (never written), PGDATABASE (written only when typed), PGREPLICATION and
+/// PGCLIENTENCODING (the walreceiver's own), PGAPPNAME (the name of this process, not of the
+/// standby). PostgreSQL: src/interfaces/libpq/fe-connect.c, `PQconninfoOptions`.
+const ENVIRONMENT: &[(&str, &str)] = &[
+    ("PGSERVICE", "service"),
+    ("PGHOST", "host"),
+    ("PGHOSTADDR", "hostaddr"),
+    ("PGPORT", "port"),
+    ("PGUSER", "user"),
+    ("PGPASSFILE", "passfile"),
+    ("PGCHANNELBINDING", "channel_binding"),
+    ("PGREQUIREAUTH", "require_auth"),
+    ("PGCONNECT_TIMEOUT", "connect_timeout"),
+    ("PGOPTIONS", "options"),
+    ("PGSSLMODE", "sslmode"),
+    ("PGSSLNEGOTIATION", "sslnegotiation"),
+    ("PGSSLCOMPRESSION", "sslcompression"),
+    ("PGSSLCERT", "sslcert"),
+    ("PGSSLKEY", "sslkey"),
+    ("PGSSLCERTMODE", "sslcertmode"),
+    ("PGSSLROOTCERT", "sslrootcert"),
+    ("PGSSLCRL", "sslcrl"),
+    ("PGSSLCRLDIR", "sslcrldir"),
+    ("PGSSLSNI", "sslsni"),
+    ("PGREQUIREPEER", "requirepeer"),
+    ("PGSSLMINPROTOCOLVERSION", "ssl_min_protocol_version"),
+    ("PGSSLMAXPROTOCOLVERSION", "ssl_max_protocol_version"),
+    ("PGGSSENCMODE", "gssencmode"),
+    ("PGKRBSRVNAME", "krbsrvname"),
+    ("PGGSSLIB", "gsslib"),
+    ("PGGSSDELEGATION", "gssdelegation"),
+    ("PGTARGETSESSIONATTRS", "target_session_attrs"),
+    ("PGLOADBALANCEHOSTS", "load_balance_hosts"),
+];
+
+/// A rebuild as it was meant.
+#[derive(Debug)]
+pub struct Rebuild {
+    pub options: RebuildOptions,
+    pub progress: Style,
+    pub report: Option<PathBuf>,
+    pub shows_summary: bool,
+    /// Number of `-v`; -1 is `-q`.
+    pub verbosity: i16,
+}
+
+/// Wrong usage: found before anything was done.
+#[derive(Debug, PartialEq, Eq)]
+pub struct UsageError {
+    pub error: String,
+    pub hint: Option<String>,
+}
+
+impl UsageError {
+    fn new(error: impl fmt::Display) -> Self {
+        Self {
+            error: error.to_string(),
+            hint: None,
+        }
+    }
+
+    fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// What the process knows besides its arguments.
+pub struct Surroundings<'a> {
+    /// Value of an environment variable.
+    pub variable: &'a dyn Fn(&str) -> Option<String>,
+    pub working_directory: &'a Path,
+    pub processors: usize,
+}
+
+/// Gives meaning to the arguments of `rebuild`.
+///
+/// # Errors
+/// When they contradict each other, lack something, or cannot be parsed.
+pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild, UsageError> {
+    let primary = primary(&typed, around)?;
+    let from = agent(&typed, &primary)?;
+    let pgdata = absolute("-D", typed.pgdata, around)?;
+    let report = typed
+        .report
+        .map(|file| report_file(file, &pgdata, around))
+        .transpose()?;
+    if let Some(slot) = &typed.slot {
+        check_slot_name(slot)?;
+    }
+    if let Some(waldir) = &typed.waldir
+        && !waldir.is_absolute()
+    {
+        let waldir = waldir.display();
+        return Err(UsageError::new(format_args!(
+            "the WAL directory \"{waldir}\" is not an absolute path"
+        )));
+    }
+    for (option, value) in [
+        ("--application-name", &typed.application_name),
+        ("--restore-command", &typed.restore_command),
+    ] {
+        if let Some(value) = value
+            && (value.is_empty() || value.contains(char::is_control))
+        {
+            return Err(UsageError::new(format_args!(
+                "the value of \"{option}\" is empty or contains control characters"
+            )));
+        }
+    }
+    let mappings = typed
+        .tablespace_mapping
+        .iter()
+        .map(|text| Mapping::parse(text.as_bytes()).map_err(UsageError::new))
+        .collect::<Result<_, _>>()?;
+    let compression = typed.compress.unwrap_or(match from {
+        Agent::Local { .. } => Compression::None,
+        _ => Compression::Lz4,
+    });
+    let progress = match typed.progress {
+        Style::Auto if typed.quiet => Style::None,
+        style => style,
+    };
+    let options = RebuildOptions {
+        pgdata,
+        from,
+        primary,
+        slot: typed.slot,
+        create_slot: typed.create_slot,
+        fast_checkpoint: typed.checkpoint == Checkpoint::Fast,
+        mappings,
+        waldir: typed.waldir,
+        jobs: typed
+            .jobs
+            .map_or_else(|| around.processors.clamp(1, JOBS_DEFAULT_MAX), usize::from),
+        compression,
+        dry_run: typed.dry_run,
+        config_from_source: typed.config == ConfigSide::Source,
+        keep: typed.keep,
+        application_name: typed.application_name,
+        restore_command: typed.restore_command,
+        stop: typed.stop,
+        start: typed.start,
+        wait: Duration::from_secs(typed.wait),
+        sync: !typed.no_sync,
+        max_delete: typed.max_delete,
+        bindir: typed
+            .bindir
+            .map(|p| absolute("-B", p, around))
+            .transpose()?,
+        config_file: typed
+            .config_file
+            .map(|file| absolute("--config-file", file, around))
+            .transpose()?,
+        log_file: typed
+            .log_file
+            .map(|file| absolute("-l", file, around))
+            .transpose()?,
+        overrides: overrides(&typed.overrides),
+    };
+    Ok(Rebuild {
+        options,
+        progress,
+        report,
+        shows_summary: !typed.quiet,
+        verbosity: if typed.quiet {
+            -1
+        } else {
+            i16::from(typed.verbose)
+        },
+    })
+}
+
+/// How the standby will connect: the string first, then the options, then the environment.
+fn primary(typed: &RebuildArguments, around: &Surroundings) -> Result<Conninfo, UsageError> {
+    let string = typed.dbname.as_deref().unwrap_or_default();
+    let mut conninfo = Conninfo::parse(string).map_err(UsageError::new)?;
+    if conninfo.has_password() {
+        return Err(
+            UsageError::new("a password in the connection string is not accepted").hint(
+                "It would stand in a configuration file. Put it into the password file of the user \
+                 that the standby runs as: ~/.pgpass, or passfile=... in the connection string.",
+            ),
+        );
+    }
+    let port = typed.port.map(|port| port.to_string());
+    for (keyword, value) in [
+        ("host", &typed.host),
+        ("port", &port),
+        ("user", &typed.username),
+    ] {
+        if let Some(value) = value {
+            add(&mut conninfo, keyword, value);
+        }
+    }
+    // A host that was typed is not mixed with an address from the environment, nor the reverse:
+    // libpq would connect to the address.
+    let names_server = has_server(&conninfo);
+    for (variable, keyword) in ENVIRONMENT {
+        let is_server = matches!(*keyword, "host" | "hostaddr" | "service");
+        if let Some(value) = (around.variable)(variable)
+            && !(is_server && names_server)
+        {
+            add(&mut conninfo, keyword, &value);
+        }
+    }
+    if typed.dbname.is_none() && !has_server(&conninfo) {
+        return Err(UsageError::new("no source specified").hint(
+            "Say with -d, or with -h, -p and -U, how the standby will connect to the source.",
+        ));
+    }
+    Ok(conninfo)
+}
+
+/// Sets a parameter that is not set yet.
+fn add(conninfo: &mut Conninfo, keyword: &str, value: &str) {
+    if !value.is_empty() && conninfo.get(keyword).is_none() {
+        conninfo.set(keyword, value);
+    }
+}
+
+fn has_server(conninfo: &Conninfo) -> bool {
+    ["host", "hostaddr", "service"]
+        .iter()
+        .any(|keyword| conninfo.get(keyword).is_some())
+}
+
+/// Where the agent is.
+fn agent(typed: &RebuildArguments, primary: &Conninfo) -> Result<Agent, UsageError> {
+    let agent = link::parse(
+        typed.from.as_deref(),
+        primary.get("host").or_else(|| primary.get("hostaddr")),
+        typed.rsh.as_deref(),
+        typed.agent_path.as_deref(),
+        typed.source_dbname.as_deref(),
+    )
+    .map_err(|error| {
+        let refused = UsageError::new(&error);
+        match error {
+            FromError::NoHost(_) => refused.hint(
+                "Give the source's host with -h or in -d; or say with --from where the agent is.",
+            ),
+            FromError::SocketDirectory(_) => {
+                refused.hint("If the source is on this host, add --from local.")
+            }
+            FromError::SeveralHosts => {
+                refused.hint("Say with --from ssh://HOST on which of them the source is.")
+            }
+            FromError::NoEffect { from: "exec:", .. } => {
+                refused.hint("Write it into the command: pg_reseed serve has options of its own.")
+            }
+            _ => refused,
+        }
+    })?;
+    if matches!(agent, Agent::Ssh { .. }) && !has_server(primary) {
+        return Err(
+            UsageError::new("the connection string for the standby names no host").hint(
+                "The standby would connect to its own host. Give the source's host with -h or in \
+                 -d.",
+            ),
+        );
+    }
+    Ok(agent)
+}
+
+fn check_slot_name(name: &str) -> Result<(), UsageError> {
+    let is_lawful = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    if !name.is_empty() && name.len() <= SLOT_NAME_MAX && name.chars().all(is_lawful) {
+        return Ok(());
+    }
+    Err(
+        UsageError::new(format_args!("invalid replication slot name \"{name}\"")).hint(format!(
+            "Slot names consist of at most {SLOT_NAME_MAX} lower case letters, digits and \
+             underscores."
+        )),
+    )
+}
+
+/// The report must not become part of what it reports on.
+fn report_file(file: PathBuf, pgdata: &Path, around: &Surroundings) -> Result<PathBuf, UsageError> {
+    let file = absolute("--report", file, around)?;
+    if file.starts_with(pgdata) {
+        let file = file.display();
+        return Err(UsageError::new(format_args!(
+            "the report \"{file}\" would lie in the data directory"
+        )));
+    }
+    Ok(file)
+}
+
+/// A path that stays right whatever the working directory becomes, and that messages can show.
+fn absolute(option: &str, path: PathBuf, around: &Surroundings) -> Result<PathBuf, UsageError> {
+    if path.as_os_str().is_empty() {
+        return Err(UsageError::new(format_args!(
+            "the path given with \"{option}\" is empty"
+        )));
+    }
+    if path.is_absolute() {
+        // Collected from its components, so that "/srv/pg/" and "/srv//pg" are "/srv/pg".
+        return Ok(path.components().collect());
+    }
+    Ok(around.working_directory.join(path).components().collect())
+}
+
+fn overrides(typed: &OverrideArguments) -> Overrides {
+    Overrides {
+        overwrite_foreign_cluster: typed.overwrite_foreign_cluster,
+        discard_newer_timeline: typed.discard_newer_timeline,
+        discard_newer_wal: typed.discard_newer_wal,
+        no_login_check: typed.no_login_check,
+        reuse_tablespace_dirs: typed.reuse_tablespace_dirs,
+        ignore_free_space: typed.ignore_free_space,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use insta::assert_snapshot;
+
+    use super::*;
+    use crate::cli::args::{self, Command};
+
+    /// Resolves a command line in an environment that has nothing but `variables`.
+    fn resolve(line: &str, variables: &[(&str, &str)]) -> Result<Rebuild, UsageError> {
+        let words = shlex::split(line).unwrap();
+        let words = ["pg_reseed", "rebuild", "-D", "data"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain(words)
+            .map(Into::into);
+        let Command::Rebuild(typed) = args::parse(words).unwrap().command else {
+            panic!("not a rebuild");
+        };
+        let variable = |name: &str| {
+            let found = variables.iter().find(|(variable, _)| *variable == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        let around = Surroundings {
+            variable: &variable,
+            working_directory: Path::new("/home/postgres"),
+            processors: 64,
+        };
+        rebuild(*typed, &around)
+    }
+
+    fn refused(line: &str) -> String {
+        let UsageError { error, hint } = resolve(line, &[]).unwrap_err();
+        let hint = hint.map(|hint| format!("  hint: {hint}\n"));
+        format!("{line}\n  error: {error}\n{}", hint.unwrap_or_default())
+    }
+
+    fn conninfo(line: &str, variables: &[(&str, &str)]) -> String {
+        let resolved = resolve(line, variables).unwrap();
+        resolved.options.primary.to_keyword_value()
+    }
+
+    #[test]
+    fn the_shortest_command_has_the_documented_defaults() {
+        let resolved = resolve("-h db2", &[]).unwrap();
+        let options = resolved.options;
+        assert_eq!(options.pgdata, Path::new("/home/postgres/data"));
+        assert!(matches!(&options.from, Agent::Ssh { user_host, .. } if user_host == "db2"));
+        assert_eq!(options.compression, Compression::Lz4);
+        assert_eq!(options.jobs, 4);
+        assert_eq!(options.wait, Duration::from_secs(60));
+        assert!(options.fast_checkpoint && options.sync);
+        assert!(!options.config_from_source && !options.start && !options.stop);
+        assert_eq!(resolved.progress, Style::Auto);
+        assert_eq!((resolved.verbosity, resolved.shows_summary), (0, true));
+    }
+
+    #[test]
+    fn string_beats_options_and_options_beat_the_environment() {
+        let environment = [("PGHOST", "db3"), ("PGPORT", "5433"), ("PGUSER", "bob")];
+        assert_eq!(conninfo("", &environment), "host=db3 port=5433 user=bob");
+        assert_eq!(
+            conninfo("-d 'host=db1' -h db2 -p 5434", &environment),
+            "host=db1 port=5434 user=bob"
+        );
+        assert_eq!(
+            conninfo(
+                "-h db2",
+                &[("PGHOSTADDR", "10.0.0.3"), ("PGSSLMODE", "require")]
+            ),
+            "host=db2 sslmode=require"
+        );
+        assert_eq!(
+            conninfo(
+                "-h db2",
+                &[("PGPASSWORD", "x"), ("PGDATABASE", "y"), ("PGUSER", "")]
+            ),
+            "host=db2"
+        );
+    }
+
+    #[test]
+    fn local_compresses_only_when_told() {
+        let resolved = resolve("--from local -d port=5433", &[]).unwrap();
+        assert_eq!(resolved.options.compression, Compression::None);
+        let resolved = resolve("--from local -d port=5433 -Z lz4", &[]).unwrap();
+        assert_eq!(resolved.options.compression, Compression::Lz4);
+    }
+
+    #[test]
+    fn quiet_is_silent_unless_progress_is_asked_for() {
+        let resolved = resolve("-h db2 -q", &[]).unwrap();
+        assert_eq!(resolved.progress, Style::None);
+        assert_eq!((resolved.verbosity, resolved.shows_summary), (-1, false));
+        let resolved = resolve("-h db2 -q -P json", &[]).unwrap();
+        assert_eq!(resolved.progress, Style::Json);
+        assert_eq!(resolve("-h db2 -P", &[]).unwrap().progress, Style::Auto);
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let refusals = [
+            "-n",
+            "-d 'host=db2 password=secret'",
+            "-d port=5433",
+            "-d port=5433 --from ssh://db2",
+            "-h /tmp",
+            "-h db1,db2",
+            "-h db2 --from local --rsh ssh",
+            "-h db2 --from 'exec:docker exec -i pg pg_reseed serve --stdio' --agent-path /opt/pg_reseed",
+            "-h db2 --from 'exec:sudo -u postgres pg_reseed serve --stdio' --source-dbname port=5433",
+            "-h db2 --from rsync://db2",
+            "-h db2 -S Standby1",
+            "-h db2 --waldir wal",
+            "-h db2 --report data/report.json",
+            "-h db2 --application-name ''",
+            "-h db2 -T /a",
+        ]
+        .map(refused)
+        .concat();
+        assert_snapshot!(refusals, @r#"
+        -n
+          error: no source specified
+          hint: Say with -d, or with -h, -p and -U, how the standby will connect to the source.
+        -d 'host=db2 password=secret'
+          error: a password in the connection string is not accepted
+          hint: It would stand in a configuration file. Put it into the password file of the user that the standby runs as: ~/.pgpass, or passfile=... in the connection string.
+        -d port=5433
+          error: the agent "ssh:" names no host, and neither does the connection string
+          hint: Give the source's host with -h or in -d; or say with --from where the agent is.
+        -d port=5433 --from ssh://db2
+          error: the connection string for the standby names no host
+          hint: The standby would connect to its own host. Give the source's host with -h or in -d.
+        -h /tmp
+          error: the host of the connection string, "/tmp", is a socket directory and no host for ssh
+          hint: If the source is on this host, add --from local.
+        -h db1,db2
+          error: the connection string names several hosts, so ssh cannot know which one to reach
+          hint: Say with --from ssh://HOST on which of them the source is.
+        -h db2 --from local --rsh ssh
+          error: option "--rsh" has no effect with "local"
+        -h db2 --from 'exec:docker exec -i pg pg_reseed serve --stdio' --agent-path /opt/pg_reseed
+          error: option "--agent-path" has no effect with "exec:"
+          hint: Write it into the command: pg_reseed serve has options of its own.
+        -h db2 --from 'exec:sudo -u postgres pg_reseed serve --stdio' --source-dbname port=5433
+          error: option "--source-dbname" has no effect with "exec:"
+          hint: Write it into the command: pg_reseed serve has options of its own.
+        -h db2 --from rsync://db2
+          error: unrecognized agent "rsync://db2": use ssh://[USER@]HOST[:PORT], exec:COMMAND or local
+        -h db2 -S Standby1
+          error: invalid replication slot name "Standby1"
+          hint: Slot names consist of at most 63 lower case letters, digits and underscores.
+        -h db2 --waldir wal
+          error: the WAL directory "wal" is not an absolute path
+        -h db2 --report data/report.json
+          error: the report "/home/postgres/data/report.json" would lie in the data directory
+        -h db2 --application-name ''
+          error: the value of "--application-name" is empty or contains control characters
+        -h db2 -T /a
+          error: invalid tablespace mapping "/a", must be "OLDDIR=NEWDIR"
+        "#);
+    }
+}

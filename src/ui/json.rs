@@ -1,0 +1,145 @@
+//! Progress for programs: one JSON object per line. The format is stable and described in
+//! pg_reseed-rebuild(1); a change that is more than a new event or a new field needs a new major
+//! version.
+
+use std::io::Write;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::event::Event;
+use crate::ui::figures::Figures;
+use crate::ui::{Display, Ending, Level};
+
+/// Distance of the `progress` lines.
+const LINE_DISTANCE: Duration = Duration::from_millis(500);
+
+/// One line. The tag is the field `event`.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Line<'a> {
+    Stage {
+        stage: &'static str,
+        seconds: f64,
+    },
+    Planned {
+        files: u64,
+        compare_bytes: u64,
+        fetch_bytes: u64,
+    },
+    Progress(&'a Figures),
+    RetainedWal {
+        bytes: u64,
+    },
+    Note {
+        text: &'a str,
+    },
+    Warning {
+        text: &'a str,
+    },
+    Log {
+        level: &'static str,
+        text: &'a str,
+    },
+    End(&'a Ending),
+}
+
+/// JSON objects on standard error.
+pub(super) struct Json<W> {
+    out: W,
+}
+
+impl<W: Write> Json<W> {
+    pub(super) fn new(out: W) -> Self {
+        Self { out }
+    }
+
+    #[cfg(test)]
+    pub(super) fn into_inner(self) -> W {
+        self.out
+    }
+
+    /// Whole lines at once, so that a reader never sees half of one. Standard error may be gone; the
+    /// run matters more than its display.
+    fn line(&mut self, line: &Line<'_>) {
+        if let Ok(mut text) = serde_json::to_vec(line) {
+            text.push(b'\n');
+            let _ = self.out.write_all(&text);
+            let _ = self.out.flush();
+        }
+    }
+}
+
+impl<W: Write + Send> Display for Json<W> {
+    fn interval(&self) -> Duration {
+        LINE_DISTANCE
+    }
+
+    fn event(&mut self, event: &Event, figures: &Figures) {
+        let line = match event {
+            Event::Stage(stage) => Line::Stage {
+                stage: stage.name(),
+                seconds: figures.seconds,
+            },
+            Event::Planned {
+                files,
+                compare_bytes,
+                fetch_bytes,
+            } => Line::Planned {
+                files: *files,
+                compare_bytes: *compare_bytes,
+                fetch_bytes: *fetch_bytes,
+            },
+            Event::RetainedWal { bytes } => Line::RetainedWal { bytes: *bytes },
+            Event::Note(text) => Line::Note { text },
+            Event::Warning(text) => Line::Warning { text },
+        };
+        self.line(&line);
+    }
+
+    fn tick(&mut self, figures: &Figures) {
+        self.line(&Line::Progress(figures));
+    }
+
+    fn log(&mut self, level: Level, text: &str) {
+        self.line(&Line::Log {
+            level: level.name(),
+            text,
+        });
+    }
+
+    fn end(&mut self, ending: &Ending, figures: &Figures) -> bool {
+        self.line(&Line::Progress(figures));
+        self.line(&Line::End(ending));
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use insta::assert_snapshot;
+
+    use super::*;
+    use crate::ui::tests::run_shown;
+
+    #[test]
+    fn json_is_an_object_per_line() {
+        let shown = run_shown(Json::new);
+        for line in shown.lines() {
+            let value: serde_json::Value = serde_json::from_str(line).unwrap();
+            assert!(value["event"].is_string());
+        }
+        assert_snapshot!(shown, @r#"
+        {"event":"stage","stage":"look","seconds":0.0}
+        {"event":"note","text":"The target is an old primary."}
+        {"event":"planned","files":1,"compare_bytes":1073741824,"fetch_bytes":8192}
+        {"event":"stage","stage":"compare","seconds":3.0}
+        {"event":"retained_wal","bytes":16777216}
+        {"event":"warning","text":"The source's disk is slow."}
+        {"event":"log","level":"info","text":"a line of the log"}
+        {"event":"progress","stage":"compare","seconds":13.0,"files":1,"compare_bytes":1073741824,"fetch_bytes":8192,"compared_bytes":314572800,"fetched_bytes":0,"differing_blocks":1,"moved_blocks":0,"moved_bytes":8192,"wire_received_bytes":0,"wire_sent_bytes":0,"written_bytes":0,"removed_files":0,"wal_bytes":0,"retained_wal_bytes":16777216,"bytes_per_second":31457280,"seconds_left":25}
+        {"event":"progress","stage":"compare","seconds":14.0,"files":1,"compare_bytes":1073741824,"fetch_bytes":8192,"compared_bytes":314572800,"fetched_bytes":0,"differing_blocks":1,"moved_blocks":0,"moved_bytes":8192,"wire_received_bytes":0,"wire_sent_bytes":0,"written_bytes":0,"removed_files":0,"wal_bytes":0,"retained_wal_bytes":16777216,"bytes_per_second":28597527,"seconds_left":27}
+        {"event":"end","exit_status":3,"outcome":"refused","target":"untouched","errors":["a \"quoted\" reason"],"details":[],"hints":[]}
+        "#);
+    }
+}

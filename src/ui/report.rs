@@ -1,0 +1,494 @@
+//! The result of a run: a summary for people, and the report for programs.
+
+use std::fmt::{self, Write as _};
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::client::outcome::{DamagedPage, Mode, Outcome};
+use crate::ui::{Ending, words};
+
+/// Most names and pages that the summary lists; the report has all.
+const LISTED_MAX: usize = 10;
+
+/// Column in which the values begin.
+const INDENT: usize = 16;
+
+/// What the standard output of a finished run says.
+#[must_use]
+pub fn summary(outcome: &Outcome) -> String {
+    let mut text = String::new();
+    headline(&mut text, outcome);
+    text.push('\n');
+    history(&mut text, outcome);
+    transfer(&mut text, outcome);
+    backup(&mut text, outcome);
+    time(&mut text, outcome);
+    list(&mut text, "Kept", outcome.kept.iter(), LISTED_MAX);
+    let warnings = outcome.warnings.iter();
+    list(&mut text, "Warnings", warnings, usize::MAX);
+    let damaged = outcome.damaged.iter().map(damage);
+    list(&mut text, "Damaged pages", damaged, LISTED_MAX);
+    let next = outcome.next_steps.iter();
+    list(&mut text, "Next", next, usize::MAX);
+    text
+}
+
+fn headline(text: &mut String, outcome: &Outcome) {
+    let pgdata = &outcome.pgdata;
+    let version = &outcome.server_version;
+    let timeline = outcome.timeline;
+    let host = if outcome.source_host.is_empty() {
+        "the source"
+    } else {
+        &outcome.source_host
+    };
+    let state = if outcome.streaming {
+        ", and streams from it"
+    } else {
+        ""
+    };
+    let sentence = match outcome.mode {
+        Mode::Rebuild => format!("\"{pgdata}\" is rebuilt as a standby of {host}{state}"),
+        Mode::Seed => format!("\"{pgdata}\" is seeded as a standby of {host}{state}"),
+        Mode::DryRun => format!("Dry run: nothing was changed in \"{pgdata}\""),
+    };
+    put(
+        text,
+        format_args!("{sentence} (PostgreSQL {version}, timeline {timeline}).\n"),
+    );
+    if !outcome.damaged.is_empty() {
+        let pages = words::counted(outcome.damaged.len() as u64, "page", "pages");
+        put(
+            text,
+            format_args!("The source has {pages} whose checksum is wrong; see below.\n"),
+        );
+    }
+}
+
+/// How the target came to be where it was, and what of it is gone.
+fn history(text: &mut String, outcome: &Outcome) {
+    if !outcome.relation.is_empty() {
+        row(text, "The target", format_args!("{}", outcome.relation));
+    }
+    if let Some(divergence) = &outcome.divergence {
+        let (name, has) = match outcome.mode {
+            Mode::DryRun => ("To be lost", "has"),
+            Mode::Rebuild | Mode::Seed => ("Lost", "had"),
+        };
+        row(
+            text,
+            name,
+            format_args!(
+                "{} of WAL that only the target {has}: timeline {} from {} to {}",
+                words::size(divergence.lost_bytes),
+                divergence.timeline,
+                divergence.lsn,
+                divergence.target_end
+            ),
+        );
+    }
+}
+
+/// What was compared, moved and saved.
+fn transfer(text: &mut String, outcome: &Outcome) {
+    let is_dry = outcome.mode == Mode::DryRun;
+    let files = words::counted(outcome.files, "file", "files");
+    let moved = words::size(outcome.moved_bytes);
+    let verb = if is_dry { "To move" } else { "Moved" };
+    if outcome.mode == Mode::Seed {
+        row(text, verb, format_args!("{moved} in {files}"));
+    } else {
+        let compared = words::size(outcome.compared_bytes);
+        row(text, "Compared", format_args!("{compared} in {files}"));
+        let differing = words::counted(outcome.differing_blocks, "block", "blocks");
+        row(text, "Differing", format_args!("{differing}"));
+        let blocks = words::counted(outcome.moved_blocks, "block", "blocks");
+        let fetched = words::size(outcome.fetched_bytes);
+        row(
+            text,
+            verb,
+            format_args!("{moved}: {blocks}, and {fetched} that the target lacked"),
+        );
+    }
+    row(
+        text,
+        "On the wire",
+        format_args!(
+            "{} received, {} sent",
+            words::size(outcome.wire_received_bytes),
+            words::size(outcome.wire_sent_bytes)
+        ),
+    );
+    let saved = outcome.full_copy_bytes.saturating_sub(outcome.moved_bytes);
+    if saved > 0 {
+        row(
+            text,
+            "Saved",
+            format_args!(
+                "{} of the {} of a full copy ({})",
+                words::size(saved),
+                words::size(outcome.full_copy_bytes),
+                words::percent(saved, outcome.full_copy_bytes)
+            ),
+        );
+    }
+    if outcome.written_bytes > 0 {
+        row(
+            text,
+            "Written",
+            format_args!("{}", words::size(outcome.written_bytes)),
+        );
+    }
+    if outcome.removed_files > 0 {
+        row(
+            text,
+            if is_dry { "To remove" } else { "Removed" },
+            format_args!("{}", words::counted(outcome.removed_files, "file", "files")),
+        );
+    }
+}
+
+fn backup(text: &mut String, outcome: &Outcome) {
+    if let (Some(start), Some(stop)) = (outcome.start_lsn, outcome.stop_lsn) {
+        let wal = if outcome.wal_bytes > 0 {
+            format!(", {} of WAL fetched", words::size(outcome.wal_bytes))
+        } else {
+            String::new()
+        };
+        row(text, "Backup", format_args!("{start} to {stop}{wal}"));
+    }
+    if let Some(slot) = &outcome.slot {
+        row(text, "Slot", format_args!("{slot}"));
+    }
+}
+
+fn time(text: &mut String, outcome: &Outcome) {
+    let stages: Vec<_> = outcome
+        .stages
+        .iter()
+        .map(|stage| format!("{} {}", stage.name, words::took(stage.seconds)))
+        .collect();
+    let all = words::took(outcome.seconds);
+    if stages.is_empty() {
+        row(text, "Time", format_args!("{all}"));
+    } else {
+        row(text, "Time", format_args!("{all}: {}", stages.join(", ")));
+    }
+}
+
+fn damage(page: &DamagedPage) -> String {
+    format!(
+        "block {} of \"{}\": checksum {:04X}, but its content gives {:04X}",
+        page.block, page.path, page.expected_checksum, page.actual_checksum
+    )
+}
+
+fn row(text: &mut String, name: &str, value: fmt::Arguments<'_>) {
+    put(text, format_args!("  {name:<width$}", width = INDENT - 2));
+    put(text, value);
+    text.push('\n');
+}
+
+/// A row per item, the name only before the first.
+fn list(text: &mut String, name: &str, items: impl Iterator<Item: fmt::Display>, max: usize) {
+    let mut left_out = 0_u64;
+    for (index, item) in items.enumerate() {
+        if index < max {
+            let name = if index == 0 { name } else { "" };
+            row(text, name, format_args!("{item}"));
+        } else {
+            left_out += 1;
+        }
+    }
+    if left_out > 0 {
+        let left_out = words::number(left_out);
+        row(text, "", format_args!("and {left_out} more (see --report)"));
+    }
+}
+
+fn put(text: &mut String, value: fmt::Arguments<'_>) {
+    text.write_fmt(value)
+        .expect("writing to a string cannot fail");
+}
+
+/// The report of a run that did not come to an outcome. Field names are stable.
+#[derive(Debug, Serialize)]
+pub struct FailureReport<'a> {
+    #[serde(flatten)]
+    pub ending: &'a Ending,
+    pub pg_reseed_version: &'static str,
+    pub pgdata: String,
+    pub seconds: f64,
+}
+
+/// Writes a report as JSON: whole or not at all.
+///
+/// # Errors
+/// When a file cannot be written or renamed.
+pub fn write(path: &Path, report: &impl Serialize) -> io::Result<()> {
+    let mut bytes = serde_json::to_vec_pretty(report).map_err(io::Error::other)?;
+    bytes.push(b'\n');
+    let beside = beside(path);
+    let written = write_and_rename(&beside, path, &bytes);
+    if written.is_err() {
+        let _ = fs::remove_file(&beside);
+    }
+    written
+}
+
+fn write_and_rename(beside: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(beside)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(beside, path)
+}
+
+/// A name of its own in the same directory, since a rename does not cross file systems.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.tmp", std::process::id()));
+    path.with_file_name(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use insta::assert_snapshot;
+
+    use super::*;
+    use crate::client::outcome::{DivergenceReport, StageTime};
+    use crate::pg::lsn::Lsn;
+    use crate::pg::timeline::TimelineId;
+
+    fn rebuilt() -> Outcome {
+        Outcome {
+            outcome: "done",
+            mode: Mode::Rebuild,
+            pg_reseed_version: "0.1.0",
+            pgdata: "/srv/pg/15".to_owned(),
+            source_host: "db2".to_owned(),
+            source_data_directory: "/srv/pg/15".to_owned(),
+            server_version: "15.18".to_owned(),
+            system_identifier: "7312345678901234567".to_owned(),
+            timeline: TimelineId(2),
+            relation: "diverged from the source at 0/5000000 of timeline 1".to_owned(),
+            divergence: Some(DivergenceReport {
+                lsn: Lsn(0x0500_0000),
+                timeline: TimelineId(1),
+                target_end: Lsn(0x062A_4F10),
+                lost_bytes: 0x012A_4F10,
+            }),
+            start_lsn: Some(Lsn(0x0700_0028)),
+            stop_lsn: Some(Lsn(0x0900_0100)),
+            compared_bytes: 13_314_398_617,
+            differing_blocks: 18_204,
+            moved_blocks: 18_204,
+            moved_bytes: 153_321_472,
+            fetched_bytes: 4_194_304,
+            wal_bytes: 33_554_432,
+            written_bytes: 186_875_904,
+            wire_received_bytes: 63_963_136,
+            wire_sent_bytes: 2_097_152,
+            full_copy_bytes: 13_421_772_800,
+            files: 1204,
+            removed_files: 12,
+            kept: vec!["postgresql.conf".to_owned(), "pg_hba.conf".to_owned()],
+            damaged: vec![],
+            warnings: vec![],
+            slot: Some("standby1".to_owned()),
+            streaming: true,
+            next_steps: vec![],
+            stages: vec![
+                StageTime {
+                    name: "look",
+                    seconds: 0.31,
+                },
+                StageTime {
+                    name: "compare",
+                    seconds: 42.4,
+                },
+            ],
+            seconds: 45.02,
+        }
+    }
+
+    #[test]
+    fn summary_of_a_rebuild() {
+        assert_snapshot!(summary(&rebuilt()), @r#"
+        "/srv/pg/15" is rebuilt as a standby of db2, and streams from it (PostgreSQL 15.18, timeline 2).
+
+          The target    diverged from the source at 0/5000000 of timeline 1
+          Lost          18.6 MB of WAL that only the target had: timeline 1 from 0/5000000 to 0/62A4F10
+          Compared      12.4 GB in 1,204 files
+          Differing     18,204 blocks
+          Moved         146 MB: 18,204 blocks, and 4.00 MB that the target lacked
+          On the wire   61.0 MB received, 2.00 MB sent
+          Saved         12.3 GB of the 12.5 GB of a full copy (98 %)
+          Written       178 MB
+          Removed       12 files
+          Backup        0/7000028 to 0/9000100, 32.0 MB of WAL fetched
+          Slot          standby1
+          Time          45 s: look 0.3 s, compare 42 s
+          Kept          postgresql.conf
+                        pg_hba.conf
+        "#);
+    }
+
+    #[test]
+    fn summary_of_a_seed() {
+        let outcome = Outcome {
+            mode: Mode::Seed,
+            relation: "is empty: everything comes from the source".to_owned(),
+            divergence: None,
+            compared_bytes: 0,
+            differing_blocks: 0,
+            moved_blocks: 0,
+            moved_bytes: 13_421_772_800,
+            fetched_bytes: 13_421_772_800,
+            removed_files: 0,
+            kept: vec![],
+            slot: None,
+            streaming: false,
+            next_steps: vec!["Start the standby: pg_ctl -D /srv/pg/15 start".to_owned()],
+            ..rebuilt()
+        };
+        assert_snapshot!(summary(&outcome), @r#"
+        "/srv/pg/15" is seeded as a standby of db2 (PostgreSQL 15.18, timeline 2).
+
+          The target    is empty: everything comes from the source
+          Moved         12.5 GB in 1,204 files
+          On the wire   61.0 MB received, 2.00 MB sent
+          Written       178 MB
+          Backup        0/7000028 to 0/9000100, 32.0 MB of WAL fetched
+          Time          45 s: look 0.3 s, compare 42 s
+          Next          Start the standby: pg_ctl -D /srv/pg/15 start
+        "#);
+    }
+
+    #[test]
+    fn summary_of_a_dry_run() {
+        let outcome = Outcome {
+            outcome: "dry-run",
+            mode: Mode::DryRun,
+            start_lsn: None,
+            stop_lsn: None,
+            wal_bytes: 0,
+            written_bytes: 0,
+            slot: None,
+            streaming: false,
+            ..rebuilt()
+        };
+        assert_snapshot!(summary(&outcome), @r#"
+        Dry run: nothing was changed in "/srv/pg/15" (PostgreSQL 15.18, timeline 2).
+
+          The target    diverged from the source at 0/5000000 of timeline 1
+          To be lost    18.6 MB of WAL that only the target has: timeline 1 from 0/5000000 to 0/62A4F10
+          Compared      12.4 GB in 1,204 files
+          Differing     18,204 blocks
+          To move       146 MB: 18,204 blocks, and 4.00 MB that the target lacked
+          On the wire   61.0 MB received, 2.00 MB sent
+          Saved         12.3 GB of the 12.5 GB of a full copy (98 %)
+          To remove     12 files
+          Time          45 s: look 0.3 s, compare 42 s
+          Kept          postgresql.conf
+                        pg_hba.conf
+        "#);
+    }
+
+    #[test]
+    fn summary_of_a_rebuild_from_a_damaged_source() {
+        let outcome = Outcome {
+            outcome: "done-with-damaged-pages",
+            damaged: (0..12)
+                .map(|block| DamagedPage {
+                    path: "base/16384/24601".to_owned(),
+                    block,
+                    expected_checksum: 0x1F2A,
+                    actual_checksum: 0x0B11,
+                })
+                .collect(),
+            warnings: vec!["Settings of the source name a log directory elsewhere.".to_owned()],
+            next_steps: vec!["Repair the source.".to_owned(), "Run it again.".to_owned()],
+            ..rebuilt()
+        };
+        assert_snapshot!(summary(&outcome), @r#"
+        "/srv/pg/15" is rebuilt as a standby of db2, and streams from it (PostgreSQL 15.18, timeline 2).
+        The source has 12 pages whose checksum is wrong; see below.
+
+          The target    diverged from the source at 0/5000000 of timeline 1
+          Lost          18.6 MB of WAL that only the target had: timeline 1 from 0/5000000 to 0/62A4F10
+          Compared      12.4 GB in 1,204 files
+          Differing     18,204 blocks
+          Moved         146 MB: 18,204 blocks, and 4.00 MB that the target lacked
+          On the wire   61.0 MB received, 2.00 MB sent
+          Saved         12.3 GB of the 12.5 GB of a full copy (98 %)
+          Written       178 MB
+          Removed       12 files
+          Backup        0/7000028 to 0/9000100, 32.0 MB of WAL fetched
+          Slot          standby1
+          Time          45 s: look 0.3 s, compare 42 s
+          Kept          postgresql.conf
+                        pg_hba.conf
+          Warnings      Settings of the source name a log directory elsewhere.
+          Damaged pages block 0 of "base/16384/24601": checksum 1F2A, but its content gives 0B11
+                        block 1 of "base/16384/24601": checksum 1F2A, but its content gives 0B11
+                        block 2 of "base/16384/24601": checksum 1F2A, but its content gives 0B11
+                        block 3 of "base/16384/24601": checksum 1F2A, but its content gives 0B11
+                        block 4 of "base/16384/24601": checksum 1F2A, but its content gives 0B11
+                        block 5 of "base/16384/24601": checksum 1F2A, but its content gives 0B11
+                        block 6 of "base/16384/24601": checksum 1F2A, but its content gives 0B11
+                        block 7 of "base/16384/24601": checksum 1F2A, but its content gives 0B11
+                        block 8 of "base/16384/24601": checksum 1F2A, but its content gives 0B11
+                        block 9 of "base/16384/24601": checksum 1F2A, but its content gives 0B11
+                        and 2 more (see --report)
+          Next          Repair the source.
+                        Run it again.
+        "#);
+    }
+
+    #[test]
+    fn a_report_replaces_the_one_before_and_leaves_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("report.json");
+        write(&path, &"old").unwrap();
+        write(&path, &rebuilt()).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["mode"], "rebuild");
+        assert_eq!(value["divergence"]["lost_bytes"], 0x012A_4F10);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_report_that_cannot_be_written_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let missing = directory.path().join("missing").join("report.json");
+        assert!(write(&missing, &1).is_err());
+        // A directory stands where the report shall go: the rename fails.
+        let occupied = directory.path().join("occupied");
+        fs::create_dir_all(occupied.join("child")).unwrap();
+        assert!(write(&occupied, &1).is_err());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_failure_is_reported_flat() {
+        let ending = Ending {
+            exit_status: 3,
+            outcome: "refused",
+            target: "untouched",
+            errors: vec!["no".to_owned()],
+            details: vec![],
+            hints: vec![],
+        };
+        let report = FailureReport {
+            ending: &ending,
+            pg_reseed_version: "0.1.0",
+            pgdata: "/srv/pg/15".to_owned(),
+            seconds: 0.5,
+        };
+        assert_snapshot!(serde_json::to_string(&report).unwrap(), @r#"{"exit_status":3,"outcome":"refused","target":"untouched","errors":["no"],"details":[],"hints":[],"pg_reseed_version":"0.1.0","pgdata":"/srv/pg/15","seconds":0.5}"#);
+    }
+}

@@ -1,0 +1,368 @@
+//! The manual pages say what the program does: they are made from the definitions of the command line
+//! (`src/cli/args.rs`), the exit statuses (`src/cli/exit.rs`) and the sections in `man/*.in`.
+//!
+//! `UPDATE_MAN=1 cargo test --test man` writes them.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on fails"
+)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::Command;
+use clap_mangen::Man;
+use insta::assert_snapshot;
+use pg_reseed::cli::args;
+use pg_reseed::cli::exit::Status;
+
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("man").join(name)
+}
+
+/// The commands that have a page, by the page's name.
+fn commands() -> Vec<(String, Command)> {
+    let mut main = args::command();
+    main.build();
+    let subcommands: Vec<_> = main
+        .get_subcommands()
+        .map(|command| (format!("pg_reseed-{}", command.get_name()), command.clone()))
+        .collect();
+    let mut all = vec![("pg_reseed".to_owned(), main)];
+    all.extend(subcommands);
+    all
+}
+
+/// A page: what clap knows, then our sections.
+fn page(name: &str, command: Command) -> String {
+    let has_subcommands = command.has_subcommands();
+    let man = Man::new(command)
+        .title(name.to_uppercase())
+        .section("1")
+        .date("")
+        .source(concat!("pg_reseed ", env!("CARGO_PKG_VERSION")))
+        .manual("pg_reseed");
+    let mut text = Vec::new();
+    man.render_title(&mut text).unwrap();
+    man.render_name_section(&mut text).unwrap();
+    man.render_synopsis_section(&mut text).unwrap();
+    man.render_description_section(&mut text).unwrap();
+    if has_subcommands {
+        man.render_subcommands_section(&mut text).unwrap();
+    }
+    man.render_options_section(&mut text).unwrap();
+    let sections = fs::read_to_string(path(&format!("{name}.in"))).unwrap();
+    let text = String::from_utf8(text).unwrap();
+    text + &sections.replace("@EXIT_STATUS@\n", &exit_statuses())
+}
+
+fn exit_statuses() -> String {
+    Status::MEANINGS
+        .iter()
+        .map(|(status, meaning)| format!(".TP\n.B {}\n{meaning}\n", status.number()))
+        .collect()
+}
+
+#[test]
+fn pages_match_the_definitions() {
+    for (name, command) in commands() {
+        let file = path(&format!("{name}.1"));
+        let wanted = page(&name, command);
+        if std::env::var_os("UPDATE_MAN").is_some() {
+            fs::write(&file, &wanted).unwrap();
+        }
+        let found = fs::read_to_string(&file).unwrap_or_default();
+        let differing = wanted.lines().zip(found.lines()).find(|(a, b)| a != b);
+        assert!(
+            wanted == found,
+            "{} is out of date, at {differing:?}: run UPDATE_MAN=1 cargo test --test man",
+            file.display()
+        );
+    }
+}
+
+#[test]
+fn there_is_no_page_without_a_command() {
+    let mut wanted: Vec<_> = commands()
+        .into_iter()
+        .flat_map(|(name, _)| [format!("{name}.1"), format!("{name}.in")])
+        .collect();
+    let mut found: Vec<_> = fs::read_dir(path(""))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    wanted.sort();
+    found.sort();
+    assert_eq!(wanted, found);
+}
+
+#[test]
+fn every_option_is_explained_at_length() {
+    for (name, command) in commands() {
+        for option in command
+            .get_arguments()
+            .filter(|option| !option.is_hide_set())
+        {
+            let id = option.get_id();
+            if id == "help" || id == "version" {
+                continue;
+            }
+            let short = option.get_help().expect("a short help").to_string();
+            let long = option.get_long_help().expect("a long help").to_string();
+            assert!(short.len() < 72, "{name} {id}: {short}");
+            assert!(!short.ends_with('.'), "{name} {id}: {short}");
+            assert!(long.ends_with('.') && long != short, "{name} {id}: {long}");
+            assert!(option.get_help_heading().is_some(), "{name} {id}");
+        }
+    }
+}
+
+#[test]
+fn options_and_manual_name_the_same() {
+    let mut command = args::command();
+    command.build();
+    for command in command.get_subcommands() {
+        let page = path(&format!("pg_reseed-{}.1", command.get_name()));
+        let page = fs::read_to_string(page).unwrap().replace("\\-", "-");
+        let defined: BTreeSet<_> = command
+            .get_arguments()
+            .filter_map(|option| option.get_long())
+            .map(|long| format!("--{long}"))
+            .collect();
+        for option in &defined {
+            assert!(
+                page.contains(option.as_str()),
+                "{option} is not in the manual"
+            );
+        }
+        // Back: what stands at the beginning of an entry is an option.
+        for line in page.lines().filter(|line| line.starts_with("\\fB-")) {
+            let long = line.split("\\fB").find(|word| word.starts_with("--"));
+            let long = long.and_then(|word| word.split('\\').next()).unwrap();
+            assert!(defined.contains(long), "{long} is in the manual only");
+        }
+    }
+}
+
+/// The documents may name only options that exist.
+#[test]
+fn documents_name_only_options_that_exist() {
+    let mut command = args::command();
+    command.build();
+    let mut defined: BTreeSet<String> = command
+        .get_subcommands()
+        .flat_map(clap::Command::get_arguments)
+        .filter_map(|option| option.get_long())
+        .map(str::to_owned)
+        .collect();
+    // Of the programs that the documents mention.
+    let others = ["checksum", "delta", "test"];
+    defined.extend(others.map(str::to_owned));
+    for document in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"] {
+        let text = fs::read_to_string(path("..").join(document)).unwrap();
+        for (at, _) in text.match_indices("--") {
+            let name: String = text[at + 2..]
+                .chars()
+                .take_while(|c| c.is_ascii_lowercase() || *c == '-')
+                .collect();
+            let begins = at == 0
+                || [' ', '`', '/', '(', '"']
+                    .iter()
+                    .any(|c| text[..at].ends_with(*c));
+            if begins && name.starts_with(|c: char| c.is_ascii_lowercase()) {
+                assert!(
+                    defined.contains(&name),
+                    "{document}: --{name} does not exist"
+                );
+            }
+        }
+    }
+}
+
+/// The `event` and field names that a page must explain: written by hand there.
+#[test]
+fn the_json_formats_are_documented() {
+    let page = fs::read_to_string(path("pg_reseed-rebuild.1")).unwrap();
+    let sources = [
+        "src/client/outcome.rs",
+        "src/ui/figures.rs",
+        "src/ui/mod.rs",
+    ];
+    for source in sources {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(source);
+        let text = fs::read_to_string(file).unwrap();
+        for structure in [
+            "Outcome",
+            "DivergenceReport",
+            "DamagedPage",
+            "Figures",
+            "Ending",
+        ] {
+            for field in fields(&text, structure) {
+                assert!(page.contains(field), "{structure}.{field} is not explained");
+            }
+        }
+    }
+}
+
+/// The fields of a structure in a source text.
+fn fields<'a>(source: &'a str, structure: &str) -> Vec<&'a str> {
+    let Some((_, rest)) = source.split_once(&format!("struct {structure} {{")) else {
+        return Vec::new();
+    };
+    let (body, _) = rest.split_once("\n}").expect("a closed structure");
+    body.lines()
+        .map(str::trim)
+        .filter(|line| line.starts_with("pub"))
+        .filter_map(|line| line.split_once(": ")?.0.split(' ').next_back())
+        .collect()
+}
+
+/// A help text, without the blanks that clap leaves at the ends of lines.
+fn help_of(arguments: &[&str]) -> String {
+    let error = args::parse(arguments.iter().map(Into::into)).expect_err("help");
+    let text = error.render().to_string();
+    text.lines()
+        .map(|line| line.trim_end().to_owned() + "\n")
+        .collect()
+}
+
+#[test]
+fn short_help_of_rebuild() {
+    assert_snapshot!(help_of(&["pg_reseed", "rebuild", "-?"]), @r"
+    Make a data directory a standby of a running server
+
+    Usage: pg_reseed rebuild -D PGDATA -d CONNINFO [--from AGENT] [OPTION]...
+
+    Target options:
+      -D, --pgdata <PGDATA>
+              Data directory that becomes the standby [env: PGDATA]
+      -T, --tablespace-mapping <OLDDIR=NEWDIR>
+              Relocate a tablespace: OLDDIR=NEWDIR (repeatable)
+          --waldir <WALDIR>
+              Directory for the WAL of a seeded standby
+          --config <SIDE>
+              Whose configuration files the standby has [default: target] [possible values: target,
+              source]
+          --keep <PATTERN>
+              Leave these paths of the target alone (repeatable)
+          --max-delete <N>
+              Refuse to remove more files than this
+      -B, --bindir <BINDIR>
+              Directory of the target's PostgreSQL programs
+          --config-file <FILE>
+              The target's postgresql.conf when it is elsewhere
+
+    Source options:
+          --from <AGENT>              How to reach the agent: ssh://[USER@]HOST[:PORT], exec:COMMAND,
+                                      local
+          --rsh <COMMAND>             Command to use instead of ssh
+          --agent-path <PATH>         Where pg_reseed is on the source's host
+          --source-dbname <CONNINFO>  How the agent connects to its own server
+      -S, --slot <SLOTNAME>           Replication slot that the standby shall use
+      -C, --create-slot               Create the slot if it does not exist
+      -c, --checkpoint <MODE>         Immediate or spread checkpoint at the start [default: fast]
+                                      [possible values: fast, spread]
+
+    Standby connection options:
+      -d, --dbname <CONNINFO>          How the standby connects to the source
+      -h, --host <HOST>                Source's host name or socket directory
+      -p, --port <PORT>                Source's port
+      -U, --username <USERNAME>        Role that replicates
+          --application-name <NAME>    Name of the standby in the source's views
+          --restore-command <COMMAND>  The standby's restore_command
+
+    Run options:
+      -n, --dry-run            Compare and report, change nothing
+          --stop               Stop a server that runs in the target first
+          --start              Start the standby and wait until it streams
+      -l, --log-file <FILE>    Log file of the server that --start starts
+          --wait <SECS>        Seconds to wait for stop, start and streaming [default: 60]
+      -j, --jobs <N>           Worker threads on each side
+      -Z, --compress <METHOD>  Compression between the sides: none, lz4, zstd[:LEVEL]
+      -N, --no-sync            Do not wait for data to be safe on disk
+
+    Output options:
+      -P, --progress [<STYLE>]  How progress is shown: auto, bar, plain, json, none [default: auto]
+          --report <FILE>       Write the result to this file as JSON
+      -v, --verbose...          Log more to standard error (repeatable)
+      -q, --quiet               No progress and no summary
+
+    Overrides of refusals:
+          --overwrite-foreign-cluster  Overwrite a cluster that never was the source's
+          --discard-newer-timeline     Overwrite a target on a newer timeline
+          --discard-newer-wal          Overwrite a target that is ahead of the source
+          --no-login-check             Do not try the standby's connection first
+          --reuse-tablespace-dirs      Use tablespace directories that have content
+          --ignore-free-space          Do not check that there is enough room
+
+    General options:
+      -?, --help     Print help: -? in short, --help in full
+      -V, --version  Print the version
+    ");
+}
+
+#[test]
+fn help_of_serve() {
+    assert_snapshot!(help_of(&["pg_reseed", "serve", "--help"]), @r"
+    The agent: runs on the source's host, as the user that owns the source's data directory, and answers
+    pg_reseed rebuild. It is started by it and not by hand, except in the COMMAND of --from
+    exec:COMMAND. It ends when its standard input ends, and with it the backup and the temporary slot on
+    the server.
+
+    It connects to its server, runs the backup functions, and reads the data directory. It writes
+    nothing there, runs no statement that modifies data, and opens only files that its own listing of
+    the directory has found.
+
+    Usage: pg_reseed serve --stdio [-d CONNINFO] [-D PGDATA]
+
+    Options:
+          --stdio
+              Talks to pg_reseed rebuild on standard input and output. Standard error is for messages to
+              people.
+
+      -d, --dbname <CONNINFO>
+              A connection string (keyword/value or URI) with which the agent connects to its server.
+              The default is the local socket, the role named like the operating system user, and
+              database postgres. The right to run the backup functions belongs to a database, so it must
+              be the one in which it was granted.
+
+      -D, --pgdata <PGDATA>
+              The server's data directory, for a role that may not ask the server for it: that takes a
+              superuser or a member of pg_read_all_settings.
+
+    General options:
+      -?, --help
+              Print help: -? in short, --help in full
+
+      -V, --version
+              Print the version
+    ");
+}
+
+#[test]
+fn help_of_rebuild() {
+    // In tests/snapshots: it is long.
+    assert_snapshot!(help_of(&["pg_reseed", "rebuild", "--help"]));
+}
+
+#[test]
+fn short_help_of_all() {
+    assert_snapshot!(help_of(&["pg_reseed", "-?"]), @r"
+    Rebuild a PostgreSQL standby by moving only the blocks that differ
+
+    Usage: pg_reseed rebuild [OPTION]...
+           pg_reseed serve --stdio [OPTION]...
+
+    Commands:
+      rebuild  Make a data directory a standby of a running server
+      serve    Serve a source's data directory to pg_reseed rebuild
+
+    General options:
+      -?, --help     Print help: -? in short, --help in full
+      -V, --version  Print the version
+    ");
+}

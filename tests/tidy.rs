@@ -1,0 +1,580 @@
+//! The rules of the house that no compiler knows: which module may know which, which words belong to
+//! which floor, how long a file may be. Reads the sources; takes milliseconds.
+//!
+//! The floors are those of `ARCHITECTURE.md`. A rule that is in the way is changed here, with a reason,
+//! and not worked around.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on fails"
+)]
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Modules by floor. Imports go downwards; from floor 3 up never sideways.
+const FLOORS: [(u8, &[&str]); 9] = [
+    (0, &["path", "geometry", "digest", "event"]),
+    (1, &["pg"]),
+    (2, &["facts", "manifest"]),
+    (3, &["plan", "compare", "wire"]),
+    (4, &["disk", "sql", "link", "postmaster", "workers"]),
+    (5, &["client", "agent"]),
+    (6, &["ui"]),
+    // The command line starts the display, so it stands above it.
+    (7, &["cli"]),
+    (8, &["main"]),
+];
+
+/// The lowest floor from which nobody imports sideways.
+const NEVER_SIDEWAYS_FROM: u8 = 3;
+
+/// Words that a floor must not contain, up to the floor given, and why.
+const FORBIDDEN_UP_TO: [(u8, &[&str], &str); 3] = [
+    (
+        3,
+        &[
+            "tokio",
+            "std::fs",
+            "std::net",
+            "std::os::unix::net",
+            "std::process",
+            "std::thread",
+            "std::env",
+            "std::time::SystemTime",
+            "std::time::Instant",
+            "SystemTime::now",
+            "Instant::now",
+            "getrandom",
+        ],
+        "floors 0 to 3 are pure: no runtime, file, socket, process, clock, environment or randomness",
+    ),
+    (
+        5,
+        &[
+            "println!",
+            "eprintln!",
+            "print!",
+            "eprint!",
+            "std::io::stdout",
+            "io::stderr",
+        ],
+        "printing belongs to `cli` and `ui`",
+    ),
+    (
+        7,
+        &["std::process::exit", "process::abort"],
+        "the exit status goes through `main`",
+    ),
+];
+
+/// Words that one floor must not contain.
+const FORBIDDEN_ON: [(u8, &[&str], &str); 3] = [
+    (5, &["SELECT "], "SQL text belongs to `sql`"),
+    (
+        5,
+        // The acts; the type `std::fs::File` may pass through.
+        &[
+            "fs::canonicalize",
+            "fs::copy",
+            "fs::create",
+            "fs::metadata",
+            "fs::read",
+            "fs::remove",
+            "fs::rename",
+            "fs::symlink",
+            "fs::write",
+            "File::create",
+            "File::open",
+            "OpenOptions",
+        ],
+        "file calls belong to `disk`",
+    ),
+    (
+        6,
+        &["crate::disk", "crate::sql", "crate::link", "crate::wire"],
+        "`ui` listens; it does not act",
+    ),
+];
+
+/// Libraries and the one module that may name them: a library that has one home can be replaced.
+const HOMES: [(&str, &[&str]); 15] = [
+    ("blake3", &["digest"]),
+    ("clap", &["cli", "ui"]),
+    ("crc32c", &["pg"]),
+    ("fast_rsync", &["compare"]),
+    ("getrandom", &["client", "workers"]),
+    ("indicatif", &["ui"]),
+    ("lz4_flex", &["wire"]),
+    ("postcard", &["wire"]),
+    ("rayon", &["workers"]),
+    ("rustix", &["disk", "link", "postmaster", "workers"]),
+    ("shlex", &["link", "postmaster", "cli"]),
+    ("tokio_postgres", &["sql"]),
+    ("tracing_subscriber", &["ui"]),
+    ("walkdir", &["disk"]),
+    ("zstd", &["wire"]),
+];
+
+/// What a module must not name although the floors allow it.
+const NEVER: [(&str, &[&str], &str); 1] = [(
+    "agent",
+    &["disk::target", "disk::durable"],
+    "the agent cannot write",
+)];
+
+/// Files may have this many lines.
+const LINES_MAX: usize = 600;
+
+/// Files that are longer, with their reason.
+const LONGER: &[(&str, &str)] = &[];
+
+/// `main.rs` is a door.
+const MAIN_LINES_MAX: usize = 60;
+
+/// A source file without its tests, comments and strings.
+struct Source {
+    /// Below `src`.
+    path: String,
+    /// The first component of the path: `client` for `client/look.rs`.
+    module: String,
+    /// Lines with comments and strings blanked, up to the tests.
+    code: Vec<String>,
+    /// The same with strings.
+    code_with_strings: Vec<String>,
+    lines: usize,
+    is_test: bool,
+}
+
+impl Source {
+    fn new(path: &str, text: &str) -> Self {
+        let module = path.split(['/', '.']).next().unwrap().to_owned();
+        let code = |keeps_strings| {
+            blank(text, keeps_strings)
+                .lines()
+                .map(str::to_owned)
+                .take_while(|line| line.trim() != "#[cfg(test)]" || line.starts_with(' '))
+                .collect()
+        };
+        Self {
+            path: path.to_owned(),
+            module,
+            code: code(false),
+            code_with_strings: code(true),
+            lines: text.lines().count(),
+            is_test: false,
+        }
+    }
+
+    fn floor(&self) -> Option<u8> {
+        floor_of(&self.module)
+    }
+}
+
+fn floor_of(module: &str) -> Option<u8> {
+    FLOORS
+        .iter()
+        .find(|(_, modules)| modules.contains(&module))
+        .map(|(floor, _)| *floor)
+}
+
+/// Replaces comments, and strings unless they are kept, by blanks, so that line numbers stay.
+fn blank(text: &str, keeps_strings: bool) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let (taken, keeps) = token(rest, first);
+        let piece = &rest[..taken];
+        let is_string = keeps == Keeps::IfStrings;
+        if keeps == Keeps::Always || (is_string && keeps_strings) {
+            out.push_str(piece);
+        } else {
+            out.extend(piece.chars().map(|c| if c == '\n' { '\n' } else { ' ' }));
+        }
+        rest = &rest[taken..];
+    }
+    out
+}
+
+#[derive(PartialEq, Clone, Copy)]
+enum Keeps {
+    Always,
+    IfStrings,
+    Never,
+}
+
+/// Length of the token at the beginning of the text, and whether it stays.
+fn token(text: &str, first: char) -> (usize, Keeps) {
+    if text.starts_with("//") {
+        return (text.find('\n').unwrap_or(text.len()), Keeps::Never);
+    }
+    if text.starts_with("/*") {
+        let end = text.find("*/").map_or(text.len(), |end| end + 2);
+        return (end, Keeps::Never);
+    }
+    if let Some(length) = raw_string(text) {
+        return (length, Keeps::IfStrings);
+    }
+    if first == '"' {
+        return (quoted(text), Keeps::IfStrings);
+    }
+    // A quote as a character would begin a string.
+    for character in ["'\"'", "'\\\"'", "'\\''"] {
+        if text.starts_with(character) {
+            return (character.len(), Keeps::IfStrings);
+        }
+    }
+    // A whole word at once, so that the r of "error" begins no raw string.
+    let word = text.find(|c: char| !c.is_alphanumeric() && c != '_');
+    let length = match word {
+        Some(0) => first.len_utf8(),
+        Some(length) => length,
+        None => text.len(),
+    };
+    (length, Keeps::Always)
+}
+
+/// Length of a raw string, `r"..."` or `br#"..."#`.
+fn raw_string(text: &str) -> Option<usize> {
+    let prefix = if text.starts_with("br") { 2 } else { 1 };
+    let after = text.strip_prefix("br").or_else(|| text.strip_prefix('r'))?;
+    let hashes = after.len() - after.trim_start_matches('#').len();
+    let body = after[hashes..].strip_prefix('"')?;
+    let close = format!("\"{}", "#".repeat(hashes));
+    let end = body
+        .find(&close)
+        .map_or(body.len(), |end| end + close.len());
+    Some(prefix + hashes + 1 + end)
+}
+
+/// Length of a string with escapes.
+fn quoted(text: &str) -> usize {
+    let bytes = text.as_bytes();
+    let mut at = 1;
+    while at < bytes.len() && bytes[at] != b'"' {
+        at += if bytes[at] == b'\\' { 2 } else { 1 };
+    }
+    (at + 1).min(text.len())
+}
+
+/// Modules of this package that a line of code names: `crate::a`, `crate::{b, c::d}`, `pg_reseed::e`.
+fn named_modules(code: &str) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    for root in ["crate::", "pg_reseed::"] {
+        for (at, _) in code.match_indices(root) {
+            let before = code[..at].chars().next_back();
+            if before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == '$') {
+                continue;
+            }
+            let line = code[..at].matches('\n').count();
+            let rest = &code[at + root.len()..];
+            for name in first_names(rest) {
+                found.push((line, name));
+            }
+        }
+    }
+    found
+}
+
+/// `a` of `a::b`, and all first names of `{a::b, c::{d, e}}`.
+fn first_names(text: &str) -> Vec<String> {
+    let name = |text: &str| -> String {
+        text.chars()
+            .take_while(|c| c.is_alphanumeric() || *c == '_')
+            .collect()
+    };
+    let Some(group) = text.strip_prefix('{') else {
+        return vec![name(text)];
+    };
+    let mut names = Vec::new();
+    let mut depth = 0_u32;
+    let mut is_new = true;
+    for (at, c) in group.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            ',' if depth == 0 => is_new = true,
+            c if is_new && !c.is_whitespace() => {
+                names.push(name(&group[at..]));
+                is_new = false;
+            }
+            _ => {}
+        }
+    }
+    names
+}
+
+/// Everything in a file that breaks a rule.
+fn faults(source: &Source) -> Vec<String> {
+    let mut faults = Vec::new();
+    let path = &source.path;
+    let limit = if path == "main.rs" {
+        MAIN_LINES_MAX
+    } else {
+        LINES_MAX
+    };
+    let is_listed = LONGER.iter().any(|(longer, _)| longer == path);
+    if source.lines > limit && !is_listed {
+        let lines = source.lines;
+        faults.push(format!(
+            "{path}: {lines} lines: look for the second idea in it"
+        ));
+    }
+    if path == "lib.rs" || source.is_test {
+        return faults;
+    }
+    let Some(floor) = source.floor() else {
+        faults.push(format!(
+            "{path}: stands on no floor: see FLOORS in tests/tidy.rs"
+        ));
+        return faults;
+    };
+    imports(source, floor, &mut faults);
+    words(source, floor, &mut faults);
+    faults
+}
+
+fn imports(source: &Source, floor: u8, faults: &mut Vec<String>) {
+    let Source {
+        path, module, code, ..
+    } = source;
+    for (line, name) in named_modules(&code.join("\n")) {
+        let Some(other) = floor_of(&name) else {
+            // A macro or an item of lib.rs; the compiler knows whether it exists.
+            continue;
+        };
+        let is_sideways = other == floor && name != *module && floor >= NEVER_SIDEWAYS_FROM;
+        if other > floor || is_sideways {
+            let line = line + 1;
+            faults.push(format!(
+                "{path}:{line}: `{module}` (floor {floor}) must not know `{name}` (floor {other})"
+            ));
+        }
+    }
+    // So many times `super` reach the root, past the check above.
+    let depth = path.matches('/').count() + usize::from(!path.ends_with("mod.rs"));
+    let to_root = "super::".repeat(depth);
+    for (number, _) in (1..).zip(code).filter(|(_, line)| line.contains(&to_root)) {
+        faults.push(format!("{path}:{number}: leave out `super`, write `crate`"));
+    }
+}
+
+fn words(source: &Source, floor: u8, faults: &mut Vec<String>) {
+    let Source { path, module, .. } = source;
+    let by_floor = FORBIDDEN_UP_TO
+        .iter()
+        .filter(|(up_to, _, _)| floor <= *up_to)
+        .map(|(_, words, why)| (*words, *why));
+    let on_floor = FORBIDDEN_ON
+        .iter()
+        .filter(|(on, _, _)| floor == *on)
+        .map(|(_, words, why)| (*words, *why));
+    let by_module = NEVER
+        .iter()
+        .filter(|(of, _, _)| of == module)
+        .map(|(_, words, why)| (*words, *why));
+    for (words, why) in by_floor.chain(on_floor).chain(by_module) {
+        for word in words {
+            // SQL is text.
+            let code = if *word == "SELECT " {
+                &source.code_with_strings
+            } else {
+                &source.code
+            };
+            for (number, _) in code.iter().enumerate().filter(|(_, line)| has(line, word)) {
+                let number = number + 1;
+                faults.push(format!("{path}:{number}: \"{word}\": {why}"));
+            }
+        }
+    }
+    for (library, homes) in HOMES {
+        if homes.contains(&module.as_str()) {
+            continue;
+        }
+        for (number, line) in source.code.iter().enumerate() {
+            if has(line, &format!("{library}::")) {
+                let (number, home) = (number + 1, homes.join("`, `"));
+                faults.push(format!(
+                    "{path}:{number}: `{library}` is at home in `{home}`"
+                ));
+            }
+        }
+    }
+}
+
+/// Whether the line has the word, and not as the end of a longer one.
+fn has(line: &str, word: &str) -> bool {
+    line.match_indices(word).any(|(at, _)| {
+        let before = line[..at].chars().next_back();
+        !before.is_some_and(|c| c.is_alphanumeric() || c == '_')
+    })
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// All files with this ending below a directory, in order.
+fn files(directory: &Path, ending: &str) -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    let entries = fs::read_dir(directory).unwrap();
+    for path in entries.map(|entry| entry.unwrap().path()) {
+        if path.is_dir() {
+            all.extend(files(&path, ending));
+        } else if path.extension().is_some_and(|found| found == ending) {
+            all.push(path);
+        }
+    }
+    all.sort();
+    all
+}
+
+fn sources(directory: &str) -> Vec<Source> {
+    let directory = root().join(directory);
+    if !directory.exists() {
+        return Vec::new();
+    }
+    files(&directory, "rs")
+        .iter()
+        .map(|path| {
+            let text = fs::read_to_string(path).unwrap();
+            let below = path.strip_prefix(&directory).unwrap();
+            Source::new(below.to_str().unwrap(), &text)
+        })
+        .collect()
+}
+
+fn all_faults() -> Vec<String> {
+    let tests = ["tests", "benches"].into_iter().flat_map(sources);
+    let tests = tests.map(|source| Source {
+        is_test: true,
+        ..source
+    });
+    let all: Vec<_> = sources("src").into_iter().chain(tests).collect();
+    let mut found: Vec<String> = all.iter().flat_map(faults).collect();
+    for (path, _) in LONGER {
+        if !all.iter().any(|s| s.path == *path && s.lines > LINES_MAX) {
+            found.push(format!(
+                "{path}: not longer than {LINES_MAX} lines: take it off LONGER"
+            ));
+        }
+    }
+    found
+}
+
+#[test]
+fn the_house_is_tidy() {
+    let mut text = String::new();
+    for fault in all_faults() {
+        writeln!(text, "{fault}").unwrap();
+    }
+    assert!(text.is_empty(), "\n{text}");
+}
+
+#[test]
+fn every_test_file_of_it_is_named_in_its_main() {
+    let directory = root().join("tests/it");
+    if !directory.exists() {
+        return;
+    }
+    let main = fs::read_to_string(directory.join("main.rs")).unwrap();
+    for path in files(&directory, "rs") {
+        let below = path.strip_prefix(&directory).unwrap();
+        let name = below.iter().next().unwrap().to_str().unwrap();
+        let name = name.trim_end_matches(".rs");
+        assert!(
+            name == "main" || main.contains(&format!("mod {name};")),
+            "tests/it/main.rs forgets {name}"
+        );
+    }
+}
+
+mod the_checker {
+    use super::*;
+
+    fn faults_of(path: &str, text: &str) -> String {
+        faults(&Source::new(path, text)).join("\n")
+    }
+
+    #[test]
+    fn finds_imports_that_go_up_or_sideways() {
+        for (path, text) in [
+            ("pg/lsn.rs", "use crate::facts::SourceFacts;"),
+            ("plan/guard.rs", "use crate::client::options::Options;"),
+            ("plan/guard.rs", "use crate::wire::message::Request;"),
+            ("agent/serve.rs", "use crate::{pg::lsn::Lsn, client::look};"),
+            ("client/look.rs", "fn f() { crate::agent::serve::serve(); }"),
+            (
+                "disk/walk.rs",
+                "use crate::{\n    path::{RelPath, parse},\n    sql::slot,\n};",
+            ),
+            ("client/look.rs", "use super::super::agent;"),
+            ("postmaster.rs", "use super::sql;"),
+        ] {
+            assert!(!faults_of(path, text).is_empty(), "{path}: {text}");
+        }
+    }
+
+    #[test]
+    fn finds_forbidden_words_and_libraries_away_from_home() {
+        for (path, text) in [
+            (
+                "plan/guard.rs",
+                "fn f() { let t = std::time::Instant::now(); }",
+            ),
+            (
+                "wire/codec.rs",
+                "async fn f(r: impl tokio::io::AsyncRead) {}",
+            ),
+            ("compare/blocks.rs", "fn f() { rayon::spawn(|| ()); }"),
+            ("client/look.rs", "fn f() { std::fs::read(\"x\"); }"),
+            ("client/look.rs", "const Q: &str = \"SELECT 1\";"),
+            ("client/look.rs", "fn f() { println!(\"x\"); }"),
+            ("agent/tree.rs", "use crate::disk::target::ClosedTarget;"),
+            ("agent/tree.rs", "use walkdir::WalkDir;"),
+            ("sql/slot.rs", "use clap::Parser;"),
+            ("nowhere.rs", ""),
+        ] {
+            assert!(!faults_of(path, text).is_empty(), "{path}: {text}");
+        }
+        assert!(!faults_of("pg/lsn.rs", &"\n".repeat(LINES_MAX + 1)).is_empty());
+        assert!(!faults_of("main.rs", &"\n".repeat(MAIN_LINES_MAX + 1)).is_empty());
+    }
+
+    #[test]
+    fn lets_the_lawful_pass() {
+        for (path, text) in [
+            (
+                "pg/lsn.rs",
+                "//! Like tokio, but crate::client is not meant.\nuse super::timeline::TimelineId;",
+            ),
+            (
+                "pg/lsn.rs",
+                "const S: &str = \"use crate::client; // \\\" std::fs\"; use crate::path::RelPath;",
+            ),
+            (
+                "pg/lsn.rs",
+                "const S: &str = r#\"a \"std::fs\" b\"#; const Q: char = '\"';",
+            ),
+            (
+                "plan/guard.rs",
+                "use crate::facts::SourceFacts;\n#[cfg(test)]\nmod tests { use crate::client; }",
+            ),
+            (
+                "client/look.rs",
+                "use crate::{plan::guard, wire::message::Request};\nuse super::options;",
+            ),
+            ("facts.rs", "use crate::manifest::Entry;"),
+            ("cli/mod.rs", "use crate::ui::Ui;"),
+            (
+                "compare/blocks.rs",
+                "/* rayon::spawn */ fn precursor_crate() {}",
+            ),
+            ("ui/plain.rs", "fn f() { let my_println = 1; }"),
+        ] {
+            assert_eq!(faults_of(path, text), "", "{path}: {text}");
+        }
+    }
+}
