@@ -35,6 +35,14 @@ pub fn bindir() -> PathBuf {
     )
 }
 
+/// The binary under test: the one just built, or any other by `PG_RESEED_TEST_BINARY`.
+pub fn binary() -> PathBuf {
+    std::env::var_os("PG_RESEED_TEST_BINARY").map_or_else(
+        || PathBuf::from(env!("CARGO_BIN_EXE_pg_reseed")),
+        PathBuf::from,
+    )
+}
+
 /// A PostgreSQL program with an environment that no user's settings reach.
 pub fn tool(name: &str) -> Command {
     clean(Command::new(bindir().join(name)))
@@ -630,6 +638,17 @@ impl Cluster {
         );
     }
 
+    /// The oid and place of every tablespace that is not built in.
+    pub fn tablespaces(&self) -> Vec<(u32, PathBuf)> {
+        self.sql("SELECT oid, pg_tablespace_location(oid) FROM pg_tablespace WHERE oid > 10000 ORDER BY oid")
+            .lines()
+            .map(|line| {
+                let (oid, location) = line.split_once('|').unwrap();
+                (oid.parse().unwrap(), PathBuf::from(location))
+            })
+            .collect()
+    }
+
     /// Waits until `standby` streams from this server and has replayed all that this server has.
     pub fn wait_caught_up(&self, standby: &Cluster) {
         self.wait_sql(
@@ -759,25 +778,46 @@ impl Drop for Session {
 /// `pgbench` running against a server until it is stopped.
 pub struct Load {
     child: Option<Child>,
+    log: PathBuf,
 }
 
 impl Load {
     /// Starts two sessions of the standard transaction; the tables must be there.
     pub fn start(cluster: &Cluster, seed: u64) -> Self {
         let before = Self::transactions(cluster);
-        let child = cluster
-            .client("pgbench")
-            .args(["--no-vacuum", "--client=2", "--time=3600"])
-            .arg(format!("--random-seed={}", seed & u64::from(u32::MAX)))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let load = Self { child: Some(child) };
+        let load = Self::spawn(cluster, seed, &["--client=2"]);
         eventually("pgbench has begun", DEADLINE, || {
             (Self::transactions(cluster) > before).then_some(())
         });
         load
+    }
+
+    /// Starts a session that repeats `script`, a statement a line.
+    pub fn script(cluster: &Cluster, seed: u64, script: &str) -> Self {
+        let file = cluster.home().join("load.sql");
+        fs::write(&file, script).unwrap();
+        Self::spawn(
+            cluster,
+            seed,
+            &["--client=1", "--file", file.to_str().unwrap()],
+        )
+    }
+
+    fn spawn(cluster: &Cluster, seed: u64, options: &[&str]) -> Self {
+        let log = cluster.home().join("pgbench.log");
+        let child = cluster
+            .client("pgbench")
+            .args(["--no-vacuum", "--time=3600"])
+            .args(options)
+            .arg(format!("--random-seed={}", seed & u64::from(u32::MAX)))
+            .stdout(Stdio::null())
+            .stderr(File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        Self {
+            child: Some(child),
+            log,
+        }
     }
 
     fn transactions(cluster: &Cluster) -> u64 {
@@ -809,14 +849,19 @@ impl Load {
     }
 
     /// Ends the load; it must have been running until now.
-    pub fn stop(mut self) {
+    pub fn stop(mut self, cluster: &Cluster) {
         let mut child = self.child.take().unwrap();
         assert!(
             child.try_wait().unwrap().is_none(),
-            "pgbench ended by itself: the load was no load"
+            "pgbench ended by itself: {}",
+            fs::read_to_string(&self.log).unwrap()
         );
         child.kill().unwrap();
         child.wait().unwrap();
+        cluster.wait_sql(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgbench'",
+            "0",
+        );
     }
 }
 
@@ -918,7 +963,7 @@ impl Rebuild {
 
     /// `rebuild` without `--from`.
     pub fn bare(target: &Cluster, source: &Cluster) -> Self {
-        let mut command = clean(Command::new(env!("CARGO_BIN_EXE_pg_reseed")));
+        let mut command = clean(Command::new(binary()));
         let report = target.home().join("report.json");
         let _ = fs::remove_file(&report);
         command

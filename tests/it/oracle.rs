@@ -170,16 +170,14 @@ fn unlike_basebackup(scene: &Scene, source: &Cluster, target: &Path, since: Sinc
         .prefix("copy")
         .tempdir_in(scene.path())
         .unwrap();
-    let spaces = source.sql(
-        "SELECT oid, pg_tablespace_location(oid) FROM pg_tablespace WHERE oid > 10000 ORDER BY oid",
-    );
-    let mapping = spaces
-        .lines()
-        .map(|line| {
-            let (oid, location) = line.split_once('|').unwrap();
+    let mapping = source
+        .tablespaces()
+        .iter()
+        .map(|(oid, location)| {
             format!(
-                "--tablespace-mapping={location}={}",
-                copy.path().join(oid).display()
+                "--tablespace-mapping={}={}",
+                location.display(),
+                copy.path().join(oid.to_string()).display()
             )
         })
         .collect::<Vec<_>>();
