@@ -359,6 +359,7 @@ impl Cluster {
              wal_receiver_status_interval = 1s\n\
              log_line_prefix = '%m [%p] '\n\
              log_min_messages = log\n\
+             log_checkpoints = off\n\
              cluster_name = '{name}'\n",
             home = self.home.display(),
             name = self.name,
@@ -525,6 +526,8 @@ impl Cluster {
 
     fn psql(&self, database: &str) -> Command {
         let mut command = self.client("psql");
+        // A statement that hangs fails its test, with its text, instead of hanging it.
+        command.env("PGOPTIONS", "-c statement_timeout=60s");
         command.args([
             "--no-psqlrc",
             "-Atq",
@@ -778,6 +781,7 @@ impl Drop for Session {
 /// `pgbench` running against a server until it is stopped.
 pub struct Load {
     child: Option<Child>,
+    name: &'static str,
     log: PathBuf,
 }
 
@@ -785,7 +789,7 @@ impl Load {
     /// Starts two sessions of the standard transaction; the tables must be there.
     pub fn start(cluster: &Cluster, seed: u64) -> Self {
         let before = Self::transactions(cluster);
-        let load = Self::spawn(cluster, seed, &["--client=2"]);
+        let load = Self::spawn(cluster, seed, "load", &["--client=2"]);
         eventually("pgbench has begun", DEADLINE, || {
             (Self::transactions(cluster) > before).then_some(())
         });
@@ -799,14 +803,16 @@ impl Load {
         Self::spawn(
             cluster,
             seed,
+            "script",
             &["--client=1", "--file", file.to_str().unwrap()],
         )
     }
 
-    fn spawn(cluster: &Cluster, seed: u64, options: &[&str]) -> Self {
-        let log = cluster.home().join("pgbench.log");
+    fn spawn(cluster: &Cluster, seed: u64, name: &'static str, options: &[&str]) -> Self {
+        let log = cluster.home().join(format!("{name}.log"));
         let child = cluster
             .client("pgbench")
+            .env("PGAPPNAME", name)
             .args(["--no-vacuum", "--time=3600"])
             .args(options)
             .arg(format!("--random-seed={}", seed & u64::from(u32::MAX)))
@@ -816,6 +822,7 @@ impl Load {
             .unwrap();
         Self {
             child: Some(child),
+            name,
             log,
         }
     }
@@ -858,9 +865,11 @@ impl Load {
         );
         child.kill().unwrap();
         child.wait().unwrap();
+        // Its sessions end with their statement.
+        let name = self.name;
         cluster.wait_sql(
-            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgbench'",
-            "0",
+            &format!("SELECT min(query) FROM pg_stat_activity WHERE application_name = '{name}'"),
+            "",
         );
     }
 }

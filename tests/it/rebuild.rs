@@ -99,8 +99,8 @@ fn all_that_a_cluster_can_hold_is_equal_after_rebuild() {
          SELECT lo_put(42002, 100, repeat('n', 5000)::bytea);
          SELECT lo_from_bytea(42200, repeat('n', 30000)::bytea);
          ALTER TABLE moved SET TABLESPACE s2;
-         ALTER TABLE accounts ALTER COLUMN i TYPE bigint;
          COMMIT PREPARED 'both';
+         ALTER TABLE moved ALTER COLUMN i TYPE bigint;
          BEGIN; INSERT INTO accounts VALUES (900002, 'prepared on new'); PREPARE TRANSACTION 'only_new';",
     );
     // Nothing is left for hint bits to tell: with them the strict comparison below would see noise.
@@ -298,20 +298,20 @@ fn twenty_rounds_of_random_divergence_under_load_end_equal() {
 
 /// Files that come, go, grow and shrink while they are being read.
 const STORM: &str = "\
-CREATE TABLE IF NOT EXISTS storm AS SELECT i, repeat('s', 500) AS f FROM generate_series(1, 3000) AS i
-CREATE INDEX ON storm (i)
-DELETE FROM storm WHERE i > 100
-VACUUM storm
-INSERT INTO storm SELECT i, repeat('r', 500) FROM generate_series(101, 2000) AS i
-CREATE DATABASE storm_log STRATEGY wal_log
-DROP DATABASE storm_log
-CREATE DATABASE storm_copy STRATEGY file_copy
-DROP DATABASE storm_copy
-CREATE UNLOGGED TABLE IF NOT EXISTS storm_unlogged AS SELECT i FROM generate_series(1, 3000) AS i
-ALTER TABLE storm_unlogged SET LOGGED
-DROP TABLE storm_unlogged
-TRUNCATE storm
-DROP TABLE storm
+CREATE TABLE IF NOT EXISTS storm AS SELECT i, repeat('s', 500) AS f FROM generate_series(1, 3000) AS i;
+CREATE INDEX ON storm (i);
+DELETE FROM storm WHERE i > 100;
+VACUUM storm;
+INSERT INTO storm SELECT i, repeat('r', 500) FROM generate_series(101, 2000) AS i;
+CREATE DATABASE storm_log STRATEGY wal_log;
+DROP DATABASE storm_log;
+CREATE DATABASE storm_copy STRATEGY file_copy;
+DROP DATABASE storm_copy;
+CREATE UNLOGGED TABLE IF NOT EXISTS storm_unlogged AS SELECT i FROM generate_series(1, 3000) AS i;
+ALTER TABLE storm_unlogged SET LOGGED;
+DROP TABLE storm_unlogged;
+TRUNCATE storm;
+DROP TABLE storm;
 ";
 
 /// One random change. Names repeat, so that both sides make, change and drop the same ones differently.
