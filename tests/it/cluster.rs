@@ -235,8 +235,23 @@ impl Scene {
             child: None,
             options: Vec::new(),
             config_file: None,
+            is_borrowed: false,
             _folder: Arc::clone(&self.folder),
         }
+    }
+
+    /// A copy of a stopped cluster's data directory: a twin on the same timeline.
+    pub fn copy(&self, name: &str, original: &Cluster) -> Cluster {
+        assert!(original.postmaster().is_none(), "the original runs");
+        let cluster = self.vacant(name);
+        done(
+            Command::new("cp")
+                .arg("-a")
+                .arg(original.pgdata())
+                .arg(cluster.pgdata()),
+        );
+        cluster.settle();
+        cluster
     }
 
     /// A running standby of `primary`, made by `pg_basebackup`; `options` for more of its options.
@@ -292,6 +307,8 @@ pub struct Cluster {
     child: Option<Child>,
     options: Vec<String>,
     config_file: Option<PathBuf>,
+    /// The data directory is another cluster's, which also stops the server.
+    is_borrowed: bool,
     _folder: Arc<Folder>,
 }
 
@@ -307,6 +324,18 @@ pub enum Stop {
 impl Cluster {
     pub fn pgdata(&self) -> &Path {
         &self.pgdata
+    }
+
+    /// Says that the data directory is elsewhere (it belongs to another cluster, or is none).
+    pub fn place(&mut self, pgdata: &Path) {
+        assert!(self.child.is_none(), "its server runs");
+        self.pgdata = pgdata.to_owned();
+        self.is_borrowed = true;
+    }
+
+    /// Whether the process in postmaster.pid runs.
+    pub fn is_server_alive(&self) -> bool {
+        self.postmaster().is_some_and(alive)
     }
 
     pub fn name(&self) -> &str {
@@ -675,7 +704,10 @@ impl Drop for Cluster {
         if std::thread::panicking() {
             eprintln!("{}", self.log_tail());
         }
-        // The child first: a server that fails to start has no postmaster.pid.
+        if self.is_borrowed {
+            return;
+        }
+        // The child too: a server that fails to start has no postmaster.pid.
         let child = self
             .child
             .as_ref()
@@ -972,6 +1004,11 @@ impl Rebuild {
 
     /// `rebuild` without `--from`.
     pub fn bare(target: &Cluster, source: &Cluster) -> Self {
+        Self::with_conninfo(target, &source.conninfo())
+    }
+
+    /// `rebuild` without `--from`, for a standby that shall connect with `conninfo`.
+    pub fn with_conninfo(target: &Cluster, conninfo: &str) -> Self {
         let mut command = clean(Command::new(binary()));
         let report = target.home().join("report.json");
         let _ = fs::remove_file(&report);
@@ -979,7 +1016,7 @@ impl Rebuild {
             .arg("rebuild")
             .arg("-D")
             .arg(target.pgdata())
-            .args(["-d", &source.conninfo()])
+            .args(["-d", conninfo])
             .arg("--application-name")
             .arg(target.name())
             .arg("--bindir")

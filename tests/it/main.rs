@@ -14,6 +14,7 @@
 )]
 
 mod cluster;
+mod guards;
 mod oracle;
 mod rebuild;
 

@@ -298,6 +298,9 @@ fn twenty_rounds_of_random_divergence_under_load_end_equal() {
 
 /// Files that come, go, grow and shrink while they are being read.
 const STORM: &str = "\
+DROP DATABASE IF EXISTS storm_log;
+DROP DATABASE IF EXISTS storm_copy;
+DROP TABLE IF EXISTS storm, storm_unlogged;
 CREATE TABLE IF NOT EXISTS storm AS SELECT i, repeat('s', 500) AS f FROM generate_series(1, 3000) AS i;
 CREATE INDEX ON storm (i);
 DELETE FROM storm WHERE i > 100;
