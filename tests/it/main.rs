@@ -14,9 +14,14 @@
 )]
 
 mod cluster;
+mod crash;
 mod guards;
 mod oracle;
 mod rebuild;
+mod seed;
+mod syncrep;
+mod transport;
+mod traps;
 
 /// Every file of this folder is a module here: a forgotten one would be tests that never run.
 #[test]
