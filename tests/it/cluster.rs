@@ -233,8 +233,8 @@ impl Scene {
             pgdata: home.join("data"),
             home,
             child: None,
+            port: PORT,
             options: Vec::new(),
-            config_file: None,
             is_borrowed: false,
             _folder: Arc::clone(&self.folder),
         }
@@ -305,8 +305,8 @@ pub struct Cluster {
     home: PathBuf,
     pgdata: PathBuf,
     child: Option<Child>,
+    port: u16,
     options: Vec<String>,
-    config_file: Option<PathBuf>,
     /// The data directory is another cluster's, which also stops the server.
     is_borrowed: bool,
     _folder: Arc<Folder>,
@@ -397,17 +397,14 @@ impl Cluster {
 
     /// Appends lines to the cluster's postgresql.conf.
     pub fn configure(&self, lines: &str) {
-        let path = self
-            .config_file
-            .clone()
-            .unwrap_or_else(|| self.pgdata.join("postgresql.conf"));
+        let path = self.pgdata.join("postgresql.conf");
         let mut file = OpenOptions::new().append(true).open(&path).unwrap();
         file.write_all(format!("{lines}\n").as_bytes()).unwrap();
     }
 
-    /// Starts the server with a configuration outside the data directory, as Debian has it.
-    pub fn configured_by(mut self, config_file: &Path) -> Self {
-        self.config_file = Some(config_file.to_owned());
+    /// Says that the server has another port.
+    pub fn on_port(mut self, port: u16) -> Self {
+        self.port = port;
         self
     }
 
@@ -449,9 +446,6 @@ impl Cluster {
             .arg(bindir().join("postgres"))
             .arg("-D")
             .arg(&self.pgdata);
-        if let Some(path) = &self.config_file {
-            server.arg(format!("--config_file={}", path.display()));
-        }
         server
             .args(&self.options)
             .stdout(log.try_clone().unwrap())
@@ -539,7 +533,11 @@ impl Cluster {
 
     /// How another process reaches this server.
     pub fn conninfo(&self) -> String {
-        format!("host={} port={PORT} user=postgres", self.home.display())
+        format!(
+            "host={} port={} user=postgres",
+            self.home.display(),
+            self.port
+        )
     }
 
     /// A program of PostgreSQL's that talks to this server.
@@ -547,7 +545,7 @@ impl Cluster {
         let mut command = tool(name);
         command
             .env("PGHOST", &self.home)
-            .env("PGPORT", PORT.to_string())
+            .env("PGPORT", self.port.to_string())
             .env("PGUSER", "postgres")
             .env("PGDATABASE", "postgres");
         command
@@ -1009,6 +1007,11 @@ impl Rebuild {
 
     /// `rebuild` without `--from`, for a standby that shall connect with `conninfo`.
     pub fn with_conninfo(target: &Cluster, conninfo: &str) -> Self {
+        Self::without_name(target, conninfo).args(["--application-name", target.name()])
+    }
+
+    /// `rebuild` without `--from` and without `--application-name`.
+    pub fn without_name(target: &Cluster, conninfo: &str) -> Self {
         let mut command = clean(Command::new(binary()));
         let report = target.home().join("report.json");
         let _ = fs::remove_file(&report);
@@ -1017,8 +1020,6 @@ impl Rebuild {
             .arg("-D")
             .arg(target.pgdata())
             .args(["-d", conninfo])
-            .arg("--application-name")
-            .arg(target.name())
             .arg("--bindir")
             .arg(bindir())
             .arg("--log-file")
@@ -1039,11 +1040,6 @@ impl Rebuild {
 
     pub fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
         self.command.args(args);
-        self
-    }
-
-    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
-        self.command.env(name, value);
         self
     }
 

@@ -16,6 +16,7 @@
 mod cluster;
 mod crash;
 mod guards;
+mod lab;
 mod oracle;
 mod rebuild;
 mod seed;

@@ -221,9 +221,10 @@ fn unlike_basebackup(scene: &Scene, source: &Cluster, target: &Path, since: Sinc
     differing
 }
 
-/// Whether two files of a relation differ in nothing that WAL describes: each pair of differing pages
-/// carries the same LSN. A free space map is never described by WAL. Of a visibility map the target may
-/// lack bits (`CREATE DATABASE ... STRATEGY wal_log` logs the map without its content), but not have more.
+/// Whether two files of a relation differ in nothing that WAL describes. Pages of relations that differ
+/// carry the same LSN. A free space map is never described by WAL. A visibility map may lack bits or
+/// pages in the target (making its file is not logged, and `CREATE DATABASE ... STRATEGY wal_log` logs it
+/// without content), but it must not have more.
 fn same_but_for_hints(target: &Path, copy: &Path) -> bool {
     let name = target.file_name().unwrap().to_str().unwrap();
     if !is_relation_file(name) {
@@ -232,15 +233,28 @@ fn same_but_for_hints(target: &Path, copy: &Path) -> bool {
     if name.contains("_fsm") {
         return true;
     }
-    let is_map = name.contains("_vm");
-    let (Ok(target), Ok(copy)) = (fs::read(target), fs::read(copy)) else {
+    let (theirs, ours) = (fs::read(copy), fs::read(target));
+    if name.contains("_vm") {
+        let bits = |file: &[u8]| {
+            file.chunks(BLOCK)
+                .flat_map(|page| page[24..].to_vec())
+                .collect::<Vec<u8>>()
+        };
+        let (ours, mut theirs) = (
+            bits(&ours.unwrap_or_default()),
+            bits(&theirs.unwrap_or_default()),
+        );
+        theirs.resize(theirs.len().max(ours.len()), 0);
+        return ours.iter().zip(&theirs).all(|(o, t)| o & !t == 0);
+    }
+    let (Ok(theirs), Ok(ours)) = (theirs, ours) else {
         return false;
     };
-    target.len() == copy.len()
-        && target.chunks(BLOCK).zip(copy.chunks(BLOCK)).all(|(t, c)| {
-            let is_subset = || t[24..].iter().zip(&c[24..]).all(|(t, c)| t & !c == 0);
-            t == c || (t[..8] == c[..8] && (!is_map || is_subset()))
-        })
+    ours.len() == theirs.len()
+        && ours
+            .chunks(BLOCK)
+            .zip(theirs.chunks(BLOCK))
+            .all(|(o, t)| o == t || o[..8] == t[..8])
 }
 
 fn is_relation_file(name: &str) -> bool {
