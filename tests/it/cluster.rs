@@ -521,7 +521,7 @@ impl Cluster {
             deadline,
             || {
                 self.reaped();
-                (!alive(pid) && !children.iter().any(|child| alive(*child))).then_some(())
+                (!exists(pid) && !children.iter().any(|child| alive(*child))).then_some(())
             },
         );
     }
@@ -743,6 +743,12 @@ pub fn eventually_with<T>(
         }
         pause(Duration::from_millis(20));
     }
+}
+
+/// Whether there is a process of this number, if only one that waits to be reaped: it would still count as
+/// the owner of a lock file.
+fn exists(pid: Pid) -> bool {
+    Path::new(&format!("/proc/{}", pid.as_raw_nonzero())).exists()
 }
 
 /// Whether the process runs (a zombie that nobody has reaped yet does not).

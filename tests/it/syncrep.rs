@@ -26,6 +26,9 @@ fn commits_that_wait_for_the_target_go_on_once_it_streams() {
     pair.new.wait_sql(WAITING, "SyncRep");
     pair.rebuild().arg("--start").succeed();
     commit.wait().unwrap();
+    // A standby made while a commit waits sees it with the next transaction's end only: its snapshots
+    // begin with the source's "latest completed" transaction, which the waiting one is not yet.
+    pair.new.sql("CREATE TABLE next_transaction (i int)");
     pair.check_equal();
     assert_eq!(pair.old.sql("SELECT i FROM waits"), "1");
     assert_eq!(
@@ -46,5 +49,8 @@ fn commits_hang_until_the_rebuilt_target_is_started() {
     assert_eq!(pair.new.sql(WAITING), "SyncRep");
     pair.old.start();
     commit.wait().unwrap();
+    // A standby made while a commit waits sees it with the next transaction's end only: its snapshots
+    // begin with the source's "latest completed" transaction, which the waiting one is not yet.
+    pair.new.sql("CREATE TABLE next_transaction (i int)");
     pair.check_equal();
 }
