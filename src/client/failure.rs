@@ -1,0 +1,81 @@
+//! A failed run in the three parts that a DBA needs: what happened, in what state the target is now,
+//! what to do next.
+
+use std::fmt;
+
+/// In what state a failure leaves the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TargetState {
+    /// Nothing was written.
+    Untouched,
+    /// It cannot start until the same command has finished.
+    HalfWay,
+    /// It is whole, but what was asked for afterwards (start, streaming) did not happen.
+    Rebuilt,
+}
+
+/// What kind of failure it is: decides the exit status together with the state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A guard refused.
+    Refused,
+    /// Something did not work.
+    Failed,
+}
+
+/// Why a run ended early.
+#[derive(Debug)]
+pub struct Failure {
+    pub kind: Kind,
+    pub state: TargetState,
+    /// What happened: lower case, no full stop; several for several refusals.
+    pub errors: Vec<String>,
+    /// More about it: sentences.
+    pub details: Vec<String>,
+    /// What to do next: sentences.
+    pub hints: Vec<String>,
+}
+
+impl Failure {
+    /// A failure with one error line.
+    #[must_use]
+    pub fn new(state: TargetState, error: impl fmt::Display) -> Self {
+        Self {
+            kind: Kind::Failed,
+            state,
+            errors: vec![error.to_string()],
+            details: Vec::new(),
+            hints: Vec::new(),
+        }
+    }
+
+    /// Adds a hint.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+
+    /// Adds a detail.
+    #[must_use]
+    pub fn detail(mut self, detail: impl Into<String>) -> Self {
+        self.details.push(detail.into());
+        self
+    }
+}
+
+/// An error and the errors below it in one line.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        if !line.ends_with(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
+        source = cause.source();
+    }
+    line
+}

@@ -1,0 +1,53 @@
+//! What `rebuild` was asked to do, resolved: no defaults left to guess, no text left to parse.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::link::From;
+use crate::pg::conninfo::Conninfo;
+use crate::plan::guard::Overrides;
+use crate::plan::tablespaces::Mapping;
+use crate::wire::message::Compression;
+
+/// The options of one rebuild, seed or dry run.
+#[derive(Debug, Clone)]
+pub struct RebuildOptions {
+    pub pgdata: PathBuf,
+    pub from: From,
+    /// How the standby will reach the source: becomes `primary_conninfo`.
+    pub primary: Conninfo,
+    pub slot: Option<String>,
+    /// Make the slot if it does not exist; it stays when the run succeeds.
+    pub create_slot: bool,
+    /// Ask for an immediate checkpoint instead of a spread one.
+    pub fast_checkpoint: bool,
+    pub mappings: Vec<Mapping>,
+    /// Where pg_wal of a seeded target shall really be.
+    pub waldir: Option<PathBuf>,
+    /// Worker threads on each side.
+    pub jobs: usize,
+    pub compression: Compression,
+    pub dry_run: bool,
+    /// Take the source's configuration files even where the target has its own.
+    pub config_from_source: bool,
+    /// Patterns of paths in the target that are left alone.
+    pub keep: Vec<String>,
+    pub application_name: Option<String>,
+    pub restore_command: Option<String>,
+    /// Stop a server that runs in the target first.
+    pub stop: bool,
+    /// Start the target afterwards and wait until it streams.
+    pub start: bool,
+    /// How long to wait for `stop`, `start` and streaming.
+    pub wait: Duration,
+    pub sync: bool,
+    /// Most files that the run may remove from the target; `None` is no limit.
+    pub max_delete: Option<u64>,
+    /// Where `postgres`, `pg_ctl` and `psql` of the target are; found by version when absent.
+    pub bindir: Option<PathBuf>,
+    /// Configuration file of the target's server when it is not in the data directory.
+    pub config_file: Option<PathBuf>,
+    /// Log file of a server that `start` starts.
+    pub log_file: Option<PathBuf>,
+    pub overrides: Overrides,
+}

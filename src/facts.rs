@@ -1,0 +1,192 @@
+//! What each side says about itself before anything is decided: the input of every guard.
+//!
+//! Values only. `client::look` and `agent::look` fill them in; `plan` judges them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::pg::control::ControlFile;
+use crate::pg::lsn::Lsn;
+use crate::pg::timeline::{History, TimelineId};
+use crate::pg::version::Version;
+
+/// Which file system object a directory is: equal on one host means the same directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct FileIdentity {
+    pub device: u64,
+    pub inode: u64,
+}
+
+/// Which running system this is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostIdentity {
+    /// The host's name, for people.
+    pub name: String,
+    /// `/proc/sys/kernel/random/boot_id`: equal for two processes on one kernel, containers
+    /// included; empty where it cannot be read.
+    pub boot_id: String,
+}
+
+impl HostIdentity {
+    /// Whether both processes run on one kernel, so that file identities can be compared.
+    #[must_use]
+    pub fn is_same_kernel(&self, other: &Self) -> bool {
+        !self.boot_id.is_empty() && self.boot_id == other.boot_id
+    }
+}
+
+/// One tablespace other than pg_default and pg_global.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tablespace {
+    pub oid: u32,
+    /// Where `pg_tblspc/<oid>` leads: an absolute path as stored in the link; `None` for an
+    /// in-place tablespace, which is a real directory.
+    pub location: Option<Vec<u8>>,
+    /// The location's identity, where it exists.
+    pub identity: Option<FileIdentity>,
+}
+
+/// What the agent tells about its cluster.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SourceFacts {
+    pub host: HostIdentity,
+    /// Effective user of the agent.
+    pub user: String,
+    pub version: Version,
+    pub control: ControlFile,
+    pub in_recovery: bool,
+    /// The timeline on which the server writes or replays now.
+    pub timeline: TimelineId,
+    pub history: History,
+    /// End of WAL now: the insert position of a primary, the replay position of a standby.
+    pub current_lsn: Lsn,
+    /// As the server names it.
+    pub data_directory: Vec<u8>,
+    /// Permission bits of the data directory.
+    pub data_directory_mode: u32,
+    pub identity: FileIdentity,
+    pub wal_identity: FileIdentity,
+    pub tablespaces: Vec<Tablespace>,
+    /// The first bytes of `postmaster.pid`: equal in the target means that it is the same directory
+    /// behind another mount, or a copy of a running one.
+    pub pid_file: Vec<u8>,
+    /// Relative paths in the data directory of what the server's settings call its own: logs,
+    /// certificates.
+    pub log_directory: String,
+    pub settings: SourceSettings,
+    pub rights: SourceRights,
+    /// The slot asked for, if it exists.
+    pub slot: Option<SlotFacts>,
+    /// Bytes of all files that a full copy would move.
+    pub full_copy_bytes: u64,
+    /// `application_name`s listed in `synchronous_standby_names` (the raw setting).
+    pub synchronous_standby_names: String,
+}
+
+/// Settings of the source that decide whether it can serve a standby.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceSettings {
+    pub wal_level: String,
+    pub max_wal_senders: u32,
+    pub active_wal_senders: u32,
+    pub max_replication_slots: u32,
+    pub used_replication_slots: u32,
+    /// On a standby the value that its primary logged last, otherwise the server's own.
+    pub full_page_writes: bool,
+    pub data_checksums: bool,
+}
+
+/// What the agent's role may do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceRights {
+    pub role: String,
+    /// EXECUTE on the backup start and stop functions in the agent's database.
+    pub backup: bool,
+    /// Superuser or REPLICATION: slots.
+    pub replication: bool,
+}
+
+/// A replication slot of the source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotFacts {
+    pub name: String,
+    pub is_physical: bool,
+    pub active: bool,
+    pub restart_lsn: Option<Lsn>,
+    /// `wal_status` of pg_replication_slots.
+    pub wal_status: String,
+}
+
+/// What the client sees where the target is, or shall be.
+#[derive(Debug, Clone)]
+pub struct TargetFacts {
+    pub host: HostIdentity,
+    /// Effective user of the client, and whether it is root.
+    pub user: String,
+    pub is_root: bool,
+    /// The path as given, for messages.
+    pub pgdata: String,
+    pub condition: Condition,
+    /// Free bytes and identity by file system are asked for when sizes are known (`Room`).
+    pub wal_directory: Option<Vec<u8>>,
+}
+
+/// What stands at the target's path.
+#[derive(Debug, Clone)]
+pub enum Condition {
+    /// Nothing; its parent exists or can be made.
+    Missing,
+    /// An empty directory of ours.
+    Empty { is_owner: bool, identity: FileIdentity },
+    /// A directory that has content but is no data directory.
+    Unknown { example: String },
+    /// A data directory, whole or left by an interrupted rebuild.
+    Cluster(Box<TargetCluster>),
+}
+
+/// The target's cluster before the run.
+#[derive(Debug, Clone)]
+pub struct TargetCluster {
+    /// Content of `PG_VERSION`; absent only in an interrupted seed.
+    pub major: Option<u32>,
+    /// The control file, or the copy that an interrupted rebuild saved; absent in an interrupted
+    /// seed.
+    pub control: Option<ControlFile>,
+    /// Why there is no usable control file although nothing was interrupted.
+    pub control_problem: Option<String>,
+    /// What an interrupted run left behind.
+    pub interrupted: Option<Interrupted>,
+    pub history: History,
+    /// The highest timeline that a WAL segment in its pg_wal belongs to.
+    pub newest_wal_timeline: Option<TimelineId>,
+    /// End of the newest WAL segment in pg_wal on the cluster's timeline: an upper bound for what
+    /// it wrote.
+    pub wal_segments_end: Option<Lsn>,
+    pub is_owner: bool,
+    pub mode: u32,
+    pub identity: FileIdentity,
+    pub wal_identity: Option<FileIdentity>,
+    pub tablespaces: Vec<Tablespace>,
+    pub pid_file: Vec<u8>,
+    pub running: Running,
+    /// Symbolic links inside the data directory where a rebuild must write and none may be.
+    pub unexpected_links: Vec<String>,
+    /// Whether another pg_reseed works on it.
+    pub is_locked: bool,
+}
+
+/// Facts from an interrupted run's marker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interrupted {
+    pub started_unix_seconds: u64,
+    pub start_lsn: Lsn,
+}
+
+/// Whether a server works in the target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Running {
+    No,
+    /// A postmaster or single-user server with this pid.
+    Server { pid: u32 },
+    /// No postmaster, but processes of one still hold the directory.
+    Orphans { detail: String },
+}
