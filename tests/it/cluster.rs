@@ -329,7 +329,7 @@ impl Cluster {
     /// Says that the data directory is elsewhere (it belongs to another cluster, or is none).
     pub fn place(&mut self, pgdata: &Path) {
         assert!(self.child.is_none(), "its server runs");
-        self.pgdata = pgdata.to_owned();
+        pgdata.clone_into(&mut self.pgdata);
         self.is_borrowed = true;
     }
 
@@ -500,11 +500,11 @@ impl Cluster {
         let pid = self
             .postmaster()
             .unwrap_or_else(|| panic!("cluster \"{}\" is not running", self.name));
-        self.signal(pid, how);
+        Self::signal(pid, how);
         self.wait_gone(pid, DEADLINE);
     }
 
-    fn signal(&self, pid: Pid, how: Stop) {
+    fn signal(pid: Pid, how: Stop) {
         let signal = match how {
             Stop::Fast => Signal::INT,
             Stop::Immediate => Signal::QUIT,
@@ -711,11 +711,11 @@ impl Drop for Cluster {
             .as_ref()
             .and_then(|child| Pid::from_raw(i32::try_from(child.id()).ok()?));
         for pid in [self.postmaster(), child].into_iter().flatten() {
-            self.signal(pid, Stop::Immediate);
+            Self::signal(pid, Stop::Immediate);
             let begin = Instant::now();
             while !self.reaped() || alive(pid) {
                 if begin.elapsed() > Duration::from_secs(10) {
-                    self.signal(pid, Stop::Kill);
+                    Self::signal(pid, Stop::Kill);
                 }
                 if begin.elapsed() > Duration::from_secs(20) {
                     eprintln!("process {pid:?} of \"{}\" does not end", self.name);
@@ -768,10 +768,10 @@ pub fn children_of(pid: Pid) -> Vec<Pid> {
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
         .filter(|pid| {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            let ppid = stat
+            let its_parent = stat
                 .rsplit_once(')')
                 .and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse::<i32>().ok());
-            ppid == Some(parent)
+            its_parent == Some(parent)
         })
         .filter_map(Pid::from_raw)
         .collect()

@@ -180,7 +180,7 @@ fn twenty_kills(test: &str, victim: Victim) {
     for round in 0..20 {
         drama.again();
         let after = usize::try_from(dice.below(events as u64)).unwrap();
-        let delay = time.mul_f64(dice.below(200) as f64 / 1000.0);
+        let delay = time * u32::try_from(dice.below(200)).unwrap() / 1000;
         let said = kill_after(drama.rebuild().spawn(), victim, after, delay);
         let state = drama.check();
         eprintln!("round {round}: killed {victim:?} after {after} events and {delay:?}: {state:?}");

@@ -119,7 +119,7 @@ impl Lab {
     }
 
     /// The steps that make sure of a standby.
-    fn check_replication(&self, primary: &Cluster, standby: &Cluster) {
+    fn check_replication(primary: &Cluster, standby: &Cluster) {
         let name = format!("15/{}", standby.name());
         primary.wait_sql(
             &format!(
@@ -190,9 +190,9 @@ fn classic_replication_lab_goes_through_there_and_back() {
         "the configuration is in etc, on both sides"
     );
     lab.control(&two, "start", &[]);
-    lab.check_replication(&one, &two);
+    Lab::check_replication(&one, &two);
     one.sql("INSERT INTO courses VALUES (100001, 'arrives')");
-    lab.check_replication(&one, &two);
+    Lab::check_replication(&one, &two);
     assert_eq!(
         two.sql("SELECT title FROM courses WHERE i = 100001"),
         "arrives"
@@ -210,7 +210,7 @@ fn classic_replication_lab_goes_through_there_and_back() {
         "{over}"
     );
     lab.control(&one, "start", &[]);
-    lab.check_replication(&two, &one);
+    Lab::check_replication(&two, &one);
 
     // And back.
     lab.switch(&two, &one);
@@ -223,7 +223,7 @@ fn classic_replication_lab_goes_through_there_and_back() {
         "{back}"
     );
     lab.control(&two, "start", &[]);
-    lab.check_replication(&one, &two);
+    Lab::check_replication(&one, &two);
     assert_eq!(one.timeline(), 3);
     assert_eq!(two.sql("SELECT count(*) FROM courses"), "52001");
 
@@ -269,5 +269,5 @@ fn standby_with_configuration_elsewhere_is_started() {
         ])
         .arg("--start")
         .succeed();
-    lab.check_replication(&one, &two);
+    Lab::check_replication(&one, &two);
 }

@@ -266,16 +266,16 @@ fn is_relation_file(name: &str) -> bool {
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Differing {
     /// 8 KiB blocks of relation files that differ where both sides have them.
-    pub common_blocks: u64,
+    pub common: u64,
     /// Blocks of relation files that only the source has (missing files, missing ends).
-    pub missing_blocks: u64,
+    pub missing: u64,
     /// Blocks (or parts of them) of all other files that differ or are missing.
-    pub other_blocks: u64,
+    pub other: u64,
 }
 
 impl Differing {
     pub fn sum(self) -> u64 {
-        self.common_blocks + self.missing_blocks + self.other_blocks
+        self.common + self.missing + self.other
     }
 }
 
@@ -312,9 +312,9 @@ pub fn count_differing(target: &Path, source: &Path) -> Differing {
         for block in theirs.chunks(BLOCK) {
             let counter = match ours.next() {
                 Some(same) if same == block => continue,
-                _ if !is_relation_file(name) => &mut count.other_blocks,
-                Some(_) => &mut count.common_blocks,
-                None => &mut count.missing_blocks,
+                _ if !is_relation_file(name) => &mut count.other,
+                Some(_) => &mut count.common,
+                None => &mut count.missing,
             };
             *counter += 1;
         }
@@ -501,7 +501,7 @@ fn judges_accept_a_base_backup_and_see_each_damage() {
     settle(&primary, &standby);
     assert_checksums(&mut standby);
     assert_eq!(
-        count_differing(standby.pgdata(), primary.pgdata()).missing_blocks,
+        count_differing(standby.pgdata(), primary.pgdata()).missing,
         0
     );
     assert_like_basebackup(&scene, &primary, standby.pgdata(), Since::Used);
@@ -517,13 +517,13 @@ fn judges_accept_a_base_backup_and_see_each_damage() {
     standby.write(&file, &bad);
     assert!(fails());
     assert_eq!(
-        count_differing(standby.pgdata(), primary.pgdata()).common_blocks,
-        counted.common_blocks + 1
+        count_differing(standby.pgdata(), primary.pgdata()).common,
+        counted.common + 1
     );
     standby.write(&file, &good[..BLOCK]);
     assert!(fails());
     assert_eq!(
-        count_differing(standby.pgdata(), primary.pgdata()).missing_blocks,
+        count_differing(standby.pgdata(), primary.pgdata()).missing,
         u64::try_from(good.len() / BLOCK - 1).unwrap()
     );
     standby.write(&file, &good);

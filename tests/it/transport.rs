@@ -1,12 +1,14 @@
 //! What carries the bytes: any command, ssh, and ways in which it can fail to.
 
-use std::fs;
+use std::fs::{self, File};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::process::{Child, Command};
 
 use insta::assert_snapshot;
 
-use crate::cluster::{Pair, Rebuild, Scene, binary};
+use crate::cluster::{DEADLINE, Pair, Rebuild, Scene, binary, done, eventually};
 use crate::guards::words;
 use crate::oracle::{assert_untouched, tree};
 use crate::rebuild::assert_source_as_found;
@@ -148,4 +150,131 @@ fn noise_on_standard_error_does_not_disturb() {
         .args(["--from", &command])
         .succeed();
     assert!(said.stderr.contains("Authorized use only"), "{said}");
+}
+
+/// A real sshd of this user on a loopback port, where one is installed (`PG_RESEED_TEST_SSHD`).
+struct Sshd {
+    child: Child,
+    folder: PathBuf,
+    port: u16,
+}
+
+impl Sshd {
+    fn start(scene: &Scene) -> Option<Self> {
+        let program = std::env::var_os("PG_RESEED_TEST_SSHD")
+            .map_or_else(|| PathBuf::from("/usr/sbin/sshd"), PathBuf::from);
+        if !program.exists() {
+            eprintln!("no sshd at {}: this test needs one", program.display());
+            return None;
+        }
+        let folder = scene.folder("sshd");
+        for name in ["host", "user"] {
+            done(
+                Command::new("ssh-keygen")
+                    .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+                    .arg(folder.join(name)),
+            );
+        }
+        // The port is free now; nothing else asks for this one before sshd does.
+        let port = TcpListener::bind(("127.0.0.1", 0))
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let config = folder.join("config");
+        fs::write(
+            &config,
+            format!(
+                "Port {port}\nListenAddress 127.0.0.1\nHostKey {0}/host\nAuthorizedKeysFile {0}/user.pub\n\
+                 StrictModes no\nUsePAM no\nPasswordAuthentication no\nPidFile none\n",
+                folder.display()
+            ),
+        )
+        .unwrap();
+        let log = File::create(folder.join("log")).unwrap();
+        let child = Command::new(program)
+            .args(["-D", "-e", "-f"])
+            .arg(&config)
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut sshd = Self {
+            child,
+            folder,
+            port,
+        };
+        eventually("sshd listens", DEADLINE, || {
+            assert!(
+                sshd.child.try_wait().unwrap().is_none(),
+                "{}",
+                fs::read_to_string(sshd.folder.join("log")).unwrap()
+            );
+            TcpStream::connect(("127.0.0.1", port)).ok()
+        });
+        Some(sshd)
+    }
+
+    fn rsh(&self) -> String {
+        format!(
+            "ssh -F none -i {}/user -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR",
+            self.folder.display()
+        )
+    }
+}
+
+impl Drop for Sshd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn real_ssh_carries_the_bytes() {
+    let scene = Scene::new();
+    let Some(sshd) = Sshd::start(&scene) else {
+        return;
+    };
+    let pair = Pair::diverged(&scene);
+    let rebuild = || {
+        Rebuild::bare(&pair.old, &pair.new)
+            .args([
+                "--from",
+                &format!("ssh://127.0.0.1:{}", sshd.port),
+                "--rsh",
+                &sshd.rsh(),
+            ])
+            .args(["--agent-path", &binary().display().to_string()])
+            .args([
+                "--source-dbname",
+                &format!("{} dbname=postgres", pair.new.conninfo()),
+            ])
+    };
+    rebuild().args(["--compress", "zstd", "--start"]).succeed();
+    pair.check_equal();
+    assert_source_as_found(&pair.new, 0);
+}
+
+#[test]
+fn refused_ssh_key_is_reported() {
+    let scene = Scene::new();
+    let Some(sshd) = Sshd::start(&scene) else {
+        return;
+    };
+    let pair = Pair::diverged(&scene);
+    fs::write(sshd.folder.join("user.pub"), "").unwrap();
+    let before = tree(pair.old.pgdata());
+    let said = Rebuild::bare(&pair.old, &pair.new)
+        .args([
+            "--from",
+            &format!("ssh://127.0.0.1:{}", sshd.port),
+            "--rsh",
+            &sshd.rsh(),
+        ])
+        .fail(1);
+    assert_untouched(&before, pair.old.pgdata());
+    assert!(
+        said.stderr.contains("Permission denied (publickey"),
+        "{said}"
+    );
 }

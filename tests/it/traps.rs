@@ -132,7 +132,10 @@ fn wal_of_a_twin_on_the_same_timeline_is_not_replayed() {
     }
     for name in fs::read_dir(twin.pgdata().join("pg_wal/archive_status")).unwrap() {
         let name = name.unwrap().file_name().into_string().unwrap();
-        assert!(name.ends_with(".done"), "archive_status holds {name}");
+        assert!(
+            name.strip_suffix(".done").is_some(),
+            "archive_status holds {name}"
+        );
     }
     twin.start();
     primary.wait_caught_up(&twin);
@@ -337,7 +340,7 @@ fn connection_string_survives_both_levels_of_quoting() {
 fn pages_that_differ_only_in_hint_bits_are_made_equal() {
     let scene = Scene::new();
     let mut pair = Pair::streaming(&scene, |old| {
-        drop(old.sql("CREATE TABLE t (i int, f text)"))
+        drop(old.sql("CREATE TABLE t (i int, f text)"));
     });
     pair.old.sql(
         "CHECKPOINT; INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(1, 20000) AS i",
