@@ -1105,6 +1105,29 @@ impl Running {
         self.child.as_mut().unwrap().try_wait().unwrap().is_some()
     }
 
+    /// Waits for a moment of the run; panics when the run ends before it.
+    pub fn wait_for(&mut self, what: &str, mut condition: impl FnMut(&Self) -> bool) {
+        let begin = Instant::now();
+        while !condition(self) {
+            assert!(
+                !self.ended() || condition(self),
+                "the rebuild ended before this moment: {what}\n{}",
+                self.stderr()
+            );
+            assert!(
+                begin.elapsed() < DEADLINE,
+                "waited {DEADLINE:?} in vain: {what}\n{}",
+                self.stderr()
+            );
+            pause(Duration::from_millis(1));
+        }
+    }
+
+    /// Waits until the point of no return is behind it.
+    pub fn wait_closed(&mut self, target: &Cluster) {
+        self.wait_for("the target is closed", |_| target.exists("pg_reseed.state"));
+    }
+
     /// What it has written to standard error so far.
     pub fn stderr(&self) -> String {
         let mut text = Vec::new();

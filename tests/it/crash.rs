@@ -243,13 +243,9 @@ fn agent_killed_at_twenty_random_moments_leaves_a_promised_state() {
 fn rerun_after_a_kill_moves_only_what_is_left() {
     let mut drama = Drama::new();
     drama.pair.new.sql("VACUUM");
-    let running = drama.rebuild().spawn();
-    eventually("all is written but for the end", DEADLINE, || {
-        running
-            .events()
-            .iter()
-            .any(|event| event["stage"] == "wal")
-            .then_some(())
+    let mut running = drama.rebuild().spawn();
+    running.wait_for("all is written but for the end", |running| {
+        running.events().iter().any(|event| event["stage"] == "wal")
     });
     running.kill();
     drop(running);
@@ -265,10 +261,8 @@ fn rerun_with_create_slot_finishes_after_a_kill() {
     for victim in [Victim::Client, Victim::Agent] {
         let drama = Drama::new();
         let rebuild = || drama.rebuild().args(["--create-slot", "--slot", "mine"]);
-        let running = rebuild().spawn();
-        eventually("the target is closed", DEADLINE, || {
-            drama.pair.old.exists("pg_reseed.state").then_some(())
-        });
+        let mut running = rebuild().spawn();
+        running.wait_closed(&drama.pair.old);
         kill_after(running, victim, 0, Duration::ZERO);
         let said = rebuild().arg("--start").succeed();
         drama.pair.new.wait_sql(
@@ -285,10 +279,8 @@ fn signals_end_the_run_in_order() {
     let mut drama = Drama::new();
     for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
         drama.again();
-        let running = drama.rebuild().spawn();
-        eventually("the target is closed", DEADLINE, || {
-            drama.pair.old.exists("pg_reseed.state").then_some(())
-        });
+        let mut running = drama.rebuild().spawn();
+        running.wait_closed(&drama.pair.old);
         kill_process(running.pid(), signal).unwrap();
         let said = running.wait();
         match drama.check() {
@@ -304,10 +296,8 @@ fn signals_end_the_run_in_order() {
 #[test]
 fn crash_of_the_source_stops_the_run() {
     let mut drama = Drama::new();
-    let running = drama.rebuild().spawn();
-    eventually("the target is closed", DEADLINE, || {
-        drama.pair.old.exists("pg_reseed.state").then_some(())
-    });
+    let mut running = drama.rebuild().spawn();
+    running.wait_closed(&drama.pair.old);
     kill_process(running.pid(), Signal::STOP).unwrap();
     drama.pair.new.stop(Stop::Kill);
     kill_process(running.pid(), Signal::CONT).unwrap();
@@ -323,10 +313,8 @@ fn crash_of_the_source_stops_the_run() {
 #[test]
 fn loss_of_the_backup_session_stops_the_run() {
     let mut drama = Drama::new();
-    let running = drama.rebuild().spawn();
-    eventually("the target is closed", DEADLINE, || {
-        drama.pair.old.exists("pg_reseed.state").then_some(())
-    });
+    let mut running = drama.rebuild().spawn();
+    running.wait_closed(&drama.pair.old);
     kill_process(running.pid(), Signal::STOP).unwrap();
     let ended = drama.pair.new.sql(
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity

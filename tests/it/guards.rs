@@ -227,10 +227,8 @@ fn root_is_refused() {
 fn second_rebuild_of_one_target_is_refused() {
     let scene = Scene::new();
     let pair = Pair::diverged(&scene);
-    let first = pair.rebuild().args(["--progress", "json"]).spawn();
-    eventually("the target is closed", DEADLINE, || {
-        pair.old.exists("pg_reseed.state").then_some(())
-    });
+    let mut first = pair.rebuild().args(["--progress", "json"]).spawn();
+    first.wait_closed(&pair.old);
     kill_process(first.pid(), Signal::STOP).unwrap();
     let mut second = scene.vacant("second");
     second.place(pair.old.pgdata());

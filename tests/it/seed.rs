@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use crate::cluster::{Cluster, DEADLINE, Pair, Rebuild, Scene, eventually};
+use crate::cluster::{Cluster, Pair, Rebuild, Scene};
 use crate::guards::pair_with_tablespaces;
 use crate::oracle::{Since, assert_amcheck, assert_like_basebackup, assert_same_data};
 
@@ -138,12 +138,10 @@ fn killed_seed_is_finished_by_the_same_command() {
     let scene = Scene::new();
     let primary = primary(&scene);
     let mut standby = scene.vacant("standby");
-    let running = Rebuild::new(&standby, &primary)
+    let mut running = Rebuild::new(&standby, &primary)
         .args(["--progress", "json"])
         .spawn();
-    eventually("the seed has begun", DEADLINE, || {
-        standby.exists("pg_reseed.state").then_some(())
-    });
+    running.wait_closed(&standby);
     running.kill();
     drop(running);
     assert!(!standby.exists("global/pg_control") || standby.exists("backup_label"));

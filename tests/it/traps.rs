@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::cluster::{Cluster, DEADLINE, Pair, Rebuild, Scene, Stop, done, eventually, tool};
+use crate::cluster::{Cluster, Pair, Rebuild, Scene, Stop, done, tool};
 use crate::guards::pair_with_tablespaces;
 use crate::oracle::{
     Since, assert_checksums, assert_like_basebackup, count_same_lsn_differing, settle,
@@ -544,13 +544,11 @@ fn damaged_pages_of_the_target_are_healed() {
 fn wal_is_kept_while_the_run_takes_its_time() {
     let scene = Scene::new();
     let pair = Pair::diverged(&scene);
-    let running = pair
+    let mut running = pair
         .rebuild()
         .args(["--start", "--progress", "json"])
         .spawn();
-    eventually("the target is closed", DEADLINE, || {
-        pair.old.exists("pg_reseed.state").then_some(())
-    });
+    running.wait_closed(&pair.old);
     rustix::process::kill_process(running.pid(), rustix::process::Signal::STOP).unwrap();
     for _ in 0..4 {
         pair.new.sql("INSERT INTO t SELECT i, 'meanwhile' FROM generate_series(1, 1000) AS i; SELECT pg_switch_wal(); CHECKPOINT");
