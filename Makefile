@@ -1,0 +1,40 @@
+# make demo | test | lint | install (PREFIX=/usr/local DESTDIR=)
+PREFIX ?= /usr/local
+CARGO ?= cargo
+
+# PostgreSQL refuses root: when root runs the tests, cargo starts the test binaries through a runner
+# that gives root up. The binaries must then lie where that user can reach them.
+ifeq ($(shell id -u),0)
+host := $(shell rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
+export CARGO_TARGET_$(host)_RUNNER := $(CURDIR)/tests/run-as-unprivileged
+ifndef CARGO_TARGET_DIR
+ifneq ($(shell setpriv --reuid=65534 --regid=65534 --clear-groups test -x '$(CURDIR)' 2>/dev/null && echo reachable),reachable)
+export CARGO_TARGET_DIR := /var/cache/pg_reseed/target
+endif
+endif
+endif
+target = $(or $(CARGO_TARGET_DIR),target)
+
+.PHONY: build demo test lint install
+
+build:
+	$(CARGO) build --release --locked
+
+demo:
+	demo/run
+
+test:
+	$(CARGO) test --locked
+
+lint:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --locked --no-deps --document-private-items
+	bash -n demo/run .ci/run
+	sh -n tests/run-as-unprivileged
+
+install: build
+	install -D -m 0755 '$(target)/release/pg_reseed' '$(DESTDIR)$(PREFIX)/bin/pg_reseed'
+	for page in man/*.1; do \
+		install -D -m 0644 "$$page" '$(DESTDIR)$(PREFIX)/share/man/man1'/"$${page##*/}" || exit; \
+	done

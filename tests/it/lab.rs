@@ -1,0 +1,273 @@
+//! The classic replication lab, step by step, as it is taught on Debian: two instances made by
+//! `pg_createcluster`, their configuration under /etc/postgresql (here a folder of that shape), switched
+//! over and back.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::cluster::{Cluster, Rebuild, Said, Scene, clean, done};
+use crate::oracle::{Tree, assert_same_data, tree};
+use crate::traps::auto_conf_lines;
+
+const PASSWORD: &str = r"s3cret:p'w\d";
+
+struct Lab {
+    scene: Scene,
+    etc: PathBuf,
+    passfile: PathBuf,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let scene = Scene::new();
+        let etc = scene.folder("etc");
+        let passfile = scene.path().join("pgpass");
+        let escaped = PASSWORD.replace('\\', r"\\").replace(':', r"\:");
+        fs::write(&passfile, format!("*:*:replication:repli:{escaped}\n")).unwrap();
+        fs::set_permissions(&passfile, fs::Permissions::from_mode(0o600)).unwrap();
+        Self {
+            scene,
+            etc,
+            passfile,
+        }
+    }
+
+    fn debian(&self, program: &str) -> Command {
+        let mut command = clean(Command::new(program));
+        command.env("PG_CLUSTER_CONF_ROOT", &self.etc);
+        command
+    }
+
+    fn conf(&self, cluster: &Cluster) -> PathBuf {
+        self.etc.join("15").join(cluster.name())
+    }
+
+    /// `pg_createcluster 15 NAME`, with the lab's replication settings in its conf.d and pg_hba.conf.
+    fn create(&self, name: &str, port: u16) -> Cluster {
+        let cluster = self.scene.vacant(name).on_port(port);
+        done(
+            self.debian("pg_createcluster")
+                .args([
+                    "15",
+                    name,
+                    "--start-conf=manual",
+                    "--locale=C.UTF-8",
+                    "--encoding=UTF8",
+                ])
+                .arg(format!("--port={port}"))
+                .arg(format!("--datadir={}", cluster.pgdata().display()))
+                .arg(format!("--socketdir={}", cluster.home().display()))
+                .arg(format!("--logfile={}", cluster.log_path().display()))
+                .args(["--", "--data-checksums", "--no-sync", "--username=postgres"]),
+        );
+        let conf = self.conf(&cluster);
+        fs::write(
+            conf.join("conf.d/lab.conf"),
+            "listen_addresses = ''\nssl = off\nfsync = off\nshared_buffers = 32MB\nwal_retrieve_retry_interval = 200ms\n",
+        )
+        .unwrap();
+        let hba = fs::read_to_string(conf.join("pg_hba.conf")).unwrap();
+        fs::write(
+            conf.join("pg_hba.conf"),
+            format!("local all postgres trust\nlocal replication repli scram-sha-256\n{hba}"),
+        )
+        .unwrap();
+        cluster
+    }
+
+    fn control(&self, cluster: &Cluster, action: &str, options: &[&str]) {
+        done(
+            self.debian("pg_ctlcluster")
+                .args(["15", cluster.name(), action])
+                .args(options),
+        );
+    }
+
+    /// What the DBA types to make `target` a standby of `source`.
+    fn rebuild(&self, target: &Cluster, source: &Cluster) -> Said {
+        let primary = format!(
+            "host={} port={} user=repli passfile={}",
+            source.home().display(),
+            source
+                .conninfo()
+                .split("port=")
+                .nth(1)
+                .unwrap()
+                .split(' ')
+                .next()
+                .unwrap(),
+            self.passfile.display()
+        );
+        Rebuild::without_name(target, &primary)
+            .args([
+                "--from",
+                "local",
+                "--source-dbname",
+                &format!("{} dbname=postgres", source.conninfo()),
+            ])
+            .args([
+                "--config-file",
+                &self
+                    .conf(target)
+                    .join("postgresql.conf")
+                    .display()
+                    .to_string(),
+            ])
+            .succeed()
+    }
+
+    /// The steps that make sure of a standby.
+    fn check_replication(primary: &Cluster, standby: &Cluster) {
+        let name = format!("15/{}", standby.name());
+        primary.wait_sql(
+            &format!(
+                "SELECT usename, state FROM pg_stat_replication WHERE application_name = '{name}'"
+            ),
+            "repli|streaming",
+        );
+        standby.wait_sql("SELECT status FROM pg_stat_wal_receiver", "streaming");
+        let lsn = primary.sql("SELECT pg_current_wal_flush_lsn()");
+        standby.wait_sql(&format!("SELECT pg_last_wal_replay_lsn() >= '{lsn}'"), "t");
+        assert_same_data(primary, standby);
+        let refused = standby
+            .try_sql("postgres", "INSERT INTO courses VALUES (0, 'refused')")
+            .unwrap_err();
+        assert!(
+            refused.contains("cannot execute INSERT in a read-only transaction"),
+            "{refused}"
+        );
+        assert_eq!(auto_conf_lines(standby, "primary_conninfo").len(), 1);
+        assert!(
+            !standby.read("postgresql.auto.conf").contains("s3cret"),
+            "a password was written"
+        );
+    }
+
+    /// Stops the primary, makes sure that nothing is missing, promotes the standby.
+    fn switch(&self, primary: &Cluster, standby: &Cluster) {
+        self.control(primary, "stop", &["-m", "fast"]);
+        assert_eq!(primary.postmaster(), None);
+        assert_eq!(primary.control()["Database cluster state"], "shut down");
+        // The shutdown checkpoint has arrived when the standby can make its restartpoint there.
+        let redo = primary.control()["Latest checkpoint's REDO location"].clone();
+        standby.wait_sql(&format!("SELECT pg_last_wal_replay_lsn() > '{redo}'"), "t");
+        standby.sql("CHECKPOINT");
+        assert_eq!(standby.control()["Latest checkpoint's REDO location"], redo);
+        self.control(standby, "promote", &[]);
+        standby.wait_sql("SELECT pg_is_in_recovery()", "f");
+    }
+
+    fn configuration(&self) -> Tree {
+        tree(&self.etc)
+    }
+}
+
+#[test]
+fn classic_replication_lab_goes_through_there_and_back() {
+    let lab = Lab::new();
+    // instance1, with data and a role for replication.
+    let one = lab.create("instance1", 5501);
+    lab.control(&one, "start", &[]);
+    one.sql(&format!(
+        "CREATE ROLE repli LOGIN REPLICATION PASSWORD '{}'",
+        PASSWORD.replace('\'', "''")
+    ));
+    one.sql(
+        "CREATE TABLE courses (i int PRIMARY KEY, title text);
+         INSERT INTO courses SELECT i, repeat('course ', 20) FROM generate_series(1, 50000) AS i;",
+    );
+
+    // instance2: made for its configuration, its data directory emptied, seeded from instance1.
+    let two = lab.create("instance2", 5502);
+    fs::remove_dir_all(two.pgdata()).unwrap();
+    let configuration = lab.configuration();
+    let seed = lab.rebuild(&two, &one);
+    assert_eq!(seed.word("mode"), "seed");
+    assert!(
+        !two.exists("postgresql.conf"),
+        "the configuration is in etc, on both sides"
+    );
+    lab.control(&two, "start", &[]);
+    Lab::check_replication(&one, &two);
+    one.sql("INSERT INTO courses VALUES (100001, 'arrives')");
+    Lab::check_replication(&one, &two);
+    assert_eq!(
+        two.sql("SELECT title FROM courses WHERE i = 100001"),
+        "arrives"
+    );
+
+    // Over: instance2 becomes the primary, instance1 its standby.
+    lab.switch(&one, &two);
+    two.sql(
+        "INSERT INTO courses SELECT i, 'on instance2' FROM generate_series(200001, 201000) AS i",
+    );
+    let over = lab.rebuild(&one, &two);
+    assert_eq!(over.word("mode"), "rebuild");
+    assert!(
+        over.number("moved_bytes") < over.number("full_copy_bytes") / 4,
+        "{over}"
+    );
+    lab.control(&one, "start", &[]);
+    Lab::check_replication(&two, &one);
+
+    // And back.
+    lab.switch(&two, &one);
+    one.sql(
+        "INSERT INTO courses SELECT i, 'on instance1' FROM generate_series(300001, 301000) AS i",
+    );
+    let back = lab.rebuild(&two, &one);
+    assert!(
+        back.number("moved_bytes") < back.number("full_copy_bytes") / 4,
+        "{back}"
+    );
+    lab.control(&two, "start", &[]);
+    Lab::check_replication(&one, &two);
+    assert_eq!(one.timeline(), 3);
+    assert_eq!(two.sql("SELECT count(*) FROM courses"), "52001");
+
+    assert_eq!(
+        lab.configuration(),
+        configuration,
+        "the configuration in etc was touched"
+    );
+    for instance in [&two, &one] {
+        lab.control(instance, "stop", &["-m", "fast"]);
+        assert!(!Path::new(&instance.pgdata().join("postmaster.pid")).exists());
+    }
+}
+
+/// `--start` finds the configuration where Debian has it, when it is told.
+#[test]
+fn standby_with_configuration_elsewhere_is_started() {
+    let lab = Lab::new();
+    let one = lab.create("instance1", 5501);
+    lab.control(&one, "start", &[]);
+    one.sql(&format!(
+        "CREATE ROLE repli LOGIN REPLICATION PASSWORD '{}'",
+        PASSWORD.replace('\'', "''")
+    ));
+    one.sql("CREATE TABLE courses (i int PRIMARY KEY, title text)");
+    let two = lab.create("instance2", 5502);
+    fs::remove_dir_all(two.pgdata()).unwrap();
+    let conninfo = format!(
+        "{} passfile={}",
+        one.conninfo().replace("user=postgres", "user=repli"),
+        lab.passfile.display()
+    );
+    Rebuild::without_name(&two, &conninfo)
+        .args([
+            "--from",
+            "local",
+            "--source-dbname",
+            &format!("{} dbname=postgres", one.conninfo()),
+        ])
+        .args([
+            "--config-file",
+            &lab.conf(&two).join("postgresql.conf").display().to_string(),
+        ])
+        .arg("--start")
+        .succeed();
+    Lab::check_replication(&one, &two);
+}

@@ -1,0 +1,54 @@
+//! The tests that need the real thing: servers, the binary, signals. One binary, one link.
+//!
+//! Servers run on Unix sockets in temporary folders, as the user who runs the tests; PostgreSQL refuses
+//! root, so root runs them through `tests/run-as-unprivileged` (`make test` does). The oracles of
+//! `oracle.rs` are naive on purpose and share no code with what they judge.
+//!
+//! `PG_RESEED_TEST_KEEP=1` keeps the folders of the tests, `PG_RESEED_TEST_SEED=n` repeats a random run,
+//! `PG_RESEED_TEST_BINDIR` chooses the PostgreSQL.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test that cannot go on panics, and says on standard error what it saw"
+)]
+
+mod cluster;
+mod crash;
+mod guards;
+mod lab;
+mod oracle;
+mod rebuild;
+mod seed;
+mod syncrep;
+mod transport;
+mod traps;
+
+/// Every file of this folder is a module here: a forgotten one would be tests that never run.
+#[test]
+fn every_file_of_this_folder_is_part_of_the_binary() {
+    let listing = std::env::var("PG_RESEED_IT_FILES").unwrap_or_else(|_| {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
+        std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect::<Vec<_>>()
+            .join(" ")
+    });
+    let here = include_str!("main.rs");
+    let modules = listing
+        .split_whitespace()
+        .filter_map(|name| name.strip_suffix(".rs"))
+        .filter(|name| *name != "main")
+        .collect::<Vec<_>>();
+    assert!(
+        modules.len() >= 3,
+        "the listing is not that of this folder: {listing}"
+    );
+    for module in modules {
+        assert!(
+            here.contains(&format!("\nmod {module};\n")),
+            "tests/it/{module}.rs is not part of the test binary"
+        );
+    }
+}

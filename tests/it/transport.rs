@@ -1,0 +1,280 @@
+//! What carries the bytes: any command, ssh, and ways in which it can fail to.
+
+use std::fs::{self, File};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Child, Command};
+
+use insta::assert_snapshot;
+
+use crate::cluster::{DEADLINE, Pair, Rebuild, Scene, binary, done, eventually};
+use crate::guards::words;
+use crate::oracle::{assert_untouched, tree};
+use crate::rebuild::assert_source_as_found;
+
+fn serve(pair: &Pair) -> String {
+    format!(
+        "{} serve --stdio -d '{} dbname=postgres'",
+        binary().display(),
+        pair.new.conninfo()
+    )
+}
+
+#[test]
+fn any_command_can_carry_the_bytes() {
+    let scene = Scene::new();
+    let pair = Pair::diverged(&scene);
+    let command = format!("exec:sh -c \"{}\"", serve(&pair));
+    Rebuild::bare(&pair.old, &pair.new)
+        .args(["--from", &command, "--start"])
+        .succeed();
+    pair.check_equal();
+    assert_source_as_found(&pair.new, 0);
+}
+
+/// A remote shell that stays here: it drops ssh's own arguments and gives the rest to a shell, as sshd does.
+fn remote_shell(scene: &Scene) -> PathBuf {
+    let path = scene.path().join("rsh");
+    let log = scene.path().join("rsh.log");
+    fs::write(
+        &path,
+        format!(
+            "#!/bin/sh\necho \"$@\" >> {}\nwhile [ $# -gt 0 ]; do\n  case $1 in\n    -p|-l|-o|-i) shift 2;;\n    -*) shift;;\n    *) break;;\n  esac\ndone\nshift\nexec sh -c \"$*\"\n",
+            log.display()
+        ),
+    )
+    .unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+#[test]
+fn ssh_carries_the_bytes() {
+    let scene = Scene::new();
+    let pair = Pair::diverged(&scene);
+    let rsh = remote_shell(&scene);
+    // Both the words of the remote shell and the connection string have to survive a shell.
+    Rebuild::bare(&pair.old, &pair.new)
+        .args([
+            "--from",
+            "ssh://dba@db2.example:2222",
+            "--rsh",
+            &format!("{} -o 'BatchMode yes'", rsh.display()),
+        ])
+        .args(["--agent-path", &binary().display().to_string()])
+        .args([
+            "--source-dbname",
+            &format!(
+                "{} dbname=postgres application_name='the \\'agent\\' $HOME'",
+                pair.new.conninfo()
+            ),
+        ])
+        .arg("--start")
+        .succeed();
+    pair.check_equal();
+    let log = fs::read_to_string(scene.path().join("rsh.log")).unwrap();
+    assert!(
+        log.contains("-o BatchMode yes")
+            && log.contains("-p 2222")
+            && log.contains("dba@db2.example"),
+        "{log}"
+    );
+    assert!(log.contains("serve --stdio"), "{log}");
+}
+
+/// A run that fails before anything was decided: status 1, untouched, and words that help.
+fn failed(scene: &Scene, pair: &Pair, from: &str) -> String {
+    let before = tree(pair.old.pgdata());
+    let said = Rebuild::bare(&pair.old, &pair.new)
+        .args(["--from", from, "--progress", "none"])
+        .fail(1);
+    assert_untouched(&before, pair.old.pgdata());
+    assert_source_as_found(&pair.new, 0);
+    words(scene, &said)
+}
+
+#[test]
+fn agents_that_do_not_come_up_are_reported() {
+    let scene = Scene::new();
+    let pair = Pair::diverged(&scene);
+    let failed = |from: &str| failed(&scene, &pair, from);
+    assert_snapshot!(failed("exec:/no/such/pg_reseed serve --stdio"), @"");
+    assert_snapshot!(failed("exec:echo 'permission denied (publickey)' >&2; exit 255"), @"");
+    assert_snapshot!(failed("exec:true"), @"");
+    let noise = failed(&format!("exec:echo 'Welcome to db2!'; {}", serve(&pair)));
+    assert_snapshot!(noise, @"");
+    // The same word, another number after it.
+    assert_snapshot!(failed(r"exec:printf 'pgreseed\377\001\000\000'; cat > /dev/null"), @"");
+    assert_snapshot!(failed(r"exec:printf 'HTTP/1.1 400 Bad Request\r\n\r\n'"), @"");
+}
+
+#[test]
+fn agent_without_its_server_is_reported() {
+    let scene = Scene::new();
+    let pair = Pair::diverged(&scene);
+    let command = format!(
+        "exec:{} serve --stdio -d 'host={} port=5999'",
+        binary().display(),
+        pair.new.home().display()
+    );
+    assert_snapshot!(failed(&scene, &pair, &command), @"");
+}
+
+#[test]
+fn remote_shell_that_is_missing_is_reported() {
+    let scene = Scene::new();
+    let pair = Pair::diverged(&scene);
+    let before = tree(pair.old.pgdata());
+    let said = Rebuild::bare(&pair.old, &pair.new)
+        .args([
+            "--from",
+            "ssh://db2.example",
+            "--rsh",
+            "/no/such/ssh",
+            "--progress",
+            "none",
+        ])
+        .fail(1);
+    assert_untouched(&before, pair.old.pgdata());
+    assert_snapshot!(words(&scene, &said), @"");
+}
+
+/// The agent's own messages come through, and its debris on standard error does not disturb.
+#[test]
+fn noise_on_standard_error_does_not_disturb() {
+    let scene = Scene::new();
+    let pair = Pair::diverged(&scene);
+    let command = format!("exec:echo 'Authorized use only' >&2; {}", serve(&pair));
+    let said = Rebuild::bare(&pair.old, &pair.new)
+        .args(["--from", &command])
+        .succeed();
+    assert!(said.stderr.contains("Authorized use only"), "{said}");
+}
+
+/// A real sshd of this user on a loopback port, where one is installed (`PG_RESEED_TEST_SSHD`).
+struct Sshd {
+    child: Child,
+    folder: PathBuf,
+    port: u16,
+}
+
+impl Sshd {
+    fn start(scene: &Scene) -> Option<Self> {
+        let program = std::env::var_os("PG_RESEED_TEST_SSHD")
+            .map_or_else(|| PathBuf::from("/usr/sbin/sshd"), PathBuf::from);
+        if !program.exists() {
+            eprintln!("no sshd at {}: this test needs one", program.display());
+            return None;
+        }
+        let folder = scene.folder("sshd");
+        for name in ["host", "user"] {
+            done(
+                Command::new("ssh-keygen")
+                    .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+                    .arg(folder.join(name)),
+            );
+        }
+        // The port is free now; nothing else asks for this one before sshd does.
+        let port = TcpListener::bind(("127.0.0.1", 0))
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let config = folder.join("config");
+        fs::write(
+            &config,
+            format!(
+                "Port {port}\nListenAddress 127.0.0.1\nHostKey {0}/host\nAuthorizedKeysFile {0}/user.pub\n\
+                 StrictModes no\nUsePAM no\nPasswordAuthentication no\nPidFile none\n",
+                folder.display()
+            ),
+        )
+        .unwrap();
+        let log = File::create(folder.join("log")).unwrap();
+        let child = Command::new(program)
+            .args(["-D", "-e", "-f"])
+            .arg(&config)
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut sshd = Self {
+            child,
+            folder,
+            port,
+        };
+        eventually("sshd listens", DEADLINE, || {
+            assert!(
+                sshd.child.try_wait().unwrap().is_none(),
+                "{}",
+                fs::read_to_string(sshd.folder.join("log")).unwrap()
+            );
+            TcpStream::connect(("127.0.0.1", port)).ok()
+        });
+        Some(sshd)
+    }
+
+    fn rsh(&self) -> String {
+        format!(
+            "ssh -F none -i {}/user -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR",
+            self.folder.display()
+        )
+    }
+}
+
+impl Drop for Sshd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn real_ssh_carries_the_bytes() {
+    let scene = Scene::new();
+    let Some(sshd) = Sshd::start(&scene) else {
+        return;
+    };
+    let pair = Pair::diverged(&scene);
+    let rebuild = || {
+        Rebuild::bare(&pair.old, &pair.new)
+            .args([
+                "--from",
+                &format!("ssh://127.0.0.1:{}", sshd.port),
+                "--rsh",
+                &sshd.rsh(),
+            ])
+            .args(["--agent-path", &binary().display().to_string()])
+            .args([
+                "--source-dbname",
+                &format!("{} dbname=postgres", pair.new.conninfo()),
+            ])
+    };
+    rebuild().args(["--compress", "zstd", "--start"]).succeed();
+    pair.check_equal();
+    assert_source_as_found(&pair.new, 0);
+}
+
+#[test]
+fn refused_ssh_key_is_reported() {
+    let scene = Scene::new();
+    let Some(sshd) = Sshd::start(&scene) else {
+        return;
+    };
+    let pair = Pair::diverged(&scene);
+    fs::write(sshd.folder.join("user.pub"), "").unwrap();
+    let before = tree(pair.old.pgdata());
+    let said = Rebuild::bare(&pair.old, &pair.new)
+        .args([
+            "--from",
+            &format!("ssh://127.0.0.1:{}", sshd.port),
+            "--rsh",
+            &sshd.rsh(),
+        ])
+        .fail(1);
+    assert_untouched(&before, pair.old.pgdata());
+    assert!(
+        said.stderr.contains("Permission denied (publickey"),
+        "{said}"
+    );
+}
