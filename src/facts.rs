@@ -134,7 +134,10 @@ pub enum Condition {
     /// Nothing; its parent exists or can be made.
     Missing,
     /// An empty directory of ours.
-    Empty { is_owner: bool, identity: FileIdentity },
+    Empty {
+        is_owner: bool,
+        identity: FileIdentity,
+    },
     /// A directory that has content but is no data directory.
     Unknown { example: String },
     /// A data directory, whole or left by an interrupted rebuild.
@@ -184,7 +187,11 @@ pub struct Interrupted {
 pub enum Running {
     No,
     /// A postmaster or single-user server with this pid.
-    Server { pid: u32 },
+    Server {
+        pid: u32,
+    },
     /// No postmaster, but processes of one still hold the directory.
-    Orphans { detail: String },
+    Orphans {
+        detail: String,
+    },
 }

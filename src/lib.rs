@@ -4,8 +4,27 @@
 //! is the map. This library promises no stable interface: it exists for the binary, the tests and
 //! the benchmarks.
 
-// Floor 3: decisions. Values in, values out.
+// Floor 7: the command line. What was asked for, and how it ended.
+pub mod cli;
+
+// Floor 6: what people see.
+pub mod ui;
+
+// Floor 5: the two processes.
+pub mod agent;
+pub mod client;
+
+// Floor 4: the world. Files, servers, the other process, threads.
+pub mod disk;
+pub mod link;
+pub mod postmaster;
+pub mod sql;
+pub mod workers;
+
+// Floor 3: decisions and the protocol. Values in, values out.
+pub mod compare;
 pub mod plan;
+pub mod wire;
 
 // Floor 2: what one side says about itself, and the list of entries.
 pub mod facts;

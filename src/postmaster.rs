@@ -120,7 +120,11 @@ fn is_attached(key: u64, id: u64) -> bool {
     })
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the low 32 bits are meant")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the low 32 bits are meant"
+)]
 fn truncate(number: i64) -> u32 {
     number as u32
 }
@@ -204,8 +208,11 @@ pub async fn start(options: &StartOptions, wait: Duration) -> Result<u32, Postma
         .arg(&options.log_file);
     if let Some(config_file) = &options.config_file {
         let text = config_file.display().to_string();
-        let quoted = shlex::try_quote(&text).map_err(|error| run_error(std::io::Error::other(error)))?;
-        command.arg("--options").arg(format!("-c config_file={quoted}"));
+        let quoted =
+            shlex::try_quote(&text).map_err(|error| run_error(std::io::Error::other(error)))?;
+        command
+            .arg("--options")
+            .arg(format!("-c config_file={quoted}"));
     }
     let status = command
         .stdin(Stdio::null())
@@ -331,7 +338,10 @@ mod tests {
     #[test]
     fn a_dead_pid_is_not_running_and_a_living_one_is() {
         let dir = tempfile::tempdir().unwrap();
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
         let text = format!("{}\n", child.id());
         assert_eq!(
             running(dir.path(), text.as_bytes()),

@@ -4,10 +4,7 @@
 //! The floors are those of `ARCHITECTURE.md`. A rule that is in the way is changed here, with a reason,
 //! and not worked around.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test that cannot go on fails"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fmt::Write as _;
 use std::fs;

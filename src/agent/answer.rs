@@ -9,7 +9,9 @@ use crate::compare::rolling;
 use crate::digest::{DIGEST_BYTES, SessionKey};
 use crate::disk::read::read_padded;
 use crate::disk::root::Roots;
-use crate::geometry::{BitSet, EXTENT_BYTES, EntryId, RANGE_BYTES, ROLLING_MAX_BYTES, SPANS_MAX, Span};
+use crate::geometry::{
+    BitSet, EXTENT_BYTES, EntryId, RANGE_BYTES, ROLLING_MAX_BYTES, SPANS_MAX, Span,
+};
 use crate::path::RelPath;
 use crate::pg::control::ControlFile;
 use crate::pg::layout;
@@ -69,7 +71,13 @@ impl Reader {
             };
             // In pieces that stay in the processor's cache between reading and hashing.
             for (offset, bytes) in span.pieces(4 * EXTENT_BYTES) {
-                self.read(path, file, span.offset + u64::from(offset), bytes, &mut buffer)?;
+                self.read(
+                    path,
+                    file,
+                    span.offset + u64::from(offset),
+                    bytes,
+                    &mut buffer,
+                )?;
                 digest_pieces(&self.key, &buffer, EXTENT_BYTES, &mut digests);
             }
         }
@@ -106,14 +114,31 @@ impl Reader {
                 let baseline = if digests.is_empty() {
                     Baseline::Zeros
                 } else {
-                    Baseline::Digests(&digests[first * DIGEST_BYTES..(first + count) * DIGEST_BYTES])
+                    Baseline::Digests(
+                        &digests[first * DIGEST_BYTES..(first + count) * DIGEST_BYTES],
+                    )
                 };
                 self.read(path, file, span.offset, span.bytes, &mut buffer)?;
                 let before = chosen.len();
                 let block_bytes = self.block_bytes;
-                choose(&self.key, &buffer, block_bytes, baseline, first, &mut present, &mut chosen);
+                choose(
+                    &self.key,
+                    &buffer,
+                    block_bytes,
+                    baseline,
+                    first,
+                    &mut present,
+                    &mut chosen,
+                );
                 let numbers = (0..count).filter(|number| present.contains(first + number));
-                self.verify(span, path, file, numbers, &mut chosen[before..], &mut damaged)?;
+                self.verify(
+                    span,
+                    path,
+                    file,
+                    numbers,
+                    &mut chosen[before..],
+                    &mut damaged,
+                )?;
             } else {
                 gone.push(u16::try_from(index).expect("at most SPANS_MAX spans"));
             }
@@ -138,7 +163,10 @@ impl Reader {
     /// As [`Reader::digests`]; also a signature that does not decode.
     pub fn delta(&self, entry: EntryId, bytes: u32, signature: Vec<u8>) -> Result<Reply, Fault> {
         if u64::from(bytes) > ROLLING_MAX_BYTES {
-            return Err(Fault::new(FaultKind::Protocol, "the file is too long for a delta"));
+            return Err(Fault::new(
+                FaultKind::Protocol,
+                "the file is too long for a delta",
+            ));
         }
         let (path, file) = self.open(entry)?;
         let mut new = Vec::new();
@@ -196,7 +224,10 @@ impl Reader {
             || bytes > u64::from(RANGE_BYTES)
             || !spans.iter().all(Span::is_lawful)
         {
-            return Err(Fault::new(FaultKind::Protocol, "a request asks for too much"));
+            return Err(Fault::new(
+                FaultKind::Protocol,
+                "a request asks for too much",
+            ));
         }
         Ok(())
     }

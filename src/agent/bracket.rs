@@ -86,11 +86,13 @@ fn keeps(slot: Option<&SlotFacts>, name: &str, start: Lsn) -> Result<(), Fault> 
         return unfit(format!("replication slot \"{name}\" does not exist"));
     };
     match slot.restart_lsn {
-        None => unfit(format!("replication slot \"{name}\" keeps no WAL")).map_err(|fault: Fault| {
-            fault.with_hint(
+        None => {
+            unfit(format!("replication slot \"{name}\" keeps no WAL")).map_err(|fault: Fault| {
+                fault.with_hint(
                 "It was made without reserving WAL and never used: drop it and use --create-slot.",
             )
-        }),
+            })
+        }
         Some(restart) if restart > start => unfit(format!(
             "replication slot \"{name}\" keeps WAL from {restart} on, but the backup starts at {start}"
         )),

@@ -127,7 +127,10 @@ async fn receive(
 async fn read(shared: &Shared, request: Request, body: Vec<u8>) -> Result<Reply, Fault> {
     let reader = shared.reader.read().ok().and_then(|reader| reader.clone());
     let (Some(reader), Some(workers)) = (reader, shared.workers.get()) else {
-        return Err(Fault::new(FaultKind::Protocol, "reading is not allowed now"));
+        return Err(Fault::new(
+            FaultKind::Protocol,
+            "reading is not allowed now",
+        ));
     };
     let job = move || match request {
         Request::Digests { spans } => reader.digests(&spans),

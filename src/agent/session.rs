@@ -149,9 +149,11 @@ impl Session {
     async fn look(&mut self, slot: Option<&str>) -> Result<SourceFacts, Fault> {
         self.configuration()?;
         if disk_facts::is_root() {
-            return Err(Fault::new(FaultKind::Unfit, "the agent runs as root").with_hint(
-                "Run it as the owner of the source's data directory, usually postgres.",
-            ));
+            return Err(
+                Fault::new(FaultKind::Unfit, "the agent runs as root").with_hint(
+                    "Run it as the owner of the source's data directory, usually postgres.",
+                ),
+            );
         }
         let defaults = Defaults {
             user: disk_facts::user(),
@@ -230,7 +232,11 @@ impl Session {
             let tree = tree::walk(&roots, &rules)?;
             self.reader = Some(Arc::new(Reader {
                 roots,
-                files: tree.entries.iter().map(|entry| entry.path.clone()).collect(),
+                files: tree
+                    .entries
+                    .iter()
+                    .map(|entry| entry.path.clone())
+                    .collect(),
                 key: configuration.key,
                 compression: configuration.compression,
                 block_bytes: facts.control.block_bytes,

@@ -65,7 +65,7 @@ pub fn walk(roots: &Roots, rules: &WalkRules) -> Result<Tree, Fault> {
                 Some(at) => at.join(&found.name),
             }
             .map_err(|error| {
-                let name = directory.join(display_name(&found.name));
+                let name = directory.join(found.file_name());
                 Fault::new(
                     FaultKind::Read,
                     format!("cannot name \"{}\": {error}", name.display()),
@@ -87,24 +87,20 @@ fn visit(
     found: &walk::Listed,
     rules: &WalkRules,
 ) -> Result<(), Fault> {
-    let here = directory.join(display_name(&found.name));
-    let kind = layout_kind(found.kind);
-    if let Some(tablespace) = tablespace_of(&path, rules) {
-        if found.kind == Kind::Symlink {
-            // The location itself is the client's business; only our version's directory is data.
-            let version = path
-                .join(rules.version_directory.as_bytes())
-                .map_err(|error| Fault::new(FaultKind::Read, error.to_string()))?;
-            let location = tablespace.location.as_deref().map(display_name);
-            let place = location.unwrap_or(here).join(&rules.version_directory);
-            tree.entries.push(Entry {
-                path: version.clone(),
-                kind: EntryKind::Directory,
-                size: 0,
-            });
-            below.push((place, Some(version)));
-            return Ok(());
-        }
+    let here = directory.join(found.file_name());
+    let kind = found.kind.in_layout();
+    if found.kind == Kind::Symlink && is_tablespace(&path, rules) {
+        // The location itself is the client's business; only our version's directory is data.
+        let version = path
+            .join(rules.version_directory.as_bytes())
+            .map_err(|error| Fault::new(FaultKind::Read, error.to_string()))?;
+        tree.entries.push(Entry {
+            path: version.clone(),
+            kind: EntryKind::Directory,
+            size: 0,
+        });
+        below.push((here.join(&rules.version_directory), Some(version)));
+        return Ok(());
     }
     match layout::classify(&path, kind, &HostLocal::none()) {
         Class::Control | Class::InsideEmptied | Class::LeftOut | Class::Ours => {}
@@ -149,24 +145,13 @@ fn visit(
     Ok(())
 }
 
-/// The tablespace whose entry in pg_tblspc this path is.
-fn tablespace_of<'a>(path: &RelPath, rules: &'a WalkRules) -> Option<&'a Tablespace> {
-    let name = path.as_bytes().strip_prefix(b"pg_tblspc/")?;
-    let oid: u32 = std::str::from_utf8(name).ok()?.parse().ok()?;
-    rules.tablespaces.iter().find(|space| space.oid == oid)
-}
-
-fn layout_kind(kind: Kind) -> layout::Kind {
-    match kind {
-        Kind::File | Kind::Special => layout::Kind::File,
-        Kind::Directory => layout::Kind::Directory,
-        Kind::Symlink => layout::Kind::Symlink,
-    }
-}
-
-fn display_name(name: &[u8]) -> PathBuf {
-    use std::os::unix::ffi::OsStrExt;
-    PathBuf::from(std::ffi::OsStr::from_bytes(name))
+/// Whether the path is a tablespace's entry in pg_tblspc.
+fn is_tablespace(path: &RelPath, rules: &WalkRules) -> bool {
+    let name = path.as_bytes().strip_prefix(b"pg_tblspc/");
+    let oid = name
+        .and_then(|name| std::str::from_utf8(name).ok())
+        .and_then(|name| name.parse::<u32>().ok());
+    rules.tablespaces.iter().any(|space| Some(space.oid) == oid)
 }
 
 /// A fault for a file call that failed.

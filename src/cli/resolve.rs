@@ -10,6 +10,7 @@ use crate::cli::args::{Checkpoint, ConfigSide, OverrideArguments, RebuildArgumen
 use crate::client::options::RebuildOptions;
 use crate::link::{self, From as Agent, FromError};
 use crate::pg::conninfo::Conninfo;
+use crate::pg::layout::HostLocal;
 use crate::plan::guard::Overrides;
 use crate::plan::tablespaces::Mapping;
 use crate::ui::Style;
@@ -137,6 +138,11 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
         .iter()
         .map(|text| Mapping::parse(text.as_bytes()).map_err(UsageError::new))
         .collect::<Result<_, _>>()?;
+    for pattern in &typed.keep {
+        HostLocal::none()
+            .add_pattern(pattern)
+            .map_err(UsageError::new)?;
+    }
     let compression = typed.compress.unwrap_or(match from {
         Agent::Local { .. } => Compression::None,
         _ => Compression::Lz4,
@@ -214,7 +220,7 @@ fn primary(typed: &RebuildArguments, around: &Surroundings) -> Result<Conninfo, 
         ("user", &typed.username),
     ] {
         if let Some(value) = value {
-            add(&mut conninfo, keyword, value);
+            add(&mut conninfo, keyword, value)?;
         }
     }
     // A host that was typed is not mixed with an address from the environment, nor the reverse:
@@ -225,7 +231,7 @@ fn primary(typed: &RebuildArguments, around: &Surroundings) -> Result<Conninfo, 
         if let Some(value) = (around.variable)(variable)
             && !(is_server && names_server)
         {
-            add(&mut conninfo, keyword, &value);
+            add(&mut conninfo, keyword, &value)?;
         }
     }
     if typed.dbname.is_none() && !has_server(&conninfo) {
@@ -237,10 +243,11 @@ fn primary(typed: &RebuildArguments, around: &Surroundings) -> Result<Conninfo, 
 }
 
 /// Sets a parameter that is not set yet.
-fn add(conninfo: &mut Conninfo, keyword: &str, value: &str) {
-    if !value.is_empty() && conninfo.get(keyword).is_none() {
-        conninfo.set(keyword, value);
+fn add(conninfo: &mut Conninfo, keyword: &str, value: &str) -> Result<(), UsageError> {
+    if value.is_empty() || conninfo.get(keyword).is_some() {
+        return Ok(());
     }
+    conninfo.set(keyword, value).map_err(UsageError::new)
 }
 
 fn has_server(conninfo: &Conninfo) -> bool {
@@ -375,7 +382,7 @@ mod tests {
 
     fn conninfo(line: &str, variables: &[(&str, &str)]) -> String {
         let resolved = resolve(line, variables).unwrap();
-        resolved.options.primary.to_keyword_value()
+        resolved.options.primary.to_keyword_value().unwrap()
     }
 
     #[test]
@@ -453,6 +460,7 @@ mod tests {
             "-h db2 --report data/report.json",
             "-h db2 --application-name ''",
             "-h db2 -T /a",
+            "-h db2 --keep base",
         ]
         .map(refused)
         .concat();
@@ -495,7 +503,9 @@ mod tests {
         -h db2 --application-name ''
           error: the value of "--application-name" is empty or contains control characters
         -h db2 -T /a
-          error: invalid tablespace mapping "/a", must be "OLDDIR=NEWDIR"
+          error: invalid tablespace mapping format "/a", must be "OLDDIR=NEWDIR"
+        -h db2 --keep base
+          error: "base" cannot be kept: PostgreSQL's own files must follow the source
         "#);
     }
 }

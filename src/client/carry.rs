@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::conf;
-use super::failure::{Failure, TargetState, chain, disk_words};
+use super::failure::{AGAIN, Failure, TargetState, chain};
 use super::outcome::DamagedPage;
-use super::rebuild::primary_conninfo;
+use super::prepare::{Half, primary_conninfo};
 use super::run::Run;
 use super::source::{Source, SourceError};
+use super::summary::damaged_pages;
 use super::transfer::{Found, Sink, Transfer};
 use super::wal;
 use super::work::Work;
@@ -27,19 +28,22 @@ use crate::plan::tablespaces;
 use crate::wire::message::{Answer, Request};
 
 /// What the run has when the target is whole.
-struct Finished {
-    facts: SourceFacts,
-    cleared: Cleared,
-    before: Option<TargetCluster>,
-    start_lsn: Lsn,
-    stop_lsn: Lsn,
-    work: Work,
-    damaged: Vec<DamagedPage>,
-    bindir: Option<std::path::PathBuf>,
+pub(super) struct Finished {
+    pub facts: SourceFacts,
+    pub cleared: Cleared,
+    pub before: Option<TargetCluster>,
+    pub start_lsn: Lsn,
+    pub stop_lsn: Lsn,
+    pub work: Work,
+    pub damaged: Vec<DamagedPage>,
+    pub bindir: Option<PathBuf>,
 }
 
-async fn carry_out(run: &Run<'_>, half: Half) -> Result<Finished, Failure> {
-    let half_way = |error: String| Failure::new(TargetState::HalfWay, error);
+/// Goes through the second half, up to a target that can start.
+///
+/// # Errors
+/// A failure that leaves the target half-way.
+pub(super) async fn carry_out(run: &Run<'_>, half: Half) -> Result<Finished, Failure> {
     let Half {
         source,
         facts,
@@ -65,34 +69,41 @@ async fn carry_out(run: &Run<'_>, half: Half) -> Result<Finished, Failure> {
     let found = moved
         .run(work.files.iter().cloned())
         .await
-        .map_err(|error| half_way(chain(&error)))?;
+        .map_err(|error| Failure::half_way(&error))?;
     let damaged = damaged_pages(&work, &found);
     remove(run, &target, &facts, &cleared, &work, found).await?;
 
     run.stage(Stage::Wal);
     // The control file after all data and before the end: on a standby source it tells where
     // consistency is reached.
-    let mut control = control(&source).await.map_err(|error| half_way(chain(&error)))?;
-    let (stop_lsn, label) =
-        close_bracket(&source, &cleared).await.map_err(|error| half_way(chain(&error)))?;
+    let mut control = control(&source)
+        .await
+        .map_err(|error| Failure::half_way(&error))?;
+    let (stop_lsn, label) = close_bracket(&source, &cleared)
+        .await
+        .map_err(|error| Failure::half_way(&error))?;
     wal::bring(run, &source, &target, &label, stop_lsn, &moved)
         .await
-        .map_err(|error| half_way(chain(&error)))?;
+        .map_err(|error| Failure::half_way(&error))?;
     drop(moved);
 
     run.stage(Stage::Finish);
-    poison_checkpoint(&mut control).map_err(|error| half_way(chain(&error)))?;
-    let base = conf::base_settings(&run.options.pgdata, run.options.config_file.as_deref())
-        .map_err(|error| half_way(error.to_string()))?;
+    poison_checkpoint(&mut control).map_err(|error| Failure::half_way(&error))?;
+    let base = conf::base(&run.options.pgdata, run.options.config_file.as_deref());
+    for problem in &base.problems {
+        run.events.warn(problem);
+    }
     let wanted = standby_plan::StandbySettings {
         primary_conninfo: primary_conninfo(run.options)?,
         slot: run.options.slot.clone(),
         restore_command: run.options.restore_command.clone(),
     };
-    let auto_conf = standby_plan::auto_conf(&old_auto_conf, &base, &wanted)
-        .map_err(|error| half_way(chain(&error)))?;
-    let target = Arc::try_unwrap(target)
-        .map_err(|_| half_way("the target is still being written (this is a bug in pg_reseed)".to_owned()))?;
+    let auto_conf = standby_plan::auto_conf(&old_auto_conf, &base.settings, &wanted)
+        .map_err(|error| Failure::half_way(&error))?;
+    let target = Arc::try_unwrap(target).map_err(|_| {
+        let error = "the target is still being written (this is a bug in pg_reseed)";
+        Failure::new(TargetState::HalfWay, error).hint(AGAIN)
+    })?;
     run.workers
         .run(move || {
             target.finish(&Finish {
@@ -102,8 +113,8 @@ async fn carry_out(run: &Run<'_>, half: Half) -> Result<Finished, Failure> {
             })
         })
         .await
-        .map_err(|error| half_way(chain(&error)))?
-        .map_err(|error| half_way(disk_words(&error)))?;
+        .map_err(|error| Failure::half_way(&error))?
+        .map_err(|error| Failure::half_way(&error))?;
     Ok(Finished {
         facts,
         cleared,
@@ -130,11 +141,13 @@ async fn make_directories(
         for path in &replaced {
             target.remove(path)?;
         }
-        directories.iter().try_for_each(|path| target.make_directory(path))
+        directories
+            .iter()
+            .try_for_each(|path| target.make_directory(path))
     });
     made.await
-        .map_err(|error| Failure::new(TargetState::HalfWay, chain(&error)))?
-        .map_err(|error| Failure::new(TargetState::HalfWay, disk_words(&error)))
+        .map_err(|error| Failure::half_way(&error))?
+        .map_err(|error| Failure::half_way(&error))
 }
 
 /// Removes what the source does not have: last, when everything that must come has come.
@@ -146,6 +159,7 @@ async fn remove(
     work: &Work,
     found: Found,
 ) -> Result<(), Failure> {
+    let gone_files = found.gone.len() as u64;
     let gone = work
         .files
         .iter()
@@ -156,41 +170,24 @@ async fn remove(
     let version_directory = tablespaces::version_directory(facts);
     let stale = cleared.findings().stale_tablespaces.clone();
     let removed = run.workers.run(move || {
-        let mut removed = 0;
         for path in &paths {
-            removed += target.remove(path)?;
+            target.remove(path)?;
         }
         for path in &emptied {
-            removed += target.empty_directory(path, &["archive_status", "summaries"])?;
+            target.empty_directory(path, &[])?;
         }
         for oid in stale {
-            removed += target.remove_tablespace(oid, &version_directory)?;
+            target.remove_tablespace(oid, &version_directory)?;
         }
-        Ok::<u64, DiskError>(removed)
+        Ok::<(), DiskError>(())
     });
-    let removed = removed
+    removed
         .await
-        .map_err(|error| Failure::new(TargetState::HalfWay, chain(&error)))?
-        .map_err(|error| Failure::new(TargetState::HalfWay, disk_words(&error)))?;
+        .map_err(|error| Failure::half_way(&error))?
+        .map_err(|error| Failure::half_way(&error))?;
+    let removed = work.removed_files + gone_files;
     Counters::add(&run.events.counters().removed_files, removed);
     Ok(())
-}
-
-fn damaged_pages(work: &Work, found: &Found) -> Vec<DamagedPage> {
-    found
-        .damaged
-        .iter()
-        .map(|block| DamagedPage {
-            path: work
-                .files
-                .iter()
-                .find(|file| file.entry == block.entry)
-                .map_or_else(|| format!("file {}", block.entry.0), |file| file.path.to_string()),
-            block: block.block,
-            expected_checksum: block.expected_checksum,
-            actual_checksum: block.actual_checksum,
-        })
-        .collect()
 }
 
 async fn control(source: &Source) -> Result<Vec<u8>, SourceError> {
@@ -207,14 +204,13 @@ enum EndError {
     Source(#[from] SourceError),
     #[error("the source's backup label cannot be used: {0}")]
     Label(String),
-    #[error("tablespace {0:?} was made on the source during the run and has no place in the target")]
+    #[error(
+        "tablespace {0:?} was made on the source during the run and has no place in the target"
+    )]
     NewTablespaces(Vec<u32>),
 }
 
-async fn close_bracket(
-    source: &Source,
-    cleared: &Cleared,
-) -> Result<(Lsn, BackupLabel), EndError> {
+async fn close_bracket(source: &Source, cleared: &Cleared) -> Result<(Lsn, BackupLabel), EndError> {
     let answer = source.ask(&Request::CloseBracket, Vec::new()).await?;
     let (
         Answer::BracketClosed {
@@ -236,7 +232,7 @@ async fn close_bracket(
     if !new.is_empty() {
         return Err(EndError::NewTablespaces(new));
     }
-    let label = BackupLabel::parse(&backup_label).map_err(|error| EndError::Label(chain(&error)))?;
+    let label =
+        BackupLabel::parse(&backup_label).map_err(|error| EndError::Label(chain(&error)))?;
     Ok((stop_lsn, label))
 }
-

@@ -1,7 +1,14 @@
 //! A failed run in the three parts that a DBA needs: what happened, in what state the target is now,
 //! what to do next.
 
+use std::error::Error;
 use std::fmt;
+
+use crate::plan::refusal::Refusal;
+
+/// What to do about a target that is half-way.
+pub const AGAIN: &str =
+    "Run the same command again: what already matches the source is not moved twice.";
 
 /// In what state a failure leaves the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +56,33 @@ impl Failure {
         }
     }
 
+    /// An error before anything was written.
+    pub fn untouched(error: &dyn Error) -> Self {
+        Self::new(TargetState::Untouched, chain(error))
+    }
+
+    /// An error behind the point of no return.
+    pub fn half_way(error: &dyn Error) -> Self {
+        Self::new(TargetState::HalfWay, chain(error)).hint(AGAIN)
+    }
+
+    /// An error after the target was made whole.
+    pub fn rebuilt(error: &dyn Error) -> Self {
+        Self::new(TargetState::Rebuilt, chain(error))
+    }
+
+    /// What the guards say.
+    #[must_use]
+    pub fn refused(refusals: &[Refusal]) -> Self {
+        Self {
+            kind: Kind::Refused,
+            state: TargetState::Untouched,
+            errors: refusals.iter().map(Refusal::error).collect(),
+            details: refusals.iter().map(Refusal::detail).collect(),
+            hints: refusals.iter().map(Refusal::hint).collect(),
+        }
+    }
+
     /// Adds a hint.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -66,7 +100,7 @@ impl Failure {
 
 /// An error and the errors below it in one line.
 #[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &dyn Error) -> String {
     let mut line = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -78,10 +112,4 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     line
-}
-
-/// A failed file call with the system's reason, in one line.
-#[must_use]
-pub fn disk_words(error: &crate::disk::DiskError) -> String {
-    chain(error)
 }

@@ -13,7 +13,7 @@ use crate::facts::{Condition, Interrupted, TargetCluster, TargetFacts};
 use crate::path::RelPath;
 use crate::pg::control::ControlFile;
 use crate::pg::layout::{self, Class, HostLocal};
-use crate::pg::lsn::{Lsn, WalFile};
+use crate::pg::lsn::{Lsn, SegmentName};
 use crate::pg::timeline::{History, TimelineId};
 use crate::plan::tablespaces::{Place, PlaceState, TargetPlaces};
 use crate::postmaster;
@@ -30,9 +30,9 @@ pub fn target(pgdata: &Path) -> Result<TargetFacts, DiskError> {
         None => Condition::Missing,
         Some(facts) => {
             let listed = walk::list(pgdata)?;
-            let is_ours = listed
-                .iter()
-                .any(|found| found.name == b"PG_VERSION" || found.name == layout::MARKER.as_bytes());
+            let is_ours = listed.iter().any(|found| {
+                found.name == b"PG_VERSION" || found.name == layout::MARKER.as_bytes()
+            });
             // A new file system's own directory does not count.
             let first = listed.iter().find(|found| found.name != b"lost+found");
             match first {
@@ -120,9 +120,9 @@ pub fn marker(pgdata: &Path) -> Result<Option<Marker>, DiskError> {
     let Some(text) = read_if_there(&path, SMALL_FILE_MAX)? else {
         return Ok(None);
     };
-    serde_json::from_slice(&text).map(Some).map_err(|error| {
-        DiskError::new("parse", &path, std::io::Error::other(error))
-    })
+    serde_json::from_slice(&text)
+        .map(Some)
+        .map_err(|error| DiskError::new("parse", &path, std::io::Error::other(error)))
 }
 
 /// The control file, or the copy that an interrupted run has saved, or why there is none.
@@ -156,13 +156,11 @@ fn newest_wal(
         let Ok(name) = std::str::from_utf8(&found.name) else {
             continue;
         };
-        if let WalFile::Segment(segment) | WalFile::Partial(segment) =
-            WalFile::classify(name, segment_bytes)
-        {
+        let whole = name.strip_suffix(".partial").unwrap_or(name);
+        if let Some(segment) = SegmentName::parse(whole, segment_bytes) {
             newest = newest.max(Some(segment.timeline));
             if segment.timeline == timeline {
-                let after = (segment.number + 1).saturating_mul(u64::from(segment_bytes));
-                end = end.max(Some(Lsn(after)));
+                end = end.max(Some(segment.end(segment_bytes)));
             }
         }
     }

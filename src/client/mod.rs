@@ -1,10 +1,19 @@
 //! The client: `pg_reseed rebuild`, on the target's host. Decides and writes.
 
+mod carry;
+mod conf;
 pub mod failure;
-pub mod look;
+mod launch;
+mod look;
+mod marker;
 pub mod options;
 pub mod outcome;
+mod prepare;
 pub mod rebuild;
-pub mod source;
-pub mod standby;
-pub mod transfer;
+mod run;
+mod source;
+mod standby;
+mod summary;
+mod transfer;
+mod wal;
+mod work;

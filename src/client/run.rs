@@ -62,7 +62,11 @@ impl Clock {
     }
 
     pub(super) fn stages(&self) -> Vec<StageTime> {
-        let entered = self.entered.lock().map(|list| list.clone()).unwrap_or_default();
+        let entered = self
+            .entered
+            .lock()
+            .map(|list| list.clone())
+            .unwrap_or_default();
         let ends = entered
             .iter()
             .skip(1)
@@ -78,4 +82,3 @@ impl Clock {
             .collect()
     }
 }
-

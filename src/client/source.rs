@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::failure::Failure;
 use crate::event::{Counters, Event, Events};
 use crate::link::frames::{self, Frame, FrameError, Outgoing};
 use crate::link::{self, From, Process};
@@ -44,6 +45,27 @@ pub enum SourceError {
     #[error("a request cannot be sent: {0}")]
     Request(#[from] CodecError),
 }
+
+impl SourceError {
+    /// A failure that leaves the target as it was.
+    #[must_use]
+    pub fn untouched(&self) -> Failure {
+        let failure = Failure::untouched(self);
+        match self {
+            SourceError::Handshake { epitaph, .. } => {
+                failure.detail(format!("{epitaph}.")).hint(HANDSHAKE_HINT)
+            }
+            SourceError::Fault(Fault {
+                hint: Some(hint), ..
+            }) => failure.hint(hint.clone()),
+            _ => failure,
+        }
+    }
+}
+
+/// What usually is the matter when the other side says something else.
+const HANDSHAKE_HINT: &str = "pg_reseed must be installed on the source's host (--agent-path says where), \
+                              and nothing else may write to the standard output of that command.";
 
 /// Answers that are waited for, by the number of their request.
 type Pending = Arc<Mutex<HashMap<RequestId, oneshot::Sender<(Answer, Vec<u8>)>>>>;
@@ -197,7 +219,10 @@ impl Source {
         let mut ended = self.ended.clone();
         // The writer may notice a broken link a moment before the reader does.
         let waited = tokio::time::timeout(END_WITHIN, ended.wait_for(Option::is_some)).await;
-        match waited.ok().and_then(|end| end.ok().and_then(|end| end.clone())) {
+        match waited
+            .ok()
+            .and_then(|end| end.ok().and_then(|end| end.clone()))
+        {
             Some(End::Bracket(reason)) => SourceError::BracketLost(reason),
             Some(End::Link(reason)) => SourceError::Lost(reason),
             None => SourceError::Lost("it does not answer any more".to_owned()),
@@ -213,6 +238,18 @@ impl Source {
 }
 
 impl Connection {
+    /// Ends the connection after a failure, and adds how the agent ended if the link broke.
+    pub async fn end_after(self, source: Source, failure: Failure) -> Failure {
+        let was_lost = matches!(&*source.ended.borrow(), Some(End::Link(_)));
+        drop(source);
+        let epitaph = self.end().await;
+        if was_lost {
+            failure.detail(format!("{epitaph}."))
+        } else {
+            failure
+        }
+    }
+
     /// Waits for the agent's end after the source was dropped or said good-bye, and tells how it ended.
     pub async fn end(self) -> String {
         let Connection {

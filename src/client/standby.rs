@@ -25,8 +25,19 @@ pub async fn try_login(bindir: Option<&Path>, primary_conninfo: &str) -> Option<
         .unwrap_or_else(|| "psql".into());
     let mut command = tokio::process::Command::new(&program);
     command
-        .args(["--no-psqlrc", "--no-align", "--tuples-only", "--no-password"])
-        .args(["--field-separator", " ", "--command", "IDENTIFY_SYSTEM", "--dbname"])
+        .args([
+            "--no-psqlrc",
+            "--no-align",
+            "--tuples-only",
+            "--no-password",
+        ])
+        .args([
+            "--field-separator",
+            " ",
+            "--command",
+            "IDENTIFY_SYSTEM",
+            "--dbname",
+        ])
         .arg(format!("{primary_conninfo} replication=true"))
         // The server will not have these; what it will have stands in the connection string.
         .env_remove("PGPASSWORD")
@@ -82,7 +93,7 @@ pub async fn senders(source: &Source) -> Result<Vec<WalSender>, SourceError> {
 #[derive(Debug)]
 pub enum Watched {
     /// It streams and has replayed beyond the end of the backup.
-    Streams { replay_lsn: Lsn },
+    Streams,
     /// The server ended.
     Ended,
     /// The time is up; what was seen last, in words.
@@ -114,7 +125,7 @@ pub async fn watch(
             && let Some(replay_lsn) = sender.replay_lsn
             && replay_lsn >= stop_lsn
         {
-            return Ok(Watched::Streams { replay_lsn });
+            return Ok(Watched::Streams);
         }
         if !postmaster::lives(pid) {
             return Ok(Watched::Ended);

@@ -2,6 +2,7 @@
 
 use super::outcome::{DamagedPage, DivergenceReport, Mode, Outcome};
 use super::run::Run;
+use super::transfer::Found;
 use super::work::Work;
 use crate::event::Counters;
 use crate::facts::{SourceFacts, TargetCluster};
@@ -73,6 +74,27 @@ pub(super) fn outcome(run: &Run<'_>, told: &Told<'_>) -> Outcome {
     }
 }
 
+/// The damaged pages that turned up, by their paths.
+pub(super) fn damaged_pages(work: &Work, found: &Found) -> Vec<DamagedPage> {
+    found
+        .damaged
+        .iter()
+        .map(|block| DamagedPage {
+            path: work
+                .files
+                .iter()
+                .find(|file| file.entry == block.entry)
+                .map_or_else(
+                    || format!("file {}", block.entry.0),
+                    |file| file.path.to_string(),
+                ),
+            block: block.block,
+            expected_checksum: block.expected_checksum,
+            actual_checksum: block.actual_checksum,
+        })
+        .collect()
+}
+
 fn divergence(relation: &Relation, before: Option<&TargetCluster>) -> Option<DivergenceReport> {
     let (lsn, target_end) = relation.lost_range()?;
     let timeline = before
@@ -124,7 +146,8 @@ fn next_steps(run: &Run<'_>, told: &Told<'_>, mode: Mode) -> Vec<String> {
         ));
         if options.slot.is_none() {
             steps.push(
-                "Start it soon: no replication slot keeps the WAL that it needs from now on.".to_owned(),
+                "Start it soon: no replication slot keeps the WAL that it needs from now on."
+                    .to_owned(),
             );
         }
     }

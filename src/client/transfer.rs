@@ -173,7 +173,11 @@ impl Transfer {
             return Ok(());
         }
         if task.fetch {
-            let bytes = task.spans.iter().map(|(_, span)| u64::from(span.bytes)).sum();
+            let bytes = task
+                .spans
+                .iter()
+                .map(|(_, span)| u64::from(span.bytes))
+                .sum();
             self.bring(&task, &task.spans, Vec::new()).await?;
             Counters::add(&self.events.counters().fetched_bytes, bytes);
             return Ok(());
@@ -202,11 +206,8 @@ impl Transfer {
             move || this.own_digests(&task, &task.spans, EXTENT_BYTES)
         });
         // Both sides read and hash the same range at the same time.
-        let (theirs, ours) = futures_util::future::join(
-            self.source.ask(&request, Vec::new()),
-            ours,
-        )
-        .await;
+        let (theirs, ours) =
+            futures_util::future::join(self.source.ask(&request, Vec::new()), ours).await;
         let (Answer::Digests { gone }, theirs) = theirs? else {
             return Err(TransferError::Unfitting);
         };
@@ -417,8 +418,7 @@ impl Transfer {
         let file = roots.open_regular(path)?;
         let length = usize::try_from(to - from).map_err(|_| TransferError::Unfitting)?;
         let mut bytes = vec![0; length];
-        let filled = read_padded(&file, &roots.display(path), from, &mut bytes)?;
-        bytes.truncate(filled);
+        read_padded(&file, &roots.display(path), from, &mut bytes)?;
         Ok(bytes)
     }
 
@@ -438,19 +438,63 @@ impl Transfer {
     }
 }
 
+/// Reads one small file of the source into memory.
+///
+/// # Errors
+/// It is longer than a range, vanished, or cannot be read.
+pub async fn fetch_small(
+    source: &Source,
+    key: &SessionKey,
+    entry: EntryId,
+    bytes: u64,
+    block_bytes: u32,
+) -> Result<Vec<u8>, TransferError> {
+    let length = u32::try_from(bytes).map_err(|_| TransferError::Unfitting)?;
+    if length == 0 {
+        return Ok(Vec::new());
+    }
+    let span = Span {
+        entry,
+        offset: 0,
+        bytes: length,
+    };
+    let request = Request::Blocks { spans: vec![span] };
+    let (answer, body) = source.ask(&request, Vec::new()).await?;
+    let Answer::Blocks {
+        gone,
+        present,
+        packed,
+        ..
+    } = answer
+    else {
+        return Err(TransferError::Unfitting);
+    };
+    if !gone.is_empty() {
+        return Err(TransferError::Unfitting);
+    }
+    let unpacked = payload::unpack(&packed, body, key, RANGE_BYTES as usize)?;
+    let mut content = vec![0; length as usize];
+    let mut rest = &unpacked.bytes()[..];
+    for (_, offset, bytes) in placed(std::iter::once(length), block_bytes, &present) {
+        let (piece, behind) = rest
+            .split_at_checked(bytes as usize)
+            .ok_or(TransferError::Unfitting)?;
+        content[offset as usize..][..piece.len()].copy_from_slice(piece);
+        rest = behind;
+    }
+    Ok(content)
+}
+
 /// The extents of the spans whose digests differ, neighbours joined.
-fn differing_extents(
-    spans: &[(usize, Span)],
-    ours: &[u8],
-    theirs: &[u8],
-) -> Vec<(usize, Span)> {
+fn differing_extents(spans: &[(usize, Span)], ours: &[u8], theirs: &[u8]) -> Vec<(usize, Span)> {
     let mut positions = differing(ours, theirs).peekable();
     let mut first = 0;
     let mut found: Vec<(usize, Span)> = Vec::new();
     for (file, span) in spans {
         let count = piece_count(span.bytes, EXTENT_BYTES);
         while let Some(position) = positions.next_if(|position| *position < first + count) {
-            let at = u32::try_from(position - first).expect("a span has few extents") * EXTENT_BYTES;
+            let at =
+                u32::try_from(position - first).expect("a span has few extents") * EXTENT_BYTES;
             let bytes = EXTENT_BYTES.min(span.bytes - at);
             let offset = span.offset + u64::from(at);
             match found.last_mut() {
@@ -537,7 +581,12 @@ impl Batch {
     fn add_file(&mut self, work: &FileWork) -> Option<Task> {
         let is_full = self.task.files.len() >= SPANS_MAX;
         let full = if is_full { self.take() } else { None };
-        if self.task.files.last().is_none_or(|last| last.entry != work.entry) {
+        if self
+            .task
+            .files
+            .last()
+            .is_none_or(|last| last.entry != work.entry)
+        {
             self.task.files.push(work.clone());
         }
         full

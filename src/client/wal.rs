@@ -75,8 +75,7 @@ pub(super) async fn bring(
             })
             .collect();
         run.workers.run(move || {
-            let wal = RelPath::parse(b"pg_wal").expect("a constant of one component");
-            target.empty_wal(&wal)?;
+            target.empty_wal()?;
             done.iter().try_for_each(|path| target.make_empty(path))
         })
     };
@@ -91,7 +90,10 @@ pub(super) async fn bring(
     });
     let bytes = named.iter().map(|(file, _)| file.bytes).sum();
     let found = transfer.run(work.collect::<Vec<_>>().into_iter()).await?;
-    if let Some((file, _)) = named.iter().find(|(file, _)| found.gone.contains(&file.entry)) {
+    if let Some((file, _)) = named
+        .iter()
+        .find(|(file, _)| found.gone.contains(&file.entry))
+    {
         return Err(WalError::Gone(file.name.clone()));
     }
     Counters::add(&run.events.counters().wal_bytes, bytes);

@@ -43,7 +43,8 @@ pub fn signature(old: &[u8]) -> Vec<u8> {
 /// [`ROLLING_MAX_BYTES`] bytes.
 pub fn delta(signature: Vec<u8>, new: &[u8]) -> Result<Vec<u8>, RollingError> {
     // Header of 12 bytes, then 4 + SIGNATURE_HASH bytes for each block.
-    let longest = 12 + (ROLLING_MAX_BYTES / u64::from(SIGNATURE_BLOCK) + 1) * u64::from(4 + SIGNATURE_HASH);
+    let longest =
+        12 + (ROLLING_MAX_BYTES / u64::from(SIGNATURE_BLOCK) + 1) * u64::from(4 + SIGNATURE_HASH);
     if signature.len() as u64 > longest {
         return Err(RollingError::Signature);
     }

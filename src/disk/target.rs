@@ -15,13 +15,15 @@ use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use super::DiskError;
 use super::durable;
 use super::root::Roots;
-use super::walk::{self, Kind};
+use super::walk;
 use crate::digest::Verified;
-use crate::geometry::BitSet;
 use crate::path::RelPath;
 use crate::pg::layout;
 use crate::plan::guard::Cleared;
 use crate::plan::tablespaces::Placement;
+
+/// Directories in pg_wal that the server keeps there; the second since 17.
+const WAL_DIRECTORIES: [&str; 2] = ["archive_status", "summaries"];
 
 /// The target is ours alone among runs of pg_reseed: a lock on the directory itself, which ends with the
 /// process.
@@ -37,8 +39,8 @@ impl Held {
     /// # Errors
     /// The system's error, for instance when the directory does not exist.
     pub fn take(pgdata: &Path) -> Result<Option<Self>, DiskError> {
-        let directory = File::open(pgdata)
-            .map_err(|error| DiskError::new("open directory", pgdata, error))?;
+        let directory =
+            File::open(pgdata).map_err(|error| DiskError::new("open directory", pgdata, error))?;
         match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(Self {
                 _directory: directory,
@@ -122,7 +124,11 @@ impl ClosedTarget {
         Self::lock_out(&pgdata, plan, file_mode)?;
         drop(pid_file);
         Self::prepare(&pgdata, plan, directory_mode).map_err(CloseError::HalfWay)?;
-        let located: Vec<(u32, PathBuf)> = plan.placements.iter().filter_map(located).collect();
+        let located: Vec<(u32, PathBuf)> = plan
+            .placements
+            .iter()
+            .filter_map(|placement| Some((placement.oid, placement.location_path()?)))
+            .collect();
         let roots = Roots::open(
             &pgdata,
             located.iter().map(|(oid, path)| (*oid, path.as_path())),
@@ -158,7 +164,9 @@ impl ClosedTarget {
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => {
-                return Err(CloseError::Untouched(DiskError::new("read", &control, error)));
+                return Err(CloseError::Untouched(DiskError::new(
+                    "read", &control, error,
+                )));
             }
         }
         durable::replace(&pgdata.join(layout::MARKER), plan.marker, file_mode)
@@ -177,11 +185,7 @@ impl ClosedTarget {
     }
 
     /// Makes the directories and links that files will go to.
-    fn prepare(
-        pgdata: &Path,
-        plan: &ClosePlan<'_>,
-        directory_mode: u32,
-    ) -> Result<(), DiskError> {
+    fn prepare(pgdata: &Path, plan: &ClosePlan<'_>, directory_mode: u32) -> Result<(), DiskError> {
         let wal = pgdata.join("pg_wal");
         if let Some(waldir) = plan.waldir
             && !wal.exists()
@@ -205,8 +209,8 @@ impl ClosedTarget {
                     Err(error) => return Err(DiskError::new("stat", &link, error)),
                 }
             }
-            match located(placement) {
-                Some((_, location)) => {
+            match placement.location_path() {
+                Some(location) => {
                     make_directories(&location, directory_mode)?;
                     // The link first: an interrupted run must find its own directory again.
                     if placement.relink {
@@ -232,8 +236,9 @@ impl ClosedTarget {
     /// The system's error.
     pub fn make_directory(&self, path: &RelPath) -> Result<(), DiskError> {
         let (root, beneath) = self.roots.locate(path);
-        let failed =
-            |error: rustix::io::Errno| DiskError::new("create directory", &self.roots.display(path), error);
+        let failed = |error: rustix::io::Errno| {
+            DiskError::new("create directory", &self.roots.display(path), error)
+        };
         let (parent, name) = self.parent_of(path)?;
         match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(self.directory_mode)) {
             Ok(()) => Ok(()),
@@ -344,6 +349,25 @@ impl ClosedTarget {
         Ok(removed)
     }
 
+    /// Removes what is in pg_wal, but for the two directories that the server keeps there, which are emptied.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn empty_wal(&self) -> Result<(), DiskError> {
+        let wal = RelPath::parse(b"pg_wal").expect("a constant of one component");
+        self.empty_directory(&wal, &WAL_DIRECTORIES)?;
+        for name in WAL_DIRECTORIES {
+            let path = wal
+                .join(name.as_bytes())
+                .expect("a constant of one component");
+            match self.empty_directory(&path, &[]) {
+                Err(error) if !error.is_missing() => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Removes a tablespace that the source does not have: the version directory behind its link, and the
     /// link. What else is at its location belongs to others.
     ///
@@ -357,7 +381,7 @@ impl ClosedTarget {
         let mut removed = 0;
         if is_link {
             let ours = path.join(version_directory);
-            let files = count_files(&ours)?;
+            let files = walk::count_files(&ours)?;
             match std::fs::remove_dir_all(&ours) {
                 Ok(()) => removed = files,
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -373,7 +397,9 @@ impl ClosedTarget {
     ) -> Result<(std::os::fd::OwnedFd, &'a std::ffi::OsStr), DiskError> {
         let (root, beneath) = self.roots.locate(path);
         let name = std::ffi::OsStr::from_bytes(path.name());
-        let parent = beneath.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let parent = beneath
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
         let opened = root.open_beneath(
             parent.unwrap_or(Path::new(".")),
             OFlags::RDONLY | OFlags::DIRECTORY,
@@ -487,7 +513,9 @@ impl PidFileLock {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
                 Err(CloseError::Started(path))
             }
-            Err(error) => Err(CloseError::Untouched(DiskError::new("create", &path, error))),
+            Err(error) => Err(CloseError::Untouched(DiskError::new(
+                "create", &path, error,
+            ))),
         }
     }
 }
@@ -499,42 +527,24 @@ impl Drop for PidFileLock {
     }
 }
 
-fn located(placement: &Placement) -> Option<(u32, PathBuf)> {
-    let location = placement.location.as_deref()?;
-    Some((
-        placement.oid,
-        PathBuf::from(std::ffi::OsStr::from_bytes(location)),
-    ))
+/// Makes the data directory of a seed, or gives one that is there the permission bits that a server wants.
+///
+/// # Errors
+/// The system's error.
+pub fn make_data_directory(path: &Path, mode: u32) -> Result<(), DiskError> {
+    make_directories(path, mode)?;
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
+        .map_err(|error| DiskError::new("change the permissions of", path, error))
 }
 
 /// Makes a directory and those above it, if they are not there.
 ///
 /// # Errors
 /// The system's error.
-pub fn make_directories(path: &Path, mode: u32) -> Result<(), DiskError> {
+fn make_directories(path: &Path, mode: u32) -> Result<(), DiskError> {
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(mode)
         .create(path)
         .map_err(|error| DiskError::new("create directory", path, error))
-}
-
-fn count_files(path: &Path) -> Result<u64, DiskError> {
-    let mut files = 0;
-    let mut pending = vec![path.to_owned()];
-    while let Some(directory) = pending.pop() {
-        let listed = match walk::list(&directory) {
-            Ok(listed) => listed,
-            Err(error) if error.is_missing() => continue,
-            Err(error) => return Err(error),
-        };
-        for found in listed {
-            if found.kind == Kind::Directory {
-                pending.push(directory.join(std::ffi::OsStr::from_bytes(&found.name)));
-            } else {
-                files += 1;
-            }
-        }
-    }
-    Ok(files)
 }

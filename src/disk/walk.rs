@@ -1,11 +1,13 @@
 //! Listing directories. Not a snapshot: a file that comes or goes meanwhile may be listed or not, which
 //! is safe inside the bracket because WAL replays both.
 
-use std::os::unix::ffi::OsStringExt;
+use std::ffi::OsStr;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::DiskError;
+use crate::pg::layout;
 
 /// What a name in a directory is, without following links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +28,26 @@ pub struct Listed {
     pub size: u64,
     /// Bytes that the file occupies: less than `size` when it has holes.
     pub allocated: u64,
+}
+
+impl Kind {
+    /// As the layout sees it: special files count as files.
+    #[must_use]
+    pub fn in_layout(self) -> layout::Kind {
+        match self {
+            Kind::File | Kind::Special => layout::Kind::File,
+            Kind::Directory => layout::Kind::Directory,
+            Kind::Symlink => layout::Kind::Symlink,
+        }
+    }
+}
+
+impl Listed {
+    /// The name, to be joined to its directory.
+    #[must_use]
+    pub fn file_name(&self) -> &OsStr {
+        OsStr::from_bytes(&self.name)
+    }
 }
 
 /// Lists one directory, sorted by name. What vanishes meanwhile is left out.
@@ -78,6 +100,30 @@ pub fn list(path: &Path) -> Result<Vec<Listed>, DiskError> {
     }
     names.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     Ok(names)
+}
+
+/// Files, links and special files in a directory and all below it; what vanishes meanwhile is left out.
+///
+/// # Errors
+/// The system's error.
+pub fn count_files(path: &Path) -> Result<u64, DiskError> {
+    let mut files = 0;
+    let mut pending = vec![path.to_owned()];
+    while let Some(directory) = pending.pop() {
+        let listed = match list(&directory) {
+            Ok(listed) => listed,
+            Err(error) if error.is_missing() => continue,
+            Err(error) => return Err(error),
+        };
+        for found in listed {
+            if found.kind == Kind::Directory {
+                pending.push(directory.join(found.file_name()));
+            } else {
+                files += 1;
+            }
+        }
+    }
+    Ok(files)
 }
 
 #[cfg(test)]

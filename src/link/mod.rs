@@ -43,7 +43,9 @@ pub enum FromError {
     Unknown(String),
     #[error("the agent \"{0}\" names no host, and neither does the connection string")]
     NoHost(String),
-    #[error("the host of the connection string, \"{0}\", is a socket directory and no host for ssh")]
+    #[error(
+        "the host of the connection string, \"{0}\", is a socket directory and no host for ssh"
+    )]
     SocketDirectory(String),
     #[error("the connection string names several hosts, so ssh cannot know which one to reach")]
     SeveralHosts,
@@ -56,7 +58,10 @@ pub enum FromError {
     #[error("the remote shell \"{0}\" does not parse as a command")]
     BadRsh(String),
     #[error("option \"{option}\" has no effect with \"{from}\"")]
-    NoEffect { option: &'static str, from: &'static str },
+    NoEffect {
+        option: &'static str,
+        from: &'static str,
+    },
 }
 
 /// Parses `--from` with the options that belong to it. `primary_host` is the host of `-d`, for `ssh:`
@@ -181,9 +186,7 @@ impl From {
                 let arguments = serve(source).into_iter().map(OsString::from).collect();
                 Ok((program.into(), arguments))
             }
-            From::Exec { command } => {
-                Ok(("/bin/sh".into(), vec!["-c".into(), command.into()]))
-            }
+            From::Exec { command } => Ok(("/bin/sh".into(), vec!["-c".into(), command.into()])),
             From::Ssh {
                 user_host,
                 port,
@@ -343,10 +346,22 @@ mod tests {
             Err(FromError::SocketDirectory(_))
         ));
         assert!(matches!(ssh("ssh:", None), Err(FromError::NoHost(_))));
-        assert!(matches!(ssh("ssh:", Some("a,b")), Err(FromError::SeveralHosts)));
-        assert!(matches!(ssh("ssh://-oProxyCommand=x", None), Err(FromError::BadHost(_))));
-        assert!(matches!(ssh("ssh://a@-x", None), Err(FromError::BadHost(_))));
-        assert!(matches!(ssh("ssh://db:99999", None), Err(FromError::BadPort(_))));
+        assert!(matches!(
+            ssh("ssh:", Some("a,b")),
+            Err(FromError::SeveralHosts)
+        ));
+        assert!(matches!(
+            ssh("ssh://-oProxyCommand=x", None),
+            Err(FromError::BadHost(_))
+        ));
+        assert!(matches!(
+            ssh("ssh://a@-x", None),
+            Err(FromError::BadHost(_))
+        ));
+        assert!(matches!(
+            ssh("ssh://db:99999", None),
+            Err(FromError::BadPort(_))
+        ));
         assert!(matches!(
             parse(Some("rsync://x"), None, None, None, None),
             Err(FromError::Unknown(_))

@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use crate::geometry::EXTENT_BYTES;
+use crate::geometry::{EXTENT_BYTES, ROLLING_MAX_BYTES};
 use crate::manifest::{Entry, EntryKind};
 use crate::path::RelPath;
 use crate::pg::layout::{Class, HostLocal, Kind, classify, is_page_structured};
@@ -18,9 +18,6 @@ use crate::pg::layout::{Class, HostLocal, Kind, classify, is_page_structured};
 /// Smallest file, exclusive, for which a rolling delta is tried: what is no longer than an extent
 /// travels whole at hardly any cost.
 pub const DELTA_MIN_BYTES: u64 = EXTENT_BYTES as u64;
-
-/// Largest file, inclusive, for which a rolling delta is tried: both versions are held in memory.
-pub const DELTA_MAX_BYTES: u64 = 16 << 20;
 
 /// What the target has under an entry's path; links are not followed, except those of tablespaces
 /// and pg_wal on the way to it.
@@ -165,7 +162,7 @@ fn synchronise(entry: &Entry, target: Option<TargetEntry>) -> Action {
 /// Both sides have the file.
 fn update(entry: &Entry, target_bytes: u64) -> Action {
     let source_bytes = entry.size;
-    let gains = |bytes| bytes > DELTA_MIN_BYTES && bytes <= DELTA_MAX_BYTES;
+    let gains = |bytes| bytes > DELTA_MIN_BYTES && bytes <= ROLLING_MAX_BYTES;
     if gains(source_bytes) && gains(target_bytes) && !is_page_structured(&entry.path) {
         return Action::Delta {
             source_bytes,
@@ -428,11 +425,11 @@ mod tests {
                 Action::Delta { .. }
             )
         };
-        assert!(delta("pg_xact/0000", EXTENT + 1, DELTA_MAX_BYTES));
+        assert!(delta("pg_xact/0000", EXTENT + 1, ROLLING_MAX_BYTES));
         assert!(!delta("pg_xact/0000", EXTENT, EXTENT + 1));
         assert!(!delta("pg_xact/0000", EXTENT + 1, EXTENT));
-        assert!(!delta("pg_xact/0000", EXTENT + 1, DELTA_MAX_BYTES + 1));
-        assert!(!delta("pg_xact/0000", DELTA_MAX_BYTES + 1, EXTENT + 1));
+        assert!(!delta("pg_xact/0000", EXTENT + 1, ROLLING_MAX_BYTES + 1));
+        assert!(!delta("pg_xact/0000", ROLLING_MAX_BYTES + 1, EXTENT + 1));
         assert!(!delta("base/5/16384", 1 << 20, 1 << 20));
         assert!(!delta("base/5/16384_vm", 1 << 20, 1 << 20));
     }

@@ -45,7 +45,7 @@ pub enum SlotWish<'a> {
     Temporary,
     /// `--slot`: it exists.
     Existing(&'a str),
-    /// `--slot` with `--create-slot`.
+    /// `--slot` with `--create-slot`: it is made if it does not exist.
     Create(&'a str),
 }
 
@@ -446,10 +446,8 @@ fn judge_slot(situation: &Situation) -> Vec<Refusal> {
         (SlotWish::Existing(name), None) => refusals.push(Refusal::SlotMissing {
             name: name.to_owned(),
         }),
-        (SlotWish::Create(name), Some(_)) => refusals.push(Refusal::SlotExists {
-            name: name.to_owned(),
-        }),
-        (SlotWish::Existing(name), Some(facts)) => {
+        // A slot that is there already is that of an earlier run that was killed, or the DBA's own.
+        (SlotWish::Existing(name) | SlotWish::Create(name), Some(facts)) => {
             let name = name.to_owned();
             if !facts.is_physical {
                 refusals.push(Refusal::SlotLogical { name });
@@ -460,7 +458,8 @@ fn judge_slot(situation: &Situation) -> Vec<Refusal> {
             }
         }
     }
-    let needs_new = needs_temporary_slot(situation) || matches!(slot, SlotWish::Create(_));
+    let makes_one = matches!(slot, SlotWish::Create(_)) && source.slot.is_none();
+    let needs_new = needs_temporary_slot(situation) || makes_one;
     if needs_new && settings.used_replication_slots >= settings.max_replication_slots {
         refusals.push(Refusal::NoFreeSlot {
             max: settings.max_replication_slots,
@@ -473,7 +472,7 @@ fn judge_slot(situation: &Situation) -> Vec<Refusal> {
 fn needs_temporary_slot(situation: &Situation) -> bool {
     match (situation.slot, &situation.source.slot) {
         (SlotWish::Temporary, _) => true,
-        (SlotWish::Existing(_), Some(facts)) => facts.restart_lsn.is_none(),
+        (SlotWish::Existing(_) | SlotWish::Create(_), Some(facts)) => facts.restart_lsn.is_none(),
         _ => false,
     }
 }
@@ -900,9 +899,12 @@ mod tests {
                 s.source.settings.used_replication_slots = 10;
             }),
             ("slot-missing", |s| s.slot = SlotWish::Existing("s")),
-            ("slot-exists", |s| {
+            ("slot-active", |s| {
                 s.slot = SlotWish::Create("s");
-                s.source.slot = Some(slot(None));
+                s.source.slot = Some(SlotFacts {
+                    active: true,
+                    ..slot(Some(1))
+                });
             }),
             ("slot-logical", |s| {
                 s.slot = SlotWish::Existing("s");

@@ -109,9 +109,6 @@ pub enum Refusal {
     SlotMissing {
         name: String,
     },
-    SlotExists {
-        name: String,
-    },
     SlotLogical {
         name: String,
     },
@@ -252,7 +249,6 @@ impl Refusal {
             Refusal::NoWalSender { .. } => "no-wal-sender",
             Refusal::NoFreeSlot { .. } => "no-free-slot",
             Refusal::SlotMissing { .. } => "slot-missing",
-            Refusal::SlotExists { .. } => "slot-exists",
             Refusal::SlotLogical { .. } => "slot-logical",
             Refusal::SlotActive { .. } => "slot-active",
             Refusal::SlotLost { .. } => "slot-lost",
@@ -478,11 +474,6 @@ impl Refusal {
                 format!("replication slot \"{name}\" does not exist on the source"),
                 "The standby would wait for it for ever.",
                 "Check --slot, or use --create-slot to have it made.",
-            ),
-            Refusal::SlotExists { name } => words(
-                format!("replication slot \"{name}\" already exists on the source"),
-                "It may belong to another standby, which would lose its place.",
-                "Leave out --create-slot to use the existing slot, or choose another name with --slot.",
             ),
             Refusal::SlotLogical { name } => words(
                 format!("replication slot \"{name}\" of the source is a logical slot"),
@@ -770,7 +761,6 @@ mod tests {
             Refusal::NoWalSender { max: 0, active: 0 },
             Refusal::NoFreeSlot { max: 0, used: 0 },
             Refusal::SlotMissing { name: s() },
-            Refusal::SlotExists { name: s() },
             Refusal::SlotLogical { name: s() },
             Refusal::SlotActive { name: s() },
             Refusal::SlotLost { name: s() },

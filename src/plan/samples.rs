@@ -114,7 +114,6 @@ pub fn source() -> SourceFacts {
             replication: true,
         },
         slot: None,
-        full_copy_bytes: 1 << 30,
         synchronous_standby_names: String::new(),
     }
 }

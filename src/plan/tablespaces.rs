@@ -17,6 +17,9 @@
 //! so that a run that was interrupted in between does not meet its own directory as a stranger's.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 use crate::facts::{FileIdentity, SourceFacts, Tablespace};
 use crate::pg::version::tablespace_directory;
@@ -209,6 +212,15 @@ pub struct Placement {
     /// Where the target had it until now, if that is another place: its files there are no longer
     /// the cluster's, and stay.
     pub former: Option<Vec<u8>>,
+}
+
+impl Placement {
+    /// The location as a path.
+    #[must_use]
+    pub fn location_path(&self) -> Option<PathBuf> {
+        let location = self.location.as_deref()?;
+        Some(PathBuf::from(OsStr::from_bytes(location)))
+    }
 }
 
 /// The paths that [`resolve`] needs to know about: one for each tablespace that has a location.

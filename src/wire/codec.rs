@@ -167,7 +167,9 @@ mod tests {
         // A change of these bytes is a change of the protocol: raise PROTOCOL.
         assert_eq!(
             frame,
-            [7, 0, 0, 0, 9, 0, 0, 0, 16, 0, 0, 0, 5, 1, 172, 2, 128, 128, 4, 128, 64]
+            [
+                7, 0, 0, 0, 9, 0, 0, 0, 16, 0, 0, 0, 5, 1, 172, 2, 128, 128, 4, 128, 64
+            ]
         );
         let header = Header::decode(frame[..HEADER_BYTES].try_into().unwrap()).unwrap();
         assert_eq!((header.id, header.body_bytes), (7, 16));

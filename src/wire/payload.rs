@@ -60,10 +60,12 @@ pub fn unpack(
     let bytes = match packed.codec {
         Codec::Raw => body,
         // Both are told the announced length as the most that they may make: no compression bomb.
-        Codec::Lz4 => lz4_flex::block::decompress(&body, announced as usize)
-            .map_err(|_| malformed.clone())?,
-        Codec::Zstd => zstd::bulk::decompress(&body, announced as usize)
-            .map_err(|_| malformed.clone())?,
+        Codec::Lz4 => {
+            lz4_flex::block::decompress(&body, announced as usize).map_err(|_| malformed.clone())?
+        }
+        Codec::Zstd => {
+            zstd::bulk::decompress(&body, announced as usize).map_err(|_| malformed.clone())?
+        }
     };
     if bytes.len() != announced as usize {
         return Err(malformed);
@@ -128,7 +130,8 @@ mod tests {
     #[test]
     fn a_flipped_bit_is_noticed() {
         for compression in ALL {
-            let (packed, mut body) = pack((0..=255).cycle().take(9000).collect(), &KEY, compression);
+            let (packed, mut body) =
+                pack((0..=255).cycle().take(9000).collect(), &KEY, compression);
             let middle = body.len() / 2;
             body[middle] ^= 1;
             assert!(unpack(&packed, body, &KEY, 9000).is_err(), "{compression}");

@@ -1,0 +1,77 @@
+//! The end of a run: start the standby, watch it stream, tell the outcome.
+
+use super::carry::Finished;
+use super::failure::{Failure, TargetState, chain};
+use super::outcome::Outcome;
+use super::run::Run;
+use super::source::Source;
+use super::standby::{self, Watched};
+use super::summary::{self, Told};
+use crate::event::Stage;
+use crate::postmaster;
+
+/// Starts the standby and waits until it streams, if that was asked for, and tells the outcome.
+pub(super) async fn start_and_watch(
+    run: &Run<'_>,
+    source: &Source,
+    finished: Finished,
+) -> Result<Outcome, Failure> {
+    let options = run.options;
+    if let (true, Some(bindir)) = (options.start, &finished.bindir) {
+        let rebuilt = |error: String| Failure::new(TargetState::Rebuilt, error);
+        let before = standby::senders(source)
+            .await
+            .map_err(|error| rebuilt(chain(&error)))?;
+        run.stage(Stage::Start);
+        let log_file = options
+            .log_file
+            .clone()
+            .unwrap_or_else(|| options.pgdata.join("pg_reseed.start.log"));
+        let start = postmaster::StartOptions {
+            pgdata: options.pgdata.clone(),
+            bindir: bindir.clone(),
+            config_file: options.config_file.clone(),
+            log_file: log_file.clone(),
+        };
+        let log_from = std::fs::metadata(&log_file).map_or(0, |found| found.len());
+        let pid = postmaster::start(&start, options.wait)
+            .await
+            .map_err(|error| {
+                rebuilt(chain(&error)).hint("Mend what the log names and start the server: nothing needs to be copied again.")
+            })?;
+        run.stage(Stage::Watch);
+        let slot = options.slot.as_deref();
+        let watched = standby::watch(source, pid, slot, &before, finished.stop_lsn, options.wait)
+            .await
+            .map_err(|error| rebuilt(chain(&error)))?;
+        let log = postmaster::log_tail(&log_file, log_from);
+        match watched {
+            Watched::Streams => {}
+            Watched::Ended => {
+                return Err(rebuilt("the standby's server ended".to_owned())
+                    .detail(format!("Its log says:\n{log}"))
+                    .hint("Mend what the log names and start the server: nothing needs to be copied again."));
+            }
+            Watched::TimeUp { seen } => {
+                let waited = options.wait.as_secs();
+                return Err(rebuilt(format!(
+                    "the standby does not stream after {waited} s: {seen}"
+                ))
+                .detail(format!("The server runs. Its log says:\n{log}"))
+                .hint("Look at its log and at pg_stat_replication on the source; --wait allows more time."));
+            }
+        }
+    }
+    Ok(summary::outcome(
+        run,
+        &Told {
+            facts: &finished.facts,
+            cleared: &finished.cleared,
+            before: finished.before.as_ref(),
+            work: &finished.work,
+            damaged: finished.damaged,
+            lsns: Some((finished.start_lsn, finished.stop_lsn)),
+            streaming: options.start,
+        },
+    ))
+}

@@ -1,0 +1,534 @@
+//! The first half of a run: learn, judge, start the backup, plan, and close the target. Nothing of the
+//! target changes before the last step.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::conf;
+use super::failure::{Failure, Kind, TargetState};
+use super::look;
+use super::marker::{self, Before, Marker};
+use super::options::RebuildOptions;
+use super::outcome::Outcome;
+use super::run::Run;
+use super::source::{self, Connection, Source, SourceError};
+use super::standby;
+use super::summary::{self, Told};
+use super::transfer::{Sink, Transfer, fetch_small};
+use super::work::{self, Work};
+use crate::disk::root::Roots;
+use crate::disk::target::{CloseError, ClosePlan, ClosedTarget, Held, make_data_directory};
+use crate::event::{Counters, Event, Stage};
+use crate::facts::{Condition, Running, SourceFacts, TargetCluster, TargetFacts};
+use crate::manifest::Entry;
+use crate::pg::layout;
+use crate::pg::lsn::Lsn;
+use crate::plan::guard::{self, Cleared, Situation};
+use crate::plan::refusal::Refusal;
+use crate::plan::standby as standby_plan;
+use crate::plan::tablespaces::{self, TargetPlaces};
+use crate::postmaster;
+use crate::wire::message::{Answer, ManifestEnd, Request, SlotWish};
+
+/// What comes of the first half.
+pub(super) enum Prepared {
+    /// A dry run ends here.
+    Survey(Connection, Box<Outcome>),
+    Closed(Connection, Box<Half>),
+}
+
+/// What the second half needs.
+pub(super) struct Half {
+    pub source: Source,
+    pub facts: SourceFacts,
+    pub target: Arc<ClosedTarget>,
+    pub cleared: Cleared,
+    pub before: Option<TargetCluster>,
+    pub work: Work,
+    pub start_lsn: Lsn,
+    /// The text that postgresql.auto.conf grows from: the target's own or, in a seed, the source's.
+    pub old_auto_conf: Vec<u8>,
+    pub bindir: Option<PathBuf>,
+}
+
+/// Goes through the first half.
+///
+/// # Errors
+/// A failure that leaves the target as it was, unless closing it stopped in the middle.
+pub(super) async fn prepare(run: &Run<'_>) -> Result<Prepared, Failure> {
+    run.stage(Stage::Look);
+    let mut target =
+        look::target(&run.options.pgdata).map_err(|error| Failure::untouched(&error))?;
+    if target.is_root {
+        return Err(Failure::refused(&[Refusal::RunsAsRoot]));
+    }
+    let (source, connection) = source::connect(&run.options.from, run.events)
+        .await
+        .map_err(|error| error.untouched())?;
+    let mut was_stopped = false;
+    let stepped = if run.options.dry_run {
+        survey(run, &source, &target).await.map(Step::Surveyed)
+    } else {
+        close_in_order(run, &source, &mut target, &mut was_stopped)
+            .await
+            .map(Step::Closed)
+    };
+    match stepped {
+        Ok(Step::Surveyed(outcome)) => {
+            drop(source);
+            Ok(Prepared::Survey(connection, outcome))
+        }
+        Ok(Step::Closed(half)) => Ok(Prepared::Closed(connection, half)),
+        Err(mut failure) => {
+            if was_stopped && failure.state == TargetState::Untouched {
+                failure = failure.detail("The target's server was stopped and is not running now.");
+            }
+            Err(connection.end_after(source, failure).await)
+        }
+    }
+}
+
+/// How far the first half came.
+enum Step {
+    Surveyed(Box<Outcome>),
+    Closed(Box<Half>),
+}
+
+/// All steps up to the point of no return, which is the last one.
+async fn close_in_order(
+    run: &Run<'_>,
+    source: &Source,
+    target: &mut TargetFacts,
+    was_stopped: &mut bool,
+) -> Result<Box<Half>, Failure> {
+    let options = run.options;
+    let facts = facts(run, source)
+        .await
+        .map_err(|error| error.untouched())?;
+
+    run.stage(Stage::Judge);
+    let to_stop = server_to_stop(options, target);
+    let mut cleared = match to_stop {
+        None => Some(judge(options, target, &facts)?),
+        Some(_) => {
+            judge_before_stop(options, target, &facts)?;
+            None
+        }
+    };
+    let bindir = bindir(options, &facts)?;
+    judge_login(run, &facts, bindir.as_deref()).await?;
+    if let Some(pid) = to_stop {
+        postmaster::stop(&options.pgdata, pid, options.wait)
+            .await
+            .map_err(|error| Failure::untouched(&error))?;
+        *was_stopped = true;
+        run.events.note("The target's server was stopped.");
+        *target = look::target(&options.pgdata).map_err(|error| Failure::untouched(&error))?;
+    }
+    let cleared = match cleared.take() {
+        Some(cleared) => cleared,
+        None => judge(options, target, &facts)?,
+    };
+
+    run.stage(Stage::Bracket);
+    let start_lsn = open_bracket(run, source, &facts, &cleared)
+        .await
+        .map_err(|error| error.untouched())?;
+
+    run.stage(Stage::Manifest);
+    let (entries, end) = manifest(source).await.map_err(|error| error.untouched())?;
+    let work = plan(run, target, &facts, &cleared, &entries, &end)?;
+    let old_auto_conf = match work.auto_conf {
+        Some((entry, bytes)) => {
+            let block_bytes = facts.control.block_bytes;
+            fetch_small(source, &run.key, entry, bytes, block_bytes)
+                .await
+                .map_err(|error| Failure::untouched(&error))?
+        }
+        None => conf::auto_conf(&options.pgdata).map_err(|error| Failure::untouched(&error))?,
+    };
+
+    run.stage(Stage::Close);
+    let before = match &target.condition {
+        Condition::Cluster(cluster) => Some((**cluster).clone()),
+        _ => None,
+    };
+    let closed = close(
+        run,
+        &facts,
+        &cleared,
+        before.as_ref(),
+        start_lsn,
+        &old_auto_conf,
+    )?;
+    Ok(Box::new(Half {
+        source: source.clone(),
+        facts,
+        target: Arc::new(closed),
+        cleared,
+        before,
+        work,
+        start_lsn,
+        old_auto_conf,
+        bindir,
+    }))
+}
+
+async fn facts(run: &Run<'_>, source: &Source) -> Result<SourceFacts, SourceError> {
+    let configure = Request::Configure {
+        client_version: env!("CARGO_PKG_VERSION").to_owned(),
+        key: run.key,
+        compression: run.options.compression,
+        jobs: u16::try_from(run.options.jobs).unwrap_or(u16::MAX),
+        survey: run.options.dry_run,
+    };
+    let (Answer::Ready { .. }, _) = source.ask(&configure, Vec::new()).await? else {
+        return Err(SourceError::Unfitting("configure"));
+    };
+    let slot = run.options.slot.clone();
+    match source.ask(&Request::Facts { slot }, Vec::new()).await? {
+        (Answer::Facts(facts), _) => Ok(*facts),
+        _ => Err(SourceError::Unfitting("facts")),
+    }
+}
+
+/// The server in the target that has to be stopped, if there is one and that was asked for.
+fn server_to_stop(options: &RebuildOptions, target: &TargetFacts) -> Option<u32> {
+    match &target.condition {
+        Condition::Cluster(cluster) if options.stop => match cluster.running {
+            Running::Server { pid } => Some(pid),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn judge(
+    options: &RebuildOptions,
+    target: &TargetFacts,
+    facts: &SourceFacts,
+) -> Result<Cleared, Failure> {
+    let places = places(options, target, facts)?;
+    guard::judge(&situation(options, target, facts, &places))
+        .map_err(|refusals| Failure::refused(&refusals))
+}
+
+fn judge_before_stop(
+    options: &RebuildOptions,
+    target: &TargetFacts,
+    facts: &SourceFacts,
+) -> Result<(), Failure> {
+    let places = places(options, target, facts)?;
+    guard::judge_before_stop(&situation(options, target, facts, &places))
+        .map(drop)
+        .map_err(|refusals| Failure::refused(&refusals))
+}
+
+fn places(
+    options: &RebuildOptions,
+    target: &TargetFacts,
+    facts: &SourceFacts,
+) -> Result<TargetPlaces, Failure> {
+    look::places(
+        &options.pgdata,
+        options.waldir.as_deref(),
+        target,
+        target.host.is_same_kernel(&facts.host),
+        tablespaces::would_be(&facts.tablespaces, &options.mappings),
+        &tablespaces::version_directory(facts),
+    )
+    .map_err(|error| Failure::untouched(&error))
+}
+
+fn situation<'a>(
+    options: &'a RebuildOptions,
+    target: &'a TargetFacts,
+    source: &'a SourceFacts,
+    places: &'a TargetPlaces,
+) -> Situation<'a> {
+    Situation {
+        target,
+        source,
+        slot: slot_wish(options),
+        mappings: &options.mappings,
+        places,
+        overrides: &options.overrides,
+    }
+}
+
+fn slot_wish(options: &RebuildOptions) -> guard::SlotWish<'_> {
+    match &options.slot {
+        None => guard::SlotWish::Temporary,
+        Some(name) if options.create_slot => guard::SlotWish::Create(name),
+        Some(name) => guard::SlotWish::Existing(name),
+    }
+}
+
+/// Where the programs of the target's server are.
+fn bindir(options: &RebuildOptions, facts: &SourceFacts) -> Result<Option<PathBuf>, Failure> {
+    let major = facts.version.major();
+    let found = match &options.bindir {
+        Some(directory) => Some(directory.clone()),
+        None => postmaster::find_bindir(major),
+    };
+    if options.start && found.is_none() {
+        return Err(Failure::new(
+            TargetState::Untouched,
+            format!("could not find pg_ctl of PostgreSQL {major}"),
+        )
+        .hint("Say with --bindir where the server's programs are."));
+    }
+    Ok(found)
+}
+
+/// The connection string that the standby will have.
+pub(super) fn primary_conninfo(options: &RebuildOptions) -> Result<String, Failure> {
+    standby_plan::primary_conninfo(&options.primary, options.application_name.as_deref())
+        .map_err(|error| Failure::untouched(&error))
+}
+
+async fn judge_login(
+    run: &Run<'_>,
+    facts: &SourceFacts,
+    bindir: Option<&Path>,
+) -> Result<(), Failure> {
+    let overrides = &run.options.overrides;
+    if overrides.no_login_check {
+        return Ok(());
+    }
+    let conninfo = primary_conninfo(run.options)?;
+    let Some(login) = standby::try_login(bindir, &conninfo).await else {
+        return Err(Failure::new(
+            TargetState::Untouched,
+            "could not find psql to try the standby's login on the source",
+        )
+        .hint("Say with --bindir where it is, or skip the check with --no-login-check."));
+    };
+    let shown = run.options.primary.without_secrets();
+    let shown = standby_plan::primary_conninfo(&shown, run.options.application_name.as_deref())
+        .map_err(|error| Failure::untouched(&error))?;
+    let expected = facts.control.system_identifier;
+    guard::login(&login, expected, &shown, overrides)
+        .map_err(|refusal| Failure::refused(&[refusal]))
+}
+
+async fn open_bracket(
+    run: &Run<'_>,
+    source: &Source,
+    facts: &SourceFacts,
+    cleared: &Cleared,
+) -> Result<Lsn, SourceError> {
+    let slot = match slot_wish(run.options) {
+        guard::SlotWish::Create(name) if facts.slot.is_none() => SlotWish::Create(name.to_owned()),
+        guard::SlotWish::Existing(name) | guard::SlotWish::Create(name)
+            if !cleared.findings().needs_temporary_slot =>
+        {
+            SlotWish::Existing(name.to_owned())
+        }
+        _ => SlotWish::Temporary,
+    };
+    let request = Request::OpenBracket {
+        label: "pg_reseed rebuild".to_owned(),
+        fast_checkpoint: run.options.fast_checkpoint,
+        slot,
+    };
+    match source.ask(&request, Vec::new()).await? {
+        (Answer::BracketOpened { start_lsn, .. }, _) => Ok(start_lsn),
+        _ => Err(SourceError::Unfitting("backup start")),
+    }
+}
+
+async fn manifest(source: &Source) -> Result<(Vec<Entry>, ManifestEnd), SourceError> {
+    let mut entries = Vec::new();
+    loop {
+        let from = u32::try_from(entries.len()).map_err(|_| SourceError::Unfitting("manifest"))?;
+        let answer = source.ask(&Request::Manifest { from }, Vec::new()).await?;
+        let (
+            Answer::ManifestPart {
+                entries: part,
+                last,
+            },
+            _,
+        ) = answer
+        else {
+            return Err(SourceError::Unfitting("manifest"));
+        };
+        if part.is_empty() && last.is_none() {
+            return Err(SourceError::Unfitting("manifest"));
+        }
+        entries.extend(part);
+        if let Some(end) = last {
+            return Ok((entries, end));
+        }
+    }
+}
+
+/// Turns the manifest into work, and lets the guards judge that need sizes.
+fn plan(
+    run: &Run<'_>,
+    target: &TargetFacts,
+    facts: &SourceFacts,
+    cleared: &Cleared,
+    entries: &[Entry],
+    end: &ManifestEnd,
+) -> Result<Work, Failure> {
+    let options = run.options;
+    let findings = cleared.findings();
+    let oids = end.tablespaces.iter().map(|space| space.oid);
+    guard::new_tablespaces(&findings.placements, oids)
+        .map_err(|refusal| Failure::refused(&[refusal]))?;
+    let base = conf::base(&options.pgdata, options.config_file.as_deref());
+    let host_local =
+        work::host_local(options, facts, &base).map_err(|error| Failure::untouched(&error))?;
+    let work = work::make(options, target, facts, findings, &host_local, entries)
+        .map_err(|error| Failure::untouched(&error))?;
+    guard::max_delete(options.max_delete, work.removed_files)
+        .map_err(|refusal| Failure::refused(&[refusal]))?;
+    guard::room(&work.room, &options.overrides).map_err(|refusals| Failure::refused(&refusals))?;
+    for name in &end.skipped {
+        run.events.warn(format!(
+            "\"{name}\" on the source is a link or special file and is left out."
+        ));
+    }
+    run.events.tell(&Event::Planned {
+        files: work.files.len() as u64,
+        compare_bytes: work.files.iter().map(|file| file.common).sum(),
+        fetch_bytes: work.files.iter().map(|file| file.bytes - file.common).sum(),
+    });
+    Ok(work)
+}
+
+fn close(
+    run: &Run<'_>,
+    facts: &SourceFacts,
+    cleared: &Cleared,
+    before: Option<&TargetCluster>,
+    start_lsn: Lsn,
+    old_auto_conf: &[u8],
+) -> Result<ClosedTarget, Failure> {
+    let options = run.options;
+    let findings = cleared.findings();
+    let group_access = match before {
+        Some(cluster) => cluster.mode & 0o050 != 0,
+        None => facts.data_directory_mode & 0o050 != 0,
+    };
+    if before.is_none() {
+        let mode = if group_access { 0o750 } else { 0o700 };
+        make_data_directory(&options.pgdata, mode).map_err(|error| Failure::untouched(&error))?;
+    }
+    let held = Held::take(&options.pgdata)
+        .map_err(|error| Failure::untouched(&error))?
+        .ok_or_else(|| {
+            let pgdata = options.pgdata.display().to_string();
+            Failure::refused(&[Refusal::Locked { pgdata }])
+        })?;
+    let marker = Marker {
+        message: marker::MESSAGE.to_owned(),
+        pg_reseed_version: env!("CARGO_PKG_VERSION").to_owned(),
+        started_unix_seconds: SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |time| time.as_secs()),
+        source_host: facts.host.name.clone(),
+        source_system_identifier: facts.control.system_identifier.to_string(),
+        start_lsn,
+        is_seed: findings.is_seed,
+        before: before.map(|cluster| Before {
+            history: cluster.history.clone(),
+            newest_wal_timeline: cluster.newest_wal_timeline,
+            wal_segments_end: cluster.wal_segments_end,
+        }),
+    };
+    let marker = serde_json::to_vec_pretty(&marker).map_err(|error| Failure::untouched(&error))?;
+    let closed_auto_conf = standby_plan::closed_auto_conf(old_auto_conf);
+    let plan = ClosePlan {
+        marker: &marker,
+        closed_auto_conf: &closed_auto_conf,
+        group_access,
+        waldir: options.waldir.as_deref(),
+        placements: &findings.placements,
+        required_directories: layout::required_directories(facts.version.major()),
+        stale_pid_file: before.map_or(&[], |cluster| &cluster.pid_file),
+        sync: options.sync,
+    };
+    ClosedTarget::close(held, cleared, &plan).map_err(|error| match &error {
+        CloseError::HalfWay(_) => Failure::half_way(&error),
+        CloseError::Untouched(_) => Failure::untouched(&error),
+        CloseError::Started(_) => Failure {
+            kind: Kind::Refused,
+            ..Failure::untouched(&error).hint("Stop that server, or use --stop.")
+        },
+    })
+}
+
+/// Compares without a backup and without changing anything.
+async fn survey(
+    run: &Run<'_>,
+    source: &Source,
+    target: &TargetFacts,
+) -> Result<Box<Outcome>, Failure> {
+    let options = run.options;
+    let facts = facts(run, source)
+        .await
+        .map_err(|error| error.untouched())?;
+    run.stage(Stage::Judge);
+    if let Some(pid) = server_to_stop(options, target) {
+        judge_before_stop(options, target, &facts)?;
+        return Err(Failure::new(
+            TargetState::Untouched,
+            format!("a server with pid {pid} runs in the target, and a dry run does not stop it"),
+        )
+        .hint("Stop it first: the figures of a directory that changes mean nothing."));
+    }
+    let cleared = judge(options, target, &facts)?;
+    let bindir = bindir(options, &facts)?;
+    judge_login(run, &facts, bindir.as_deref()).await?;
+    run.stage(Stage::Manifest);
+    let (entries, end) = manifest(source).await.map_err(|error| error.untouched())?;
+    let work = plan(run, target, &facts, &cleared, &entries, &end)?;
+    run.stage(Stage::Compare);
+    let placements = &cleared.findings().placements;
+    let located: Vec<(u32, PathBuf)> = placements
+        .iter()
+        .filter_map(|placement| Some((placement.oid, placement.location_path()?)))
+        .collect();
+    // A seed has nothing to compare: any directory does, since nothing in it is opened.
+    let root = match target.condition {
+        Condition::Missing => Path::new("/"),
+        _ => &options.pgdata,
+    };
+    let roots = Roots::open(
+        root,
+        located.iter().map(|(oid, path)| (*oid, path.as_path())),
+    )
+    .map_err(|error| Failure::untouched(&error))?;
+    let found = Transfer::new(
+        source.clone(),
+        Sink::Survey(Arc::new(roots)),
+        run.workers.clone(),
+        run.events.clone(),
+        run.key,
+        facts.control.block_bytes,
+    )
+    .run(work.files.iter().cloned())
+    .await
+    .map_err(|error| Failure::untouched(&error))?;
+    Counters::add(&run.events.counters().removed_files, work.removed_files);
+    run.stage(Stage::Done);
+    let before = match &target.condition {
+        Condition::Cluster(cluster) => Some(&**cluster),
+        _ => None,
+    };
+    Ok(Box::new(summary::outcome(
+        run,
+        &Told {
+            facts: &facts,
+            cleared: &cleared,
+            before,
+            work: &work,
+            damaged: summary::damaged_pages(&work, &found),
+            lsns: None,
+            streaming: false,
+        },
+    )))
+}
