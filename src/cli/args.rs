@@ -316,13 +316,7 @@ pub struct RebuildArguments {
     ///
     /// Appends the output of the server that --start starts to this file, as pg_ctl -l does. The default
     /// is PGDATA/pg_reseed.start.log.
-    #[arg(
-        short = 'l',
-        long,
-        value_name = "FILE",
-        requires = "start",
-        help_heading = RUN
-    )]
+    #[arg(short = 'l', long, value_name = "FILE", help_heading = RUN)]
     pub log_file: Option<PathBuf>,
 
     /// Seconds to wait for stop, start and streaming

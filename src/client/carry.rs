@@ -57,19 +57,20 @@ pub(super) async fn carry_out(run: &Run<'_>, half: Half) -> Result<Finished, Fai
     } = half;
 
     run.stage(Stage::Compare);
-    let moved = Transfer::new(
+    let transfer = Transfer::new(
         source.clone(),
         Sink::Target(Arc::clone(&target)),
         run.workers.clone(),
-        run.events.clone(),
+        Arc::clone(run.events.counters()),
         run.key,
         facts.control.block_bytes,
     );
     make_directories(run, &target, &work).await?;
-    let found = moved
+    let found = transfer
         .run(work.files.iter().cloned())
         .await
         .map_err(|error| Failure::half_way(&error))?;
+    drop(transfer);
     let damaged = damaged_pages(&work, &found);
     remove(run, &target, &facts, &cleared, &work, found).await?;
 
@@ -82,10 +83,16 @@ pub(super) async fn carry_out(run: &Run<'_>, half: Half) -> Result<Finished, Fai
     let (stop_lsn, label) = close_bracket(&source, &cleared)
         .await
         .map_err(|error| Failure::half_way(&error))?;
-    wal::bring(run, &source, &target, &label, stop_lsn, &moved)
-        .await
-        .map_err(|error| Failure::half_way(&error))?;
-    drop(moved);
+    wal::bring(
+        run,
+        &source,
+        &target,
+        &label,
+        stop_lsn,
+        facts.control.block_bytes,
+    )
+    .await
+    .map_err(|error| Failure::half_way(&error))?;
 
     run.stage(Stage::Finish);
     poison_checkpoint(&mut control).map_err(|error| Failure::half_way(&error))?;

@@ -506,7 +506,7 @@ async fn survey(
         source.clone(),
         Sink::Survey(Arc::new(roots)),
         run.workers.clone(),
-        run.events.clone(),
+        Arc::clone(run.events.counters()),
         run.key,
         facts.control.block_bytes,
     )

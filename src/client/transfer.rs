@@ -18,7 +18,7 @@ use crate::disk::DiskError;
 use crate::disk::read::read_padded;
 use crate::disk::root::Roots;
 use crate::disk::target::{ClosedTarget, parts};
-use crate::event::{Counters, Events};
+use crate::event::Counters;
 use crate::geometry::{EXTENT_BYTES, EntryId, RANGE_BYTES, SPANS_MAX, Span, ranges};
 use crate::path::RelPath;
 use crate::wire::message::{Answer, DamagedBlock, Request};
@@ -100,7 +100,7 @@ pub struct Transfer {
     source: Source,
     sink: Sink,
     workers: Workers,
-    events: Events,
+    counters: Arc<Counters>,
     key: SessionKey,
     block_bytes: u32,
     found: Arc<Mutex<Found>>,
@@ -131,7 +131,7 @@ impl Transfer {
         source: Source,
         sink: Sink,
         workers: Workers,
-        events: Events,
+        counters: Arc<Counters>,
         key: SessionKey,
         block_bytes: u32,
     ) -> Self {
@@ -139,7 +139,7 @@ impl Transfer {
             source,
             sink,
             workers,
-            events,
+            counters,
             key,
             block_bytes,
             found: Arc::default(),
@@ -179,7 +179,7 @@ impl Transfer {
                 .map(|(_, span)| u64::from(span.bytes))
                 .sum();
             self.bring(&task, &task.spans, Vec::new()).await?;
-            Counters::add(&self.events.counters().fetched_bytes, bytes);
+            Counters::add(&self.counters.fetched_bytes, bytes);
             return Ok(());
         }
         self.compare(&task).await
@@ -216,7 +216,7 @@ impl Transfer {
             return Err(TransferError::Unfitting);
         }
         let bytes = spans.iter().map(|span| u64::from(span.bytes)).sum();
-        Counters::add(&self.events.counters().compared_bytes, bytes);
+        Counters::add(&self.counters.compared_bytes, bytes);
         let gone = self.note_gone(&spans, &gone)?;
         let differing = differing_extents(&task.spans, &ours, &theirs)
             .into_iter()
@@ -279,7 +279,7 @@ impl Transfer {
             let mut found = self.found.lock().map_err(|_| WorkerFailed)?;
             found.damaged.extend(damaged);
         }
-        let counters = self.events.counters();
+        let counters = &self.counters;
         let moved = present.len() as u64;
         Counters::add(&counters.moved_blocks, moved);
         if !is_new {
@@ -303,7 +303,7 @@ impl Transfer {
         let lengths = spans.iter().map(|(_, span)| span.bytes);
         let places: Vec<_> = placed(lengths, self.block_bytes, present).collect();
         let moved: u64 = places.iter().map(|(_, _, bytes)| u64::from(*bytes)).sum();
-        let counters = self.events.counters();
+        let counters = &self.counters;
         Counters::add(&counters.moved_bytes, moved);
         let Some(target) = self.sink.target() else {
             return Ok(());
@@ -364,7 +364,7 @@ impl Transfer {
             return Ok(());
         }
         let moved = u64::from(packed.bytes);
-        let counters = self.events.counters();
+        let counters = &self.counters;
         Counters::add(&counters.moved_bytes, moved);
         let (this, work) = (self.clone(), work.clone());
         self.workers
@@ -378,7 +378,7 @@ impl Transfer {
                 let new = Verified::check(&this.key, new, digest)?;
                 if let Some(target) = this.sink.target() {
                     target.write_whole(&work.path, &new)?;
-                    Counters::add(&this.events.counters().written_bytes, work.bytes);
+                    Counters::add(&this.counters.written_bytes, work.bytes);
                 }
                 Ok(())
             })

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::run::Run;
 use super::source::{Source, SourceError};
-use super::transfer::{FileWork, Transfer, TransferError};
+use super::transfer::{FileWork, Sink, Transfer, TransferError};
 use crate::disk::DiskError;
 use crate::disk::target::ClosedTarget;
 use crate::event::Counters;
@@ -48,7 +48,7 @@ pub(super) async fn bring(
     target: &Arc<ClosedTarget>,
     label: &BackupLabel,
     stop_lsn: Lsn,
-    transfer: &Transfer,
+    block_bytes: u32,
 ) -> Result<(), WalError> {
     let request = Request::WalFiles {
         timeline: label.start_timeline,
@@ -89,14 +89,30 @@ pub(super) async fn bring(
         rolling: false,
     });
     let bytes = named.iter().map(|(file, _)| file.bytes).sum();
-    let found = transfer.run(work.collect::<Vec<_>>().into_iter()).await?;
+    // Counted apart: what the WAL weighs says nothing about how much differed.
+    let counters = Arc::<Counters>::default();
+    let found = Transfer::new(
+        source.clone(),
+        Sink::Target(Arc::clone(target)),
+        run.workers.clone(),
+        Arc::clone(&counters),
+        run.key,
+        block_bytes,
+    )
+    .run(work.collect::<Vec<_>>().into_iter())
+    .await?;
     if let Some((file, _)) = named
         .iter()
         .find(|(file, _)| found.gone.contains(&file.entry))
     {
         return Err(WalError::Gone(file.name.clone()));
     }
-    Counters::add(&run.events.counters().wal_bytes, bytes);
+    let total = run.events.counters();
+    Counters::add(&total.wal_bytes, bytes);
+    Counters::add(
+        &total.written_bytes,
+        Counters::read(&counters.written_bytes),
+    );
     Ok(())
 }
 

@@ -330,7 +330,7 @@ impl fmt::Display for Relation {
                 is_exact,
             } => write!(
                 f,
-                "diverged from the source at {lsn} of timeline {}: {}{} of WAL that only it has, up to {target_end}, will be gone",
+                "diverged from the source at {lsn} of timeline {} and wrote {}{} of WAL of its own, up to {target_end}",
                 timeline.0,
                 if *is_exact { "" } else { "at least " },
                 Bytes(*lost_bytes)
@@ -416,7 +416,7 @@ mod tests {
         );
         assert_eq!(
             relation.to_string(),
-            "diverged from the source at 0/3000060 of timeline 1: 1 MB of WAL that only it has, up to 0/31000A0, will be gone"
+            "diverged from the source at 0/3000060 of timeline 1 and wrote 1 MB of WAL of its own, up to 0/31000A0"
         );
         assert_eq!(relation.lost_range(), Some((FORK, Lsn(0x310_00A0))));
     }
