@@ -88,9 +88,19 @@ pub fn running(pgdata: &Path, pid_file: &[u8]) -> Running {
     }
 }
 
-/// Whether the process exists. Another user's process cannot be the server of a directory that is ours.
+/// Whether the process exists and has not ended. Another user's process cannot be the server of a directory
+/// that is ours.
 fn is_alive(pid: u32) -> bool {
     pid_of(pid).is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok())
+        && !is_zombie(pid)
+}
+
+/// Whether the process has ended and its parent has not asked how: in containers that may take for ever.
+fn is_zombie(pid: u32) -> bool {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name of the program in parentheses may hold anything.
+    text.rsplit_once(") ")
+        .is_some_and(|(_, state)| state.starts_with('Z'))
 }
 
 fn pid_of(pid: u32) -> Option<Pid> {
@@ -348,6 +358,10 @@ mod tests {
             Running::Server { pid: child.id() }
         );
         child.kill().unwrap();
+        while !is_zombie(child.id()) {
+            std::thread::yield_now();
+        }
+        assert_eq!(running(dir.path(), text.as_bytes()), Running::No);
         child.wait().unwrap();
         assert_eq!(running(dir.path(), text.as_bytes()), Running::No);
         assert_eq!(running(dir.path(), b""), Running::No);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::conf;
 use super::failure::{AGAIN, Failure, TargetState, chain};
 use super::outcome::DamagedPage;
-use super::prepare::{Half, primary_conninfo};
+use super::prepare::{Half, standby_settings};
 use super::run::Run;
 use super::source::{Source, SourceError};
 use super::summary::damaged_pages;
@@ -100,11 +100,7 @@ pub(super) async fn carry_out(run: &Run<'_>, half: Half) -> Result<Finished, Fai
     for problem in &base.problems {
         run.events.warn(problem);
     }
-    let wanted = standby_plan::StandbySettings {
-        primary_conninfo: primary_conninfo(run.options)?,
-        slot: run.options.slot.clone(),
-        restore_command: run.options.restore_command.clone(),
-    };
+    let wanted = standby_settings(run.options)?;
     let auto_conf = standby_plan::auto_conf(&old_auto_conf, &base.settings, &wanted)
         .map_err(|error| Failure::half_way(&error))?;
     let target = Arc::try_unwrap(target).map_err(|_| {

@@ -1,6 +1,7 @@
 //! The first half of a run: learn, judge, start the backup, plan, and close the target. Nothing of the
 //! target changes before the last step.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -148,6 +149,13 @@ async fn close_in_order(
         }
         None => conf::auto_conf(&options.pgdata).map_err(|error| Failure::untouched(&error))?,
     };
+    // A text that cannot be used must show now, not when the target is closed.
+    standby_plan::auto_conf(
+        &old_auto_conf,
+        &BTreeMap::new(),
+        &standby_settings(options)?,
+    )
+    .map_err(|error| Failure::untouched(&error))?;
 
     run.stage(Stage::Close);
     let before = match &target.condition {
@@ -282,8 +290,19 @@ fn bindir(options: &RebuildOptions, facts: &SourceFacts) -> Result<Option<PathBu
     Ok(found)
 }
 
+/// What the standby will have in its configuration.
+pub(super) fn standby_settings(
+    options: &RebuildOptions,
+) -> Result<standby_plan::StandbySettings, Failure> {
+    Ok(standby_plan::StandbySettings {
+        primary_conninfo: primary_conninfo(options)?,
+        slot: options.slot.clone(),
+        restore_command: options.restore_command.clone(),
+    })
+}
+
 /// The connection string that the standby will have.
-pub(super) fn primary_conninfo(options: &RebuildOptions) -> Result<String, Failure> {
+fn primary_conninfo(options: &RebuildOptions) -> Result<String, Failure> {
     standby_plan::primary_conninfo(&options.primary, options.application_name.as_deref())
         .map_err(|error| Failure::untouched(&error))
 }

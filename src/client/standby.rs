@@ -38,7 +38,11 @@ pub async fn try_login(bindir: Option<&Path>, primary_conninfo: &str) -> Option<
             "IDENTIFY_SYSTEM",
             "--dbname",
         ])
-        .arg(format!("{primary_conninfo} replication=true"))
+        // As a walreceiver does: the name of the database is what password files are searched for
+        // (`libpqwalreceiver.c:libpqrcv_connect`).
+        .arg(format!(
+            "{primary_conninfo} dbname=replication replication=true"
+        ))
         // The server will not have these; what it will have stands in the connection string.
         .env_remove("PGPASSWORD")
         .env_remove("PGOPTIONS")

@@ -1,7 +1,7 @@
 //! Opening beneath a data directory, never outside of it and never through a link.
 //!
 //! A [`Root`] is one directory; [`Roots`] is a data directory with its tablespaces, where
-//! `pg_tblspc/<oid>/…` continues at the tablespace's location. Linux resolves each path itself, with
+//! `pg_tblspc/<oid>/…` continues at the tablespace's location, and `pg_wal/…` where that link leads. Linux resolves each path itself, with
 //! `openat2` and RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS, so that a link swapped in later cannot lead
 //! out. Where the call does not exist (before 5.6, or a filter forbids it) every component is opened in
 //! turn without following.
@@ -100,6 +100,8 @@ impl Root {
 #[derive(Debug)]
 pub struct Roots {
     data: Root,
+    /// Where pg_wal leads, if it is a link.
+    wal: Option<Root>,
     /// By object id of the tablespace: its location. In-place tablespaces are not here.
     tablespaces: BTreeMap<u32, Root>,
 }
@@ -113,8 +115,14 @@ impl Roots {
         pgdata: &Path,
         tablespaces: impl IntoIterator<Item = (u32, &'a Path)>,
     ) -> Result<Self, DiskError> {
+        let wal = pgdata.join("pg_wal");
         let mut roots = Self {
             data: Root::open(pgdata)?,
+            wal: if wal.is_symlink() {
+                Some(Root::open(&wal)?)
+            } else {
+                None
+            },
             tablespaces: BTreeMap::new(),
         };
         for (oid, location) in tablespaces {
@@ -144,19 +152,30 @@ impl Roots {
     #[must_use]
     pub fn locate<'a>(&'a self, path: &'a RelPath) -> (&'a Root, &'a Path) {
         let whole = path.as_path();
-        let found = path
-            .as_bytes()
-            .strip_prefix(b"pg_tblspc/")
-            .and_then(|rest| {
-                let end = rest.iter().position(|byte| *byte == b'/')?;
-                let oid: u32 = std::str::from_utf8(&rest[..end]).ok()?.parse().ok()?;
-                let root = self.tablespaces.get(&oid)?;
-                let beneath = whole.strip_prefix("pg_tblspc").ok()?;
-                let mut components = beneath.components();
-                components.next();
-                Some((root, components.as_path()))
-            });
-        found.unwrap_or((&self.data, whole))
+        let (root, levels) = if let Some(rest) = path.as_bytes().strip_prefix(b"pg_tblspc/") {
+            (self.tablespace_of(rest), 2)
+        } else if path.as_bytes().starts_with(b"pg_wal/") {
+            (self.wal.as_ref(), 1)
+        } else {
+            (None, 0)
+        };
+        match root {
+            Some(root) => {
+                let mut components = whole.components();
+                for _ in 0..levels {
+                    components.next();
+                }
+                (root, components.as_path())
+            }
+            None => (&self.data, whole),
+        }
+    }
+
+    /// The tablespace, if there is more behind its object id in `rest`.
+    fn tablespace_of(&self, rest: &[u8]) -> Option<&Root> {
+        let end = rest.iter().position(|byte| *byte == b'/')?;
+        let oid: u32 = std::str::from_utf8(&rest[..end]).ok()?.parse().ok()?;
+        self.tablespaces.get(&oid)
     }
 
     /// The absolute path, for messages only.
@@ -246,6 +265,17 @@ mod tests {
                 .unwrap_err()
                 .is_missing()
         );
+    }
+
+    #[test]
+    fn a_linked_wal_directory_is_gone_into() {
+        let dir = tempfile::tempdir().unwrap();
+        let wal = tempfile::tempdir().unwrap();
+        std::fs::write(wal.path().join("x"), "").unwrap();
+        std::os::unix::fs::symlink(wal.path(), dir.path().join("pg_wal")).unwrap();
+        let roots = Roots::open(dir.path(), []).unwrap();
+        assert!(roots.open_regular(&path("pg_wal/x")).is_ok());
+        assert!(roots.open_regular(&path("pg_wal")).is_err());
     }
 
     #[test]

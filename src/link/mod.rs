@@ -293,7 +293,12 @@ pub fn open(from: &From) -> std::io::Result<Link> {
     let stderr_done = tokio::spawn(async move {
         let mut stderr = BufReader::new(stderr).lines();
         while let Ok(Some(line)) = stderr.next_line().await {
-            tracing::info!(target: "agent", "{line}");
+            if line.starts_with("pg_reseed: ") {
+                tracing::warn!(target: "agent", "{line}");
+            } else {
+                // Banners of remote shells and the like.
+                tracing::info!(target: "agent", "{line}");
+            }
             if let Ok(mut lines) = lines.lock() {
                 if lines.len() == LAST_LINES {
                     lines.pop_front();

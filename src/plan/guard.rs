@@ -282,6 +282,11 @@ fn judge_place(target: &TargetFacts) -> Vec<Refusal> {
             if !cluster.is_owner && !target.is_root {
                 refusals.push(not_owner());
             }
+            if cluster.is_locked {
+                // The other run may hold postmaster.pid: that is no server.
+                refusals.push(Refusal::Locked { pgdata: pgdata() });
+                return refusals;
+            }
             match &cluster.running {
                 Running::No => {}
                 Running::Server { pid } => refusals.push(Refusal::ServerRunning {
@@ -292,9 +297,6 @@ fn judge_place(target: &TargetFacts) -> Vec<Refusal> {
                     pgdata: pgdata(),
                     detail: detail.clone(),
                 }),
-            }
-            if cluster.is_locked {
-                refusals.push(Refusal::Locked { pgdata: pgdata() });
             }
             if let Some(problem) = unreadable(cluster) {
                 refusals.push(Refusal::Unreadable {

@@ -379,6 +379,8 @@ impl Cluster {
              port = {PORT}\n\
              fsync = off\n\
              autovacuum = off\n\
+             # Tests stop a standby that has no slot for as long as they compare files.\n\
+             wal_keep_size = 1GB\n\
              shared_buffers = 32MB\n\
              max_connections = 40\n\
              max_prepared_transactions = 20\n\

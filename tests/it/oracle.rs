@@ -128,6 +128,8 @@ fn below(path: &str, folder: &str) -> bool {
 fn own_of_a_copy(path: &str) -> bool {
     const OWN: [&str; 9] = [
         "backup_label",
+        // pg_basebackup copies it, although it describes another life of the source's directory.
+        "backup_label.old",
         "backup_manifest",
         "tablespace_map",
         "standby.signal",

@@ -147,7 +147,7 @@ fn noise_on_standard_error_does_not_disturb() {
     let pair = Pair::diverged(&scene);
     let command = format!("exec:echo 'Authorized use only' >&2; {}", serve(&pair));
     let said = Rebuild::bare(&pair.old, &pair.new)
-        .args(["--from", &command])
+        .args(["--verbose", "--from", &command])
         .succeed();
     assert!(said.stderr.contains("Authorized use only"), "{said}");
 }

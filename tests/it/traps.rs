@@ -319,7 +319,11 @@ fn connection_string_survives_both_levels_of_quoting() {
     let scene = Scene::new();
     let pair = Pair::diverged(&scene);
     let name = r"it's a \ 'name' = x";
-    pair.rebuild().args(["--application-name", name]).succeed();
+    Rebuild::without_name(&pair.old, &pair.new.conninfo())
+        .args(["--from", "local", "--source-dbname"])
+        .arg(format!("{} dbname=postgres", pair.new.conninfo()))
+        .args(["--application-name", name])
+        .succeed();
     let conninfo = done(
         tool("postgres")
             .args(["-C", "primary_conninfo", "-D"])
