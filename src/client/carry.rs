@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::conf;
 use super::failure::{AGAIN, Failure, TargetState, chain};
 use super::outcome::DamagedPage;
-use super::prepare::{Half, standby_settings};
+use super::prepare::Half;
 use super::run::Run;
 use super::source::{Source, SourceError};
 use super::summary::damaged_pages;
@@ -53,6 +53,7 @@ pub(super) async fn carry_out(run: &Run<'_>, half: Half) -> Result<Finished, Fai
         work,
         start_lsn,
         old_auto_conf,
+        standby,
         bindir,
     } = half;
 
@@ -100,8 +101,7 @@ pub(super) async fn carry_out(run: &Run<'_>, half: Half) -> Result<Finished, Fai
     for problem in &base.problems {
         run.events.warn(problem);
     }
-    let wanted = standby_settings(run.options)?;
-    let auto_conf = standby_plan::auto_conf(&old_auto_conf, &base.settings, &wanted)
+    let auto_conf = standby_plan::auto_conf(&old_auto_conf, &base.settings, &standby)
         .map_err(|error| Failure::half_way(&error))?;
     let target = Arc::try_unwrap(target).map_err(|_| {
         let error = "the target is still being written (this is a bug in pg_reseed)";

@@ -50,6 +50,7 @@ pub(super) struct Half {
     pub start_lsn: Lsn,
     /// The text that postgresql.auto.conf grows from: the target's own or, in a seed, the source's.
     pub old_auto_conf: Vec<u8>,
+    pub standby: standby_plan::StandbySettings,
     pub bindir: Option<PathBuf>,
 }
 
@@ -150,12 +151,9 @@ async fn close_in_order(
         None => conf::auto_conf(&options.pgdata).map_err(|error| Failure::untouched(&error))?,
     };
     // A text that cannot be used must show now, not when the target is closed.
-    standby_plan::auto_conf(
-        &old_auto_conf,
-        &BTreeMap::new(),
-        &standby_settings(options)?,
-    )
-    .map_err(|error| Failure::untouched(&error))?;
+    let standby = standby_settings(options)?;
+    standby_plan::auto_conf(&old_auto_conf, &BTreeMap::new(), &standby)
+        .map_err(|error| Failure::untouched(&error))?;
 
     run.stage(Stage::Close);
     let before = match &target.condition {
@@ -179,6 +177,7 @@ async fn close_in_order(
         work,
         start_lsn,
         old_auto_conf,
+        standby,
         bindir,
     }))
 }
@@ -291,9 +290,7 @@ fn bindir(options: &RebuildOptions, facts: &SourceFacts) -> Result<Option<PathBu
 }
 
 /// What the standby will have in its configuration.
-pub(super) fn standby_settings(
-    options: &RebuildOptions,
-) -> Result<standby_plan::StandbySettings, Failure> {
+fn standby_settings(options: &RebuildOptions) -> Result<standby_plan::StandbySettings, Failure> {
     Ok(standby_plan::StandbySettings {
         primary_conninfo: primary_conninfo(options)?,
         slot: options.slot.clone(),
