@@ -35,6 +35,7 @@ pub mod pg;
 
 // Floor 0: words that everybody uses.
 pub mod digest;
+pub mod errors;
 pub mod event;
 pub mod geometry;
 pub mod path;

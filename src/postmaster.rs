@@ -72,17 +72,17 @@ pub fn running(pgdata: &Path, pid_file: &[u8]) -> Running {
             && is_attached(key, id)
         {
             return Running::Orphans {
-                detail: format!("shared memory segment {id} of a dead server is still in use"),
+                detail: format!("Shared memory segment {id} of a dead server is still in use."),
             };
         }
     } else if !pid_file.is_empty() {
         return Running::Orphans {
-            detail: "postmaster.pid cannot be read: it holds no process number".to_owned(),
+            detail: "Its \"postmaster.pid\" holds no process number.".to_owned(),
         };
     }
     match process_within(pgdata) {
         Some((pid, name)) => Running::Orphans {
-            detail: format!("process {pid} ({name}) works in it"),
+            detail: format!("Process {pid} ({name}) works in it."),
         },
         None => Running::No,
     }

@@ -1,8 +1,6 @@
 //! One request, one answer, on a worker thread: digests, blocks, deltas, the control file. Stateless and
 //! idempotent given the list of files.
 
-use rustix::fs::{Mode, OFlags};
-
 use super::tree::read_fault;
 use crate::compare::blocks::{Baseline, choose, digest_pieces, piece_count};
 use crate::compare::rolling;
@@ -196,7 +194,7 @@ impl Reader {
         for _ in 0..10 {
             let file = self
                 .roots
-                .open_file(&path, OFlags::RDONLY, Mode::empty())
+                .open_regular(&path)
                 .map_err(|error| read_fault(&error))?;
             let mut bytes = Vec::new();
             self.read(&path, &file, 0, CONTROL_BYTES, &mut bytes)?;

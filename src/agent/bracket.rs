@@ -1,5 +1,6 @@
 //! The bracket: the time between start and stop of the backup, and the slot that keeps its WAL.
 
+use crate::errors::chain;
 use crate::facts::SlotFacts;
 use crate::pg::lsn::Lsn;
 use crate::sql::backup::Stopped;
@@ -138,5 +139,5 @@ impl Bracket {
 
 /// A fault for a statement that failed.
 pub(super) fn server_fault(act: &str, error: &SqlError) -> Fault {
-    Fault::new(FaultKind::Server, format!("{act}: {error}"))
+    Fault::new(FaultKind::Server, format!("{act}: {}", chain(error)))
 }

@@ -13,6 +13,7 @@ use crate::digest::SessionKey;
 use crate::disk::facts as disk_facts;
 use crate::disk::root::Roots;
 use crate::disk::walk;
+use crate::errors::chain;
 use crate::facts::SourceFacts;
 use crate::geometry::EntryId;
 use crate::path::RelPath;
@@ -162,10 +163,7 @@ impl Session {
         let sql = Sql::connect(&self.options.dbname, &defaults)
             .await
             .map_err(|error| {
-                let cause = std::error::Error::source(&error)
-                    .map(|cause| format!(": {cause}"))
-                    .unwrap_or_default();
-                Fault::new(FaultKind::Server, format!("{error}{cause}")).with_hint(
+                Fault::new(FaultKind::Server, chain(&error)).with_hint(
                     "The agent connects from the source's own host; --source-dbname (or the agent's \
                      own --dbname) says how.",
                 )

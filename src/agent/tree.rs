@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::disk::root::Roots;
 use crate::disk::walk::{self, Kind};
+use crate::errors::chain;
 use crate::facts::Tablespace;
 use crate::manifest::{Entry, EntryKind};
 use crate::path::RelPath;
@@ -156,5 +157,5 @@ fn is_tablespace(path: &RelPath, rules: &WalkRules) -> bool {
 
 /// A fault for a file call that failed.
 pub(super) fn read_fault(error: &crate::disk::DiskError) -> Fault {
-    Fault::new(FaultKind::Read, format!("{error}: {}", error.source))
+    Fault::new(FaultKind::Read, chain(error))
 }

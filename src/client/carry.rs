@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::conf;
-use super::failure::{AGAIN, Failure, TargetState, chain};
+use super::failure::{AGAIN, Failure, TargetState};
 use super::outcome::DamagedPage;
 use super::prepare::Half;
 use super::run::Run;
@@ -16,6 +16,7 @@ use super::wal;
 use super::work::Work;
 use crate::disk::DiskError;
 use crate::disk::target::{ClosedTarget, Finish};
+use crate::errors::chain;
 use crate::event::{Counters, Stage};
 use crate::facts::{SourceFacts, TargetCluster};
 use crate::path::RelPath;

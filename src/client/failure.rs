@@ -4,6 +4,7 @@
 use std::error::Error;
 use std::fmt;
 
+use crate::errors::chain;
 use crate::plan::refusal::Refusal;
 
 /// What to do about a target that is half-way.
@@ -96,20 +97,4 @@ impl Failure {
         self.details.push(detail.into());
         self
     }
-}
-
-/// An error and the errors below it in one line.
-#[must_use]
-pub fn chain(error: &dyn Error) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let text = cause.to_string();
-        if !line.ends_with(&text) {
-            line.push_str(": ");
-            line.push_str(&text);
-        }
-        source = cause.source();
-    }
-    line
 }

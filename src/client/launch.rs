@@ -1,12 +1,14 @@
 //! The end of a run: start the standby, watch it stream, tell the outcome.
 
 use super::carry::Finished;
-use super::failure::{Failure, TargetState, chain};
+use super::failure::{Failure, TargetState};
 use super::outcome::Outcome;
 use super::run::Run;
 use super::source::Source;
 use super::standby::{self, Watched};
 use super::summary::{self, Told};
+use crate::disk::facts as disk;
+use crate::errors::chain;
 use crate::event::Stage;
 use crate::postmaster;
 
@@ -33,7 +35,7 @@ pub(super) async fn start_and_watch(
             config_file: options.config_file.clone(),
             log_file: log_file.clone(),
         };
-        let log_from = std::fs::metadata(&log_file).map_or(0, |found| found.len());
+        let log_from = disk::length(&log_file);
         let pid = postmaster::start(&start, options.wait)
             .await
             .map_err(|error| {

@@ -47,7 +47,7 @@ pub fn target(pgdata: &Path) -> Result<TargetFacts, DiskError> {
             }
         }
     };
-    let wal_link = std::fs::read_link(pgdata.join("pg_wal")).ok();
+    let wal_link = disk::link(&pgdata.join("pg_wal"));
     Ok(TargetFacts {
         host: disk::host(),
         user: disk::user(),
@@ -208,14 +208,13 @@ pub fn places(
     would_be: impl IntoIterator<Item = Vec<u8>>,
     version_directory: &str,
 ) -> Result<TargetPlaces, DiskError> {
-    let resolved = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| absolute(path));
     let wal = pgdata.join("pg_wal");
     let wal_directory = match waldir {
-        Some(path) => Some(resolved(path)),
-        None => std::fs::read_link(&wal).ok().map(|_| resolved(&wal)),
+        Some(path) => Some(disk::resolved(path)),
+        None => disk::link(&wal).map(|_| disk::resolved(&wal)),
     };
     let mut found = TargetPlaces {
-        pgdata: resolved(pgdata).as_os_str().as_bytes().to_vec(),
+        pgdata: disk::resolved(pgdata).as_os_str().as_bytes().to_vec(),
         wal_directory: wal_directory.map(|path| path.as_os_str().as_bytes().to_vec()),
         existing: match &target.condition {
             Condition::Cluster(cluster) => cluster.tablespaces.clone(),
@@ -226,13 +225,16 @@ pub fn places(
     };
     for location in would_be {
         let path = PathBuf::from(std::ffi::OsStr::from_bytes(&location));
-        let state = match std::fs::metadata(&path) {
-            Err(_) => PlaceState::Missing,
-            Ok(metadata) if !metadata.is_dir() => PlaceState::NotDirectory,
-            Ok(_) => {
-                let listed = walk::list(&path)?;
-                let names = listed.iter().map(|found| &found.name[..]);
-                PlaceState::of_directory(names, version_directory)
+        let state = if disk::is_something_else(&path) {
+            PlaceState::NotDirectory
+        } else {
+            match walk::list(&path) {
+                Ok(listed) => {
+                    let names = listed.iter().map(|found| &found.name[..]);
+                    PlaceState::of_directory(names, version_directory)
+                }
+                Err(error) if error.is_missing() => PlaceState::Missing,
+                Err(error) => return Err(error),
             }
         };
         let identity = disk::directory(&path)
@@ -242,8 +244,4 @@ pub fn places(
         found.places.insert(location, Place { state, identity });
     }
     Ok(found)
-}
-
-fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }

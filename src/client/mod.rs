@@ -14,6 +14,7 @@ mod run;
 mod source;
 mod standby;
 mod summary;
+mod task;
 mod transfer;
 mod wal;
 mod work;

@@ -58,6 +58,10 @@ impl SourceError {
             SourceError::Fault(Fault {
                 hint: Some(hint), ..
             }) => failure.hint(hint.clone()),
+            SourceError::Open(_) => failure.hint("Check --from and --rsh."),
+            SourceError::Lost(_) | SourceError::BracketLost(_) => {
+                failure.hint("Mend the cause and run the same command again.")
+            }
             _ => failure,
         }
     }

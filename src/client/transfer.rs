@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::source::{Source, SourceError};
+use super::task::{FileWork, Task, tasks};
 use crate::compare::blocks::{differing, digest_pieces, piece_count, placed};
 use crate::compare::rolling;
 use crate::digest::{Damaged, SessionKey, Verified};
@@ -19,7 +20,7 @@ use crate::disk::read::read_padded;
 use crate::disk::root::Roots;
 use crate::disk::target::{ClosedTarget, parts};
 use crate::event::Counters;
-use crate::geometry::{EXTENT_BYTES, EntryId, RANGE_BYTES, SPANS_MAX, Span, ranges};
+use crate::geometry::{EXTENT_BYTES, EntryId, RANGE_BYTES, SPANS_MAX, Span};
 use crate::path::RelPath;
 use crate::wire::message::{Answer, DamagedBlock, Request};
 use crate::wire::payload::{self, PayloadError};
@@ -53,21 +54,6 @@ impl From<DiskError> for TransferError {
     fn from(error: DiskError) -> Self {
         Self::Target { error }
     }
-}
-
-/// What is to be done for one file.
-#[derive(Debug, Clone)]
-pub struct FileWork {
-    pub entry: EntryId,
-    pub path: RelPath,
-    /// Length that the target's file gets.
-    pub bytes: u64,
-    /// Length that it has; 0 when there is none.
-    pub common: u64,
-    /// Whether its length must change, or it must be made.
-    pub fit: bool,
-    /// Its content may have shifted: a rolling delta rather than blocks.
-    pub rolling: bool,
 }
 
 /// Where the bytes go.
@@ -113,15 +99,6 @@ pub struct Found {
     pub gone: BTreeSet<EntryId>,
     /// Pages of the source that fail their checksum.
     pub damaged: Vec<DamagedBlock>,
-}
-
-/// What one request covers: spans of one or several files, either compared or fetched.
-#[derive(Debug)]
-struct Task {
-    files: Vec<FileWork>,
-    /// Each span with the index of its file.
-    spans: Vec<(usize, Span)>,
-    fetch: bool,
 }
 
 impl Transfer {
@@ -518,92 +495,4 @@ fn differing_extents(spans: &[(usize, Span)], ours: &[u8], theirs: &[u8]) -> Vec
         first += count;
     }
     found
-}
-
-/// Cuts the files into tasks: a large file into ranges, many small ones into one task. Comparing and
-/// fetching never share a task.
-fn tasks(files: impl Iterator<Item = FileWork>) -> impl Iterator<Item = Task> {
-    let mut files = files;
-    let mut ready: Vec<Task> = Vec::new();
-    let mut compare = Batch::new(false);
-    let mut fetch = Batch::new(true);
-    let mut ended = false;
-    std::iter::from_fn(move || {
-        loop {
-            if let Some(task) = ready.pop() {
-                return Some(task);
-            }
-            if ended {
-                return None;
-            }
-            match files.next() {
-                Some(work) => {
-                    let common = work.common.min(work.bytes);
-                    for span in ranges(work.entry, 0, common) {
-                        ready.extend(compare.add(&work, span));
-                    }
-                    for span in ranges(work.entry, common, work.bytes) {
-                        ready.extend(fetch.add(&work, span));
-                    }
-                    if work.bytes == 0 && work.fit {
-                        ready.extend(fetch.add_file(&work));
-                    }
-                }
-                None => {
-                    ended = true;
-                    ready.extend(compare.take());
-                    ready.extend(fetch.take());
-                }
-            }
-        }
-    })
-}
-
-/// A task that is being filled.
-struct Batch {
-    task: Task,
-    bytes: u32,
-}
-
-impl Batch {
-    fn new(fetch: bool) -> Self {
-        Self {
-            task: Task {
-                files: Vec::new(),
-                spans: Vec::new(),
-                fetch,
-            },
-            bytes: 0,
-        }
-    }
-
-    /// Adds a file without content; returns the task before it if that is full.
-    fn add_file(&mut self, work: &FileWork) -> Option<Task> {
-        let is_full = self.task.files.len() >= SPANS_MAX;
-        let full = if is_full { self.take() } else { None };
-        if self
-            .task
-            .files
-            .last()
-            .is_none_or(|last| last.entry != work.entry)
-        {
-            self.task.files.push(work.clone());
-        }
-        full
-    }
-
-    fn add(&mut self, work: &FileWork, span: Span) -> Option<Task> {
-        let is_full = self.bytes + span.bytes > RANGE_BYTES || self.task.spans.len() >= SPANS_MAX;
-        let full = if is_full { self.take() } else { None };
-        let full = self.add_file(work).or(full);
-        self.task.spans.push((self.task.files.len() - 1, span));
-        self.bytes += span.bytes;
-        full
-    }
-
-    fn take(&mut self) -> Option<Task> {
-        let fetch = self.task.fetch;
-        let batch = std::mem::replace(self, Batch::new(fetch));
-        (!batch.task.files.is_empty()).then_some(batch.task)
-    }
 }

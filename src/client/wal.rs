@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::run::Run;
 use super::source::{Source, SourceError};
-use super::transfer::{FileWork, Sink, Transfer, TransferError};
+use super::task::FileWork;
+use super::transfer::{Sink, Transfer, TransferError};
 use crate::disk::DiskError;
 use crate::disk::target::ClosedTarget;
 use crate::event::Counters;

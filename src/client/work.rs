@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::conf;
 use super::options::RebuildOptions;
-use super::transfer::FileWork;
+use super::task::FileWork;
 use crate::disk::DiskError;
 use crate::disk::facts as disk;
 use crate::disk::walk;
@@ -95,7 +95,11 @@ pub(super) fn make(
             continue;
         }
         let here = tree.get(&entry.path).copied();
-        let action = action::decide(entry, here, host_local, policy);
+        let action = match action::decide(entry, here, host_local, policy) {
+            // Closing makes these, pg_wal perhaps as a link.
+            Action::MakeDirectory { obstacle: None } if is_required(&entry.path) => Action::Keep,
+            action => action,
+        };
         work.add(id, entry, action, here);
         if let Some(file) = work.files.last().filter(|file| file.entry == id) {
             growth.add(&entry.path, file.bytes, here);

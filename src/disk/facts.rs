@@ -80,6 +80,32 @@ pub fn directory(path: &Path) -> Result<Option<DirectoryFacts>, DiskError> {
     }
 }
 
+/// Where a link leads, as it is stored; `None` for anything else.
+#[must_use]
+pub fn link(path: &Path) -> Option<PathBuf> {
+    std::fs::read_link(path).ok()
+}
+
+/// The path without links as far as it exists, and absolute in any case.
+#[must_use]
+pub fn resolved(path: &Path) -> PathBuf {
+    std::fs::canonicalize(path)
+        .or_else(|_| std::path::absolute(path))
+        .unwrap_or_else(|_| path.to_owned())
+}
+
+/// Whether something that is no directory stands at the path, links followed.
+#[must_use]
+pub fn is_something_else(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| !found.is_dir())
+}
+
+/// Bytes of a file; 0 when there is none.
+#[must_use]
+pub fn length(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |found| found.len())
+}
+
 /// The tablespaces of a data directory, by its links in pg_tblspc.
 ///
 /// # Errors

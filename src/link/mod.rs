@@ -294,10 +294,10 @@ pub fn open(from: &From) -> std::io::Result<Link> {
         let mut stderr = BufReader::new(stderr).lines();
         while let Ok(Some(line)) = stderr.next_line().await {
             if line.starts_with("pg_reseed: ") {
-                tracing::warn!(target: "agent", "{line}");
+                tracing::warn!(target: "pg_reseed::agent", "{line}");
             } else {
                 // Banners of remote shells and the like.
-                tracing::info!(target: "agent", "{line}");
+                tracing::info!(target: "pg_reseed::agent", "{line}");
             }
             if let Ok(mut lines) = lines.lock() {
                 if lines.len() == LAST_LINES {

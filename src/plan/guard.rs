@@ -182,6 +182,10 @@ fn judge_identity(situation: &Situation) -> Vec<Refusal> {
                     source_role: source_role.clone(),
                     source_path: text(path),
                 });
+                if here == source.identity {
+                    // All that lies in it is the source's too.
+                    break;
+                }
             }
         }
         refusals.extend(nested(&target.host, &places.pgdata, source));

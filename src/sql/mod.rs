@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::{Client, NoTls};
 
+use crate::errors::chain;
 use crate::pg::conninfo::{self, Conninfo};
 use crate::pg::version::Version;
 
@@ -45,7 +46,7 @@ pub enum SqlError {
 /// The server's own words where it has any: message, detail and hint.
 fn server_words(error: &tokio_postgres::Error) -> String {
     let Some(db) = error.as_db_error() else {
-        return crate_chain(error);
+        return chain(error);
     };
     let mut words = db.message().to_owned();
     for more in [db.detail(), db.hint()].into_iter().flatten() {
@@ -53,13 +54,6 @@ fn server_words(error: &tokio_postgres::Error) -> String {
         words.push_str(more);
     }
     words
-}
-
-fn crate_chain(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
-    }
 }
 
 /// The agent's one session. It ends when this value is dropped, and with it the backup and temporary

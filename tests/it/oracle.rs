@@ -126,7 +126,7 @@ fn below(path: &str, folder: &str) -> bool {
 
 /// What is each copy's own: configuration, label, signal, WAL, the control file's bytes.
 fn own_of_a_copy(path: &str) -> bool {
-    const OWN: [&str; 9] = [
+    const OWN: [&str; 10] = [
         "backup_label",
         // pg_basebackup copies it, although it describes another life of the source's directory.
         "backup_label.old",
