@@ -276,6 +276,24 @@ pub fn lives(pid: u32) -> bool {
     is_alive(pid)
 }
 
+/// Whether the server with this pid has a walreceiver that streams, by the title of that process
+/// (PostgreSQL `walreceiver.c:XLogWalRcvProcessMsg`; `update_process_title` is on by default on Linux).
+#[must_use]
+pub fn receives(pid: u32) -> bool {
+    let Ok(processes) = std::fs::read_dir("/proc") else {
+        return false;
+    };
+    processes.flatten().any(|process| {
+        let read = |name: &str| std::fs::read_to_string(process.path().join(name));
+        let stat = read("stat").unwrap_or_default();
+        let parent = stat
+            .rsplit_once(") ")
+            .and_then(|(_, rest)| rest.split(' ').nth(1)?.parse::<u32>().ok());
+        parent == Some(pid)
+            && read("cmdline").is_ok_and(|title| title.contains("walreceiver streaming "))
+    })
+}
+
 /// The last lines of a log behind an offset, for messages.
 #[must_use]
 pub fn log_tail(path: &Path, from: u64) -> String {

@@ -52,20 +52,26 @@ impl SourceError {
     pub fn untouched(&self) -> Failure {
         let failure = Failure::untouched(self);
         match self {
-            SourceError::Handshake { epitaph, .. } => {
-                failure.detail(format!("{epitaph}.")).hint(HANDSHAKE_HINT)
+            SourceError::Handshake { source, epitaph } => {
+                let hint = match source {
+                    FrameError::Codec(CodecError::OtherVersion { .. }) => VERSION_HINT,
+                    _ => HANDSHAKE_HINT,
+                };
+                failure.detail(format!("{epitaph}.")).hint(hint)
             }
             SourceError::Fault(Fault {
                 hint: Some(hint), ..
             }) => failure.hint(hint.clone()),
             SourceError::Open(_) => failure.hint("Check --from and --rsh."),
             SourceError::Lost(_) | SourceError::BracketLost(_) => {
-                failure.hint("Mend the cause and run the same command again.")
+                failure.hint("Run the same command again when the cause is mended.")
             }
             _ => failure,
         }
     }
 }
+
+const VERSION_HINT: &str = "Install the same version of pg_reseed on both hosts.";
 
 /// What usually is the matter when the other side says something else.
 const HANDSHAKE_HINT: &str = "pg_reseed must be installed on the source's host (--agent-path says where), \

@@ -124,11 +124,13 @@ pub async fn watch(
             Some(name) => sender.slot.as_deref() == Some(name),
             None => !before.iter().any(|old| old.pid == sender.pid),
         });
-        if let Some(sender) = ours
-            && sender.state == "streaming"
-            && let Some(replay_lsn) = sender.replay_lsn
-            && replay_lsn >= stop_lsn
-        {
+        let streams = ours.is_some_and(|sender| match sender.replay_lsn {
+            // The agent's role may not see more than that there is one. A standby asks for WAL when it has
+            // read all that it has, and all up to `stop_lsn` was put into its pg_wal.
+            _ if sender.state.is_empty() => postmaster::receives(pid),
+            replay_lsn => sender.state == "streaming" && replay_lsn >= Some(stop_lsn),
+        });
+        if streams {
             return Ok(Watched::Streams);
         }
         if !postmaster::lives(pid) {
@@ -137,6 +139,9 @@ pub async fn watch(
         if begin.elapsed() > wait {
             let seen = match ours {
                 None => "it has not connected to the source".to_owned(),
+                Some(sender) if sender.state.is_empty() => {
+                    "it has connected, but does not receive".to_owned()
+                }
                 Some(sender) => match sender.replay_lsn {
                     None => format!("its walsender is in state \"{}\"", sender.state),
                     Some(lsn) => format!(

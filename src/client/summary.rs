@@ -9,6 +9,7 @@ use crate::facts::{SourceFacts, TargetCluster};
 use crate::pg::lsn::Lsn;
 use crate::plan::guard::Cleared;
 use crate::plan::relation::Relation;
+use crate::plan::words;
 
 /// What a run can tell at its end.
 pub(super) struct Told<'a> {
@@ -116,6 +117,15 @@ fn warnings(told: &Told<'_>) -> Vec<String> {
              file does not tell of."
                 .to_owned(),
         );
+    }
+    for placement in &told.cleared.findings().placements {
+        if let Some(former) = &placement.former {
+            warnings.push(format!(
+                "Tablespace {} was at \"{}\" before: what it held there is left.",
+                placement.oid,
+                words::text(former)
+            ));
+        }
     }
     if !told.facts.synchronous_standby_names.is_empty() {
         warnings.push(format!(

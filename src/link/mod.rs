@@ -235,9 +235,9 @@ impl Process {
     pub async fn epitaph(&mut self) -> String {
         let wait = std::time::Duration::from_secs(2);
         let status = match tokio::time::timeout(wait, self.child.wait()).await {
-            Ok(Ok(status)) => format!("the agent's process ended: {status}"),
-            Ok(Err(error)) => format!("the agent's process cannot be waited for: {error}"),
-            Err(_) => "the agent's process still runs".to_owned(),
+            Ok(Ok(status)) => format!("The agent's process ended: {status}"),
+            Ok(Err(error)) => format!("The agent's process cannot be waited for: {error}"),
+            Err(_) => "The agent's process still runs".to_owned(),
         };
         let _ = tokio::time::timeout(wait, &mut self.stderr_done).await;
         let lines = match self.last_lines.lock() {

@@ -369,6 +369,19 @@ fn judge_location(wanted: &Wanted, source: &SourceFacts, target: &TargetPlaces) 
     if is_inside(&wanted.location, &pgdata) {
         return Some(inside(&pgdata, "the data directory"));
     }
+    if wanted.is_mapped && target.is_same_kernel {
+        if is_inside(&wanted.location, &source_pgdata) {
+            return Some(inside(&source_pgdata, "the source's data directory"));
+        }
+        let theirs = source.tablespaces.iter();
+        let mut theirs = theirs.filter_map(|space| space.location.as_deref().map(canonical));
+        // At the place itself identity has decided.
+        if let Some(outer) =
+            theirs.find(|outer| is_inside(&wanted.location, outer) && wanted.location != *outer)
+        {
+            return Some(inside(&outer, "the source's tablespace"));
+        }
+    }
     let wal = target.wal_directory.as_deref().map(canonical)?;
     is_inside(&wanted.location, &wal).then(|| inside(&wal, "the WAL directory"))
 }
@@ -827,6 +840,20 @@ mod tests {
         assert!(resolved(&inside, &["/srv/b/ts=/x"], &target).is_ok());
         target.pgdata = b"/srv/b".to_vec();
         assert!(resolved(&inside, &[], &target).is_ok());
+    }
+
+    #[test]
+    fn mapped_places_inside_the_source_are_refused_on_one_kernel() {
+        let source = source_with(vec![tablespace(1, "/ts1", 1)]);
+        for mapped in ["/ts1=/srv/b/ts", "/ts1=/ts1/below"] {
+            let here = target_at(SAME_KERNEL, &[]);
+            assert_eq!(
+                names(resolved(&source, &[mapped], &here)),
+                ["location-inside"]
+            );
+            let there = target_at(OTHER_HOST, &[]);
+            assert!(resolved(&source, &[mapped], &there).is_ok());
+        }
     }
 
     #[test]

@@ -62,6 +62,10 @@ fn replaced(word: &str) -> String {
         .map_or((word, ""), |body| (body, "."));
     if is_number(body) && body.len() >= 18 {
         format!("IDENTIFIER{dot}")
+    } else if is_hex(body) && body.len() == 8 {
+        format!("CRC{dot}")
+    } else if body.contains('.') && body.parse::<f64>().is_ok() {
+        format!("N{dot}")
     } else if is_number(body) && body.len() >= 3 {
         format!("PID{dot}")
     } else if body
@@ -85,7 +89,12 @@ fn running_target_is_refused() {
         .old
         .sql("SELECT pg_postmaster_start_time(), count(*) FROM t");
     let said = pair.rebuild().args(["--progress", "none"]).fail(3);
-    assert_snapshot!(words(&scene, &said), @"");
+    assert_snapshot!(words(&scene, &said), @r#"
+    pg_reseed: error: a server is running in "SCENE/old/data" (PID)
+    pg_reseed: detail: Its files cannot be replaced beneath it.
+    pg_reseed: detail: Nothing was changed in "SCENE/old/data".
+    pg_reseed: hint: Stop the server first, or use --stop to have it stopped.
+    "#);
     assert_eq!(
         pair.old
             .sql("SELECT pg_postmaster_start_time(), count(*) FROM t"),
@@ -111,10 +120,17 @@ fn orphaned_backends_are_refused() {
     let said = pair.rebuild().args(["--progress", "none"]).run();
     kill_process(orphan, Signal::KILL).unwrap();
     assert_eq!(said.code(), 3, "{said}");
-    assert_snapshot!(words(&scene, &said), @"");
+    assert_snapshot!(words(&scene, &said), @r#"
+    pg_reseed: error: processes of a stopped server still use "SCENE/old/data"
+    pg_reseed: detail: Shared memory segment PID of a dead server is still in use.
+    pg_reseed: detail: Nothing was changed in "SCENE/old/data".
+    pg_reseed: hint: Terminate these processes, then run the same command again.
+    "#);
     assert!(!pair.old.exists("pg_reseed.state"));
-    eventually("the orphan is gone", DEADLINE, || {
-        (!crate::cluster::alive(orphan)).then_some(())
+    // A server that starts asks the kernel, for which the dead live until somebody has asked how they ended.
+    eventually("both are gone", DEADLINE, || {
+        let is_gone = |pid| rustix::process::test_kill_process(pid).is_err();
+        (is_gone(orphan) && is_gone(postmaster)).then_some(())
     });
     pair.rebuild().arg("--start").succeed();
     pair.check_equal();
@@ -132,18 +148,43 @@ fn directories_of_the_source_are_refused() {
             .fail(3);
         words(&scene, &said)
     };
-    assert_snapshot!(same(pair.new.pgdata()), @"");
+    assert_snapshot!(same(pair.new.pgdata()), @r#"
+    pg_reseed: error: the data directory of the target is the data directory of the source
+    pg_reseed: detail: Both are "SCENE/new/data": a rebuild would overwrite the files of the running source.
+    pg_reseed: detail: Nothing was changed in "SCENE/new/data".
+    pg_reseed: hint: Check -D and --from. If a link of the target leads to the source's directory, remove the link first and give a tablespace its own place with --tablespace-mapping.
+    "#);
     let link = scene.path().join("link-to-new");
     symlink(pair.new.pgdata(), &link).unwrap();
-    assert_snapshot!(same(&link), @"");
-    assert_snapshot!(same(&pair.new.pgdata().join("base/inside")), @"");
+    assert_snapshot!(same(&link), @r#"
+    pg_reseed: error: the data directory of the target is the data directory of the source
+    pg_reseed: detail: Both are "SCENE/new/data": a rebuild would overwrite the files of the running source.
+    pg_reseed: detail: Nothing was changed in "SCENE/link-to-new".
+    pg_reseed: hint: Check -D and --from. If a link of the target leads to the source's directory, remove the link first and give a tablespace its own place with --tablespace-mapping.
+    "#);
+    assert_snapshot!(same(&pair.new.pgdata().join("base/inside")), @r#"
+    pg_reseed: error: directory "SCENE/new/data/base/inside" lies inside "SCENE/new/data"
+    pg_reseed: detail: One is the target, the other the source: writing to one would change the other.
+    pg_reseed: detail: Nothing was changed in "SCENE/new/data/base/inside".
+    pg_reseed: hint: Check -D, or choose a directory outside the source's data directory.
+    "#);
     assert!(!pair.new.exists("base/inside"));
-    assert_snapshot!(same(pair.new.home()), @"");
+    assert_snapshot!(same(pair.new.home()), @r#"
+    pg_reseed: error: directory "SCENE/new/data" lies inside "SCENE/new"
+    pg_reseed: detail: One is the target, the other the source: writing to one would change the other.
+    pg_reseed: detail: Nothing was changed in "SCENE/new".
+    pg_reseed: hint: Check -D, or choose a directory outside the source's data directory.
+    "#);
     // A pg_wal that leads into the source's.
     let pg_wal = pair.old.pgdata().join("pg_wal");
     fs::rename(&pg_wal, scene.path().join("wal")).unwrap();
     symlink(pair.new.pgdata().join("pg_wal"), &pg_wal).unwrap();
-    assert_snapshot!(refused(&scene, &pair.old, pair.rebuild().arg("--stop")), @"");
+    assert_snapshot!(refused(&scene, &pair.old, pair.rebuild().arg("--stop")), @r#"
+    pg_reseed: error: the WAL directory of the target is the WAL directory of the source
+    pg_reseed: detail: Both are "SCENE/new/data/pg_wal": a rebuild would overwrite the files of the running source.
+    pg_reseed: detail: Nothing was changed in "SCENE/old/data".
+    pg_reseed: hint: Check -D and --from. If a link of the target leads to the source's directory, remove the link first and give a tablespace its own place with --tablespace-mapping.
+    "#);
     // The source took no harm from any of it.
     pair.new.sql("CHECKPOINT");
     pair.new.restart();
@@ -158,11 +199,21 @@ fn directories_that_are_no_data_directory_are_refused() {
     fs::create_dir(other.pgdata()).unwrap();
     fs::set_permissions(other.pgdata(), fs::Permissions::from_mode(0o700)).unwrap();
     other.write("thesis.txt", "the only copy");
-    assert_snapshot!(refused(&scene, &other, Rebuild::new(&other, &pair.new)), @"");
+    assert_snapshot!(refused(&scene, &other, Rebuild::new(&other, &pair.new)), @r#"
+    pg_reseed: error: directory "SCENE/other/data" exists but is not a data directory
+    pg_reseed: detail: It has no "PG_VERSION", but it holds "thesis.txt", which a rebuild could remove.
+    pg_reseed: detail: Nothing was changed in "SCENE/other/data".
+    pg_reseed: hint: Check -D. To seed a new standby there, empty the directory first.
+    "#);
     other.place(Path::new("/srv"));
     if fs::read_dir("/srv").is_ok_and(|mut entries| entries.next().is_none()) {
         // Nobody's own folder: it belongs to root.
-        assert_snapshot!(refused(&scene, &other, Rebuild::new(&other, &pair.new)), @"");
+        assert_snapshot!(refused(&scene, &other, Rebuild::new(&other, &pair.new)), @r#"
+        pg_reseed: error: data directory "/srv" does not belong to user "postgres"
+        pg_reseed: detail: The server must own its data directory, and files made by another user would keep it from starting.
+        pg_reseed: detail: Nothing was changed in "/srv".
+        pg_reseed: hint: Run the command as the user that owns the data directory.
+        "#);
     }
 }
 
@@ -174,17 +225,37 @@ fn unreadable_targets_are_refused() {
     let mut bad = control.clone();
     bad[40] ^= 1;
     pair.old.write("global/pg_control", &bad);
-    assert_snapshot!(refused(&scene, &pair.old, pair.rebuild()), @"");
+    assert_snapshot!(refused(&scene, &pair.old, pair.rebuild()), @r#"
+    pg_reseed: error: could not tell which cluster is in "SCENE/old/data": "global/pg_control": the control file's checksum is wrong: calculated CRC, but the file says CRC
+    pg_reseed: detail: Without its control file nothing proves that this directory may be overwritten.
+    pg_reseed: detail: Nothing was changed in "SCENE/old/data".
+    pg_reseed: hint: Check -D. If its content can be given up, empty the directory and run the same command again: it seeds the standby.
+    "#);
     fs::remove_file(pair.old.pgdata().join("global/pg_control")).unwrap();
-    assert_snapshot!(refused(&scene, &pair.old, pair.rebuild()), @"");
+    assert_snapshot!(refused(&scene, &pair.old, pair.rebuild()), @r#"
+    pg_reseed: error: could not tell which cluster is in "SCENE/old/data": could not open "SCENE/old/data/global/pg_control": No such file or directory (os error 2)
+    pg_reseed: detail: Without its control file nothing proves that this directory may be overwritten.
+    pg_reseed: detail: Nothing was changed in "SCENE/old/data".
+    pg_reseed: hint: Check -D. If its content can be given up, empty the directory and run the same command again: it seeds the standby.
+    "#);
     pair.old.write("global/pg_control", &control);
     pair.old.write("PG_VERSION", "14\n");
-    assert_snapshot!(refused(&scene, &pair.old, pair.rebuild()), @"");
+    assert_snapshot!(refused(&scene, &pair.old, pair.rebuild()), @r#"
+    pg_reseed: error: the target is of PostgreSQL 14, the source of PostgreSQL 15
+    pg_reseed: detail: A standby must be of its primary's major version, and no block of one is of use in the other.
+    pg_reseed: detail: Nothing was changed in "SCENE/old/data".
+    pg_reseed: hint: Check -D and --from. To seed a standby of the source there, empty the directory first.
+    "#);
     pair.old.write("PG_VERSION", "15\n");
     // And a link where none may be.
     fs::rename(pair.old.pgdata().join("base"), scene.path().join("base")).unwrap();
     symlink(scene.path().join("base"), pair.old.pgdata().join("base")).unwrap();
-    assert_snapshot!(refused(&scene, &pair.old, pair.rebuild()), @"");
+    assert_snapshot!(refused(&scene, &pair.old, pair.rebuild()), @r#"
+    pg_reseed: error: unexpected symbolic link in the target's data directory: "base"
+    pg_reseed: detail: Only pg_wal and the tablespaces may be links: writing through any other would reach outside the data directory.
+    pg_reseed: detail: Nothing was changed in "SCENE/old/data".
+    pg_reseed: hint: Replace each link by the directory or file that it leads to.
+    "#);
 }
 
 #[test]
@@ -220,7 +291,12 @@ fn root_is_refused() {
     }
     assert_eq!(output.status.code(), Some(3), "{stderr}");
     let shown = stderr.replace(&scene.path().display().to_string(), "SCENE");
-    assert_snapshot!(shown, @"");
+    assert_snapshot!(shown, @r#"
+    pg_reseed: error: cannot be executed by "root"
+    pg_reseed: detail: Files made by root would not be readable by the server.
+    pg_reseed: detail: Nothing was changed in "SCENE/old/data".
+    pg_reseed: hint: Log in (using, e.g., "su") as the user that owns the data directory.
+    "#);
     assert_untouched(&before, pair.old.pgdata());
 }
 
@@ -235,7 +311,12 @@ fn second_rebuild_of_one_target_is_refused() {
     second.place(pair.old.pgdata());
     let words = refused(&scene, &pair.old, Rebuild::new(&second, &pair.new));
     kill_process(first.pid(), Signal::CONT).unwrap();
-    assert_snapshot!(words, @"");
+    assert_snapshot!(words, @r#"
+    pg_reseed: error: another pg_reseed is at work in "SCENE/old/data"
+    pg_reseed: detail: Two at once would destroy each other's work.
+    pg_reseed: detail: Nothing was changed in "SCENE/old/data".
+    pg_reseed: hint: Wait until the other run has ended.
+    "#);
     let said = first.wait();
     assert_eq!(said.code(), 0, "{said}");
 }
@@ -252,7 +333,12 @@ fn foreign_cluster_is_refused_unless_given_up() {
     foreign.start();
     foreign.sql("CREATE TABLE other AS SELECT 1 AS i");
     foreign.stop(Stop::Fast);
-    assert_snapshot!(refused(&scene, &foreign, Rebuild::new(&foreign, &source)), @"");
+    assert_snapshot!(refused(&scene, &foreign, Rebuild::new(&foreign, &source)), @r#"
+    pg_reseed: error: the target belongs to another cluster
+    pg_reseed: detail: Its system identifier is IDENTIFIER, the source's is IDENTIFIER: everything in it would be lost.
+    pg_reseed: detail: Nothing was changed in "SCENE/foreign/data".
+    pg_reseed: hint: Check -D and --from. If the target's cluster can be given up, use --overwrite-foreign-cluster.
+    "#);
     Rebuild::new(&foreign, &source)
         .args(["--overwrite-foreign-cluster", "--start"])
         .succeed();
@@ -267,7 +353,12 @@ fn other_layout_is_refused() {
     source.start();
     let foreign = scene.foreign_cluster("foreign", &["--wal-segsize=1"]);
     let rebuild = || Rebuild::new(&foreign, &source).arg("--overwrite-foreign-cluster");
-    assert_snapshot!(refused(&scene, &foreign, rebuild()), @"");
+    assert_snapshot!(refused(&scene, &foreign, rebuild()), @r#"
+    pg_reseed: error: the data files of target and source have different layouts
+    pg_reseed: detail: Field xlog_seg_size is PID in the target and PID in the source.
+    pg_reseed: detail: Nothing was changed in "SCENE/foreign/data".
+    pg_reseed: hint: Check -D and --from. To seed a standby of the source there, empty the directory first.
+    "#);
 }
 
 /// The arguments the wrong way round: the promoted standby would be overwritten by the old primary.
@@ -278,7 +369,12 @@ fn target_on_a_newer_timeline_is_refused_unless_given_up() {
     pair.new.stop(Stop::Fast);
     pair.old.start();
     let rebuild = || Rebuild::new(&pair.new, &pair.old);
-    assert_snapshot!(refused(&scene, &pair.new, rebuild()), @"");
+    assert_snapshot!(refused(&scene, &pair.new, rebuild()), @r#"
+    pg_reseed: error: the target is on timeline 2, which is newer than the source's timeline 1
+    pg_reseed: detail: It is, or has followed, a server that was promoted later than the source, perhaps the real primary: its WAL after LSN of timeline 1, up to LSN at least, would be lost.
+    pg_reseed: detail: Nothing was changed in "SCENE/new/data".
+    pg_reseed: hint: Check which server is the primary: perhaps the source is the one to rebuild. If the target's timeline can be given up, use --discard-newer-timeline.
+    "#);
     rebuild()
         .args(["--discard-newer-timeline", "--start"])
         .succeed();
@@ -305,7 +401,12 @@ fn target_that_is_ahead_is_refused_unless_given_up() {
     primary.stop(Stop::Fast);
     restored.start();
     let rebuild = || Rebuild::new(&primary, &restored);
-    assert_snapshot!(refused(&scene, &primary, rebuild()), @"");
+    assert_snapshot!(refused(&scene, &primary, rebuild()), @r#"
+    pg_reseed: error: the target is ahead of the source on timeline 1
+    pg_reseed: detail: It has WAL up to LSN, the source up to LSN: N MB would be lost.
+    pg_reseed: detail: Nothing was changed in "SCENE/primary/data".
+    pg_reseed: hint: Check which server is the primary, and whether the source was restored from an older backup. If the target's WAL can be given up, use --discard-newer-wal.
+    "#);
     rebuild().args(["--discard-newer-wal", "--start"]).succeed();
     restored.wait_caught_up(&primary);
     assert_same_data(&restored, &primary);
@@ -329,7 +430,15 @@ fn roles_without_rights_are_refused() {
             pair.new.conninfo().replace("user=postgres", "user=agent")
         ))
     };
-    assert_snapshot!(refused(&scene, &pair.old, rebuild()), @"");
+    assert_snapshot!(refused(&scene, &pair.old, rebuild()), @r#"
+    pg_reseed: error: role "agent" may not start a backup on the source
+    pg_reseed: detail: The agent needs EXECUTE on the backup functions in the database that it connects to; the attribute REPLICATION does not include it.
+    pg_reseed: hint: Let the agent connect as a superuser, or do on the source: GRANT EXECUTE ON FUNCTION pg_backup_start(text, boolean), pg_backup_stop(boolean) TO "agent";
+    pg_reseed: error: role "agent" may not use replication slots on the source
+    pg_reseed: detail: Without a slot the source may remove WAL that the new standby needs.
+    pg_reseed: hint: Let the agent connect as a superuser, or do on the source: ALTER ROLE "agent" REPLICATION;
+    pg_reseed: detail: Nothing was changed in "SCENE/old/data".
+    "#);
     // What the hints say is enough.
     pair.new.sql(
         "GRANT EXECUTE ON FUNCTION pg_backup_start(text, boolean), pg_backup_stop(boolean) TO agent;
@@ -344,8 +453,8 @@ fn login_of_the_standby_is_tried_first() {
     let scene = Scene::new();
     let mut pair = Pair::diverged(&scene);
     let source = format!("{} dbname=postgres", pair.new.conninfo());
-    let rebuild = |conninfo: &str| {
-        let mut nowhere = scene.vacant(&format!("r{}", conninfo.len()));
+    let rebuild = |name: &str, conninfo: &str| {
+        let mut nowhere = scene.vacant(name);
         nowhere.place(pair.old.pgdata());
         Rebuild::with_conninfo(&nowhere, conninfo).args([
             "--from",
@@ -356,10 +465,20 @@ fn login_of_the_standby_is_tried_first() {
     };
     // Nobody there; no replication for this role; another cluster.
     let nobody = format!("host={} port=5999 user=postgres", pair.new.home().display());
-    assert_snapshot!(refused(&scene, &pair.old, rebuild(&nobody)), @"");
+    assert_snapshot!(refused(&scene, &pair.old, rebuild("name1", &nobody)), @r#"
+    pg_reseed: error: could not connect to the source for replication: connection to server on socket "SCENE/new/.s.PGSQL.5999" failed: No such file or directory
+    pg_reseed: detail: The rebuilt standby would connect with "host='SCENE/new' port=PID user=postgres application_name=name1" and could not stream either.
+    pg_reseed: detail: Nothing was changed in "SCENE/old/data".
+    pg_reseed: hint: Check -d, the passfile, and the line for "replication" in the source's pg_hba.conf. If the login cannot work yet, use --no-login-check.
+    "#);
     pair.new.sql("CREATE ROLE reader LOGIN");
     let reader = pair.new.conninfo().replace("user=postgres", "user=reader");
-    assert_snapshot!(refused(&scene, &pair.old, rebuild(&reader)), @"");
+    assert_snapshot!(refused(&scene, &pair.old, rebuild("name2", &reader)), @r#"
+    pg_reseed: error: could not connect to the source for replication: connection to server on socket "SCENE/new/.s.PGSQL.5432" failed: FATAL:  must be superuser or replication role to start walsender
+    pg_reseed: detail: The rebuilt standby would connect with "host='SCENE/new' port=PID user=reader application_name=name2" and could not stream either.
+    pg_reseed: detail: Nothing was changed in "SCENE/old/data".
+    pg_reseed: hint: Check -d, the passfile, and the line for "replication" in the source's pg_hba.conf. If the login cannot work yet, use --no-login-check.
+    "#);
     let hba = pair.new.read("pg_hba.conf");
     pair.new.write(
         "pg_hba.conf",
@@ -374,12 +493,14 @@ fn login_of_the_standby_is_tried_first() {
             .output();
         (!tried.unwrap().status.success()).then_some(())
     });
-    assert_snapshot!(refused(&scene, &pair.old, rebuild(&conninfo)), @"");
+    assert_snapshot!(refused(&scene, &pair.old, rebuild("name3", &conninfo)), @"");
     let mut elsewhere = scene.foreign_cluster("elsewhere", &["--data-checksums"]);
     elsewhere.start();
-    assert_snapshot!(refused(&scene, &pair.old, rebuild(&elsewhere.conninfo())), @"");
+    assert_snapshot!(refused(&scene, &pair.old, rebuild("name5", &elsewhere.conninfo())), @"");
     // Overridden, it is the standby that will not stream.
-    let said = rebuild(&conninfo).arg("--no-login-check").succeed();
+    let said = rebuild("name4", &conninfo)
+        .arg("--no-login-check")
+        .succeed();
     assert_eq!(said.word("outcome"), "done");
     pair.new.write("pg_hba.conf", hba);
     pair.new.sql("SELECT pg_reload_conf()");
@@ -409,7 +530,15 @@ fn source_without_replication_is_refused() {
     pair.new
         .configure("wal_level = minimal\nmax_wal_senders = 0\n");
     pair.new.restart();
-    assert_snapshot!(refused(&scene, &pair.old, pair.rebuild()), @"");
+    assert_snapshot!(refused(&scene, &pair.old, pair.rebuild()), @r#"
+    pg_reseed: error: "wal_level" is "minimal" on the source
+    pg_reseed: detail: Its WAL is not sufficient for a backup or a standby.
+    pg_reseed: hint: Set "wal_level" to "replica" or "logical" on the source and restart it.
+    pg_reseed: error: the source has no free WAL sender for the new standby
+    pg_reseed: detail: 0 of "max_wal_senders" = 0 are in use.
+    pg_reseed: hint: Set "max_wal_senders" higher on the source and restart it, or end a connection that is no longer needed.
+    pg_reseed: detail: Nothing was changed in "SCENE/old/data".
+    "#);
 }
 
 #[test]
@@ -421,11 +550,21 @@ fn source_without_free_places_is_refused() {
     pair.new.restart();
     pair.new
         .sql("SELECT pg_create_physical_replication_slot('taken')");
-    assert_snapshot!(refused(&scene, &pair.old, pair.rebuild()), @"");
+    assert_snapshot!(refused(&scene, &pair.old, pair.rebuild()), @r#"
+    pg_reseed: error: the source has no free replication slot
+    pg_reseed: detail: 1 of "max_replication_slots" = 1 are in use, and the run needs one so that the source keeps its WAL.
+    pg_reseed: detail: Nothing was changed in "SCENE/old/data".
+    pg_reseed: hint: Drop a slot that is no longer needed, or set "max_replication_slots" higher on the source and restart it.
+    "#);
     pair.new.sql("SELECT pg_drop_replication_slot('taken')");
     let standby = scene.standby("standby", &pair.new, &["--wal-method=none"]);
     pair.new.wait_caught_up(&standby);
-    assert_snapshot!(refused(&scene, &pair.old, pair.rebuild()), @"");
+    assert_snapshot!(refused(&scene, &pair.old, pair.rebuild()), @r#"
+    pg_reseed: error: the source has no free WAL sender for the new standby
+    pg_reseed: detail: 1 of "max_wal_senders" = 1 are in use.
+    pg_reseed: detail: Nothing was changed in "SCENE/old/data".
+    pg_reseed: hint: Set "max_wal_senders" higher on the source and restart it, or end a connection that is no longer needed.
+    "#);
 }
 
 #[test]
@@ -436,10 +575,20 @@ fn slots_that_cannot_be_used_are_refused() {
         .configure("wal_level = logical\nmax_slot_wal_keep_size = 1MB\nmin_wal_size = 32MB\nwal_keep_size = 0\n");
     pair.new.restart();
     let slot = |name: &str| refused(&scene, &pair.old, pair.rebuild().args(["--slot", name]));
-    assert_snapshot!(slot("missing"), @"");
+    assert_snapshot!(slot("missing"), @r#"
+    pg_reseed: error: replication slot "missing" does not exist on the source
+    pg_reseed: detail: The standby would wait for it for ever.
+    pg_reseed: detail: Nothing was changed in "SCENE/old/data".
+    pg_reseed: hint: Check --slot, or use --create-slot to have it made.
+    "#);
     pair.new
         .sql("SELECT pg_create_logical_replication_slot('logical', 'pgoutput')");
-    assert_snapshot!(slot("logical"), @"");
+    assert_snapshot!(slot("logical"), @r#"
+    pg_reseed: error: replication slot "logical" of the source is a logical slot
+    pg_reseed: detail: A standby needs a physical slot.
+    pg_reseed: detail: Nothing was changed in "SCENE/old/data".
+    pg_reseed: hint: Choose another name with --slot.
+    "#);
     pair.new
         .sql("SELECT pg_create_physical_replication_slot('lost', true)");
     for _ in 0..3 {
@@ -451,7 +600,12 @@ fn slots_that_cannot_be_used_are_refused() {
             .sql("SELECT wal_status FROM pg_replication_slots WHERE slot_name = 'lost'"),
         "lost"
     );
-    assert_snapshot!(slot("lost"), @"");
+    assert_snapshot!(slot("lost"), @r#"
+    pg_reseed: error: replication slot "lost" of the source has lost its WAL
+    pg_reseed: detail: It was invalidated and cannot be used any more.
+    pg_reseed: detail: Nothing was changed in "SCENE/old/data".
+    pg_reseed: hint: Drop it on the source, SELECT pg_drop_replication_slot('lost');, and use --create-slot to have it made again.
+    "#);
     pair.new
         .sql("SELECT pg_create_physical_replication_slot('active', true)");
     let mut standby = scene.standby("standby", &pair.new, &[]);
@@ -459,10 +613,15 @@ fn slots_that_cannot_be_used_are_refused() {
     standby.configure("primary_slot_name = 'active'");
     standby.start();
     pair.new.wait_caught_up(&standby);
-    assert_snapshot!(slot("active"), @"");
+    assert_snapshot!(slot("active"), @r#"
+    pg_reseed: error: replication slot "active" of the source is in use
+    pg_reseed: detail: Another standby streams from it, and a slot serves one at a time.
+    pg_reseed: detail: Nothing was changed in "SCENE/old/data".
+    pg_reseed: hint: Choose another name with --slot, or stop the standby that uses it.
+    "#);
     assert_eq!(
         pair.new
-            .sql("SELECT string_agg(slot_name, ',' ORDER BY 1) FROM pg_replication_slots"),
+            .sql("SELECT string_agg(slot_name, ',' ORDER BY slot_name) FROM pg_replication_slots"),
         "active,logical,lost"
     );
 }
@@ -477,7 +636,12 @@ fn standby_source_without_full_page_writes_is_refused() {
     pair.new
         .sql("CHECKPOINT; CREATE TABLE x (i int); CHECKPOINT");
     pair.new.wait_caught_up(&middle);
-    assert_snapshot!(refused(&scene, &pair.old, Rebuild::new(&pair.old, &middle)), @"");
+    assert_snapshot!(refused(&scene, &pair.old, Rebuild::new(&pair.old, &middle)), @r#"
+    pg_reseed: error: "full_page_writes" is off in the WAL that the source replays
+    pg_reseed: detail: The source is a standby, and a backup taken from it could hold torn pages.
+    pg_reseed: detail: Nothing was changed in "SCENE/old/data".
+    pg_reseed: hint: Set "full_page_writes" to "on" on its primary and wait for the next restartpoint, or use the primary as the source.
+    "#);
 }
 
 // -------------------------------------------------------------------------------- where tablespaces go
@@ -496,13 +660,51 @@ fn tablespace_places_that_would_do_harm_are_refused() {
         refused(&scene, &pair.old, pair.rebuild().args(options))
     };
     // The source's own place: source and target share this host.
-    assert_snapshot!(tried(&[]), @"");
-    assert_snapshot!(tried(&[map(new1, old1)]), @"");
-    assert_snapshot!(tried(&[map(new1, old1), map(new2, old2), map("/nowhere", "/elsewhere")]), @"");
-    assert_snapshot!(tried(&[map(new1, old1), map(new2, old2), map(new2, "/elsewhere")]), @"");
-    assert_snapshot!(tried(&[map(new1, old1), map(new2, old1)]), @"");
-    assert_snapshot!(tried(&[map(new1, old1), map(new2, &format!("{old1}/below"))]), @"");
-    assert_snapshot!(tried(&[map(new1, old1), map(new2, &format!("{}/base/s", pair.old.pgdata().display()))]), @"");
+    assert_snapshot!(tried(&[]), @r#"
+    pg_reseed: error: tablespace PID would be at "SCENE/new-s1", which the source uses on this host
+    pg_reseed: detail: A rebuild would overwrite the files of the running source.
+    pg_reseed: hint: Use --tablespace-mapping=SCENE/new-s1=SCENE/old-s1, where the target has it now, or another directory.
+    pg_reseed: error: tablespace PID would be at "SCENE/new-s2", which the source uses on this host
+    pg_reseed: detail: A rebuild would overwrite the files of the running source.
+    pg_reseed: hint: Use --tablespace-mapping=SCENE/new-s2=SCENE/old-s2, where the target has it now, or another directory.
+    pg_reseed: detail: Nothing was changed in "SCENE/old/data".
+    "#);
+    assert_snapshot!(tried(&[map(new1, old1)]), @r#"
+    pg_reseed: error: tablespace PID would be at "SCENE/new-s2", which the source uses on this host
+    pg_reseed: detail: A rebuild would overwrite the files of the running source.
+    pg_reseed: detail: Nothing was changed in "SCENE/old/data".
+    pg_reseed: hint: Use --tablespace-mapping=SCENE/new-s2=SCENE/old-s2, where the target has it now, or another directory.
+    "#);
+    assert_snapshot!(tried(&[map(new1, old1), map(new2, old2), map("/nowhere", "/elsewhere")]), @r#"
+    pg_reseed: error: no tablespace of the source is at "/nowhere"
+    pg_reseed: detail: The source's tablespaces are at "SCENE/new-s1", "SCENE/new-s2".
+    pg_reseed: detail: Nothing was changed in "SCENE/old/data".
+    pg_reseed: hint: Correct or leave out the --tablespace-mapping.
+    "#);
+    assert_snapshot!(tried(&[map(new1, old1), map(new2, old2), map(new2, "/elsewhere")]), @r#"
+    pg_reseed: error: tablespace "SCENE/new-s2" is mapped more than once
+    pg_reseed: detail: It can be in one place only.
+    pg_reseed: detail: Nothing was changed in "SCENE/old/data".
+    pg_reseed: hint: Leave out all but one --tablespace-mapping for it.
+    "#);
+    assert_snapshot!(tried(&[map(new1, old1), map(new2, old1)]), @r#"
+    pg_reseed: error: tablespace locations "SCENE/old-s1" and "SCENE/old-s1" overlap
+    pg_reseed: detail: Each tablespace needs a place of its own.
+    pg_reseed: detail: Nothing was changed in "SCENE/old/data".
+    pg_reseed: hint: Choose another directory with --tablespace-mapping.
+    "#);
+    assert_snapshot!(tried(&[map(new1, old1), map(new2, &format!("{old1}/below"))]), @r#"
+    pg_reseed: error: tablespace locations "SCENE/old-s1/below" and "SCENE/old-s1" overlap
+    pg_reseed: detail: Each tablespace needs a place of its own.
+    pg_reseed: detail: Nothing was changed in "SCENE/old/data".
+    pg_reseed: hint: Choose another directory with --tablespace-mapping.
+    "#);
+    assert_snapshot!(tried(&[map(new1, old1), map(new2, &format!("{}/base/s", pair.old.pgdata().display()))]), @r#"
+    pg_reseed: error: tablespace PID would be at "SCENE/old/data/base/s", inside the data directory "SCENE/old/data"
+    pg_reseed: detail: Its files would be taken for files of that directory.
+    pg_reseed: detail: Nothing was changed in "SCENE/old/data".
+    pg_reseed: hint: Choose a directory outside: --tablespace-mapping=SCENE/new-s2=NEWDIR.
+    "#);
     assert_snapshot!(tried(&[map(new1, old1), map(new2, &format!("{}/s", pair.new.pgdata().display()))]), @"");
     let full = scene.folder("full");
     fs::write(full.join("thesis.txt"), "the only copy").unwrap();
@@ -522,8 +724,10 @@ fn tablespace_places_that_would_do_harm_are_refused() {
     assert_snapshot!(tried(&[map(new1, old1), map(new2, &used.display().to_string())]), @"");
     assert!(used.join(&version).join("other").exists());
 
-    // Overridden: a place with content of its own is shared, and that content stays.
-    pair.rebuild()
+    // Overridden: a place with content of its own is shared, and that content stays. So does what the
+    // tablespace had in its old place.
+    let said = pair
+        .rebuild()
         .args([
             "-T",
             &map(new1, old1),
@@ -533,16 +737,16 @@ fn tablespace_places_that_would_do_harm_are_refused() {
             "--start",
         ])
         .succeed();
+    assert!(
+        said.stdout.contains(&format!("was at \"{old2}\" before")),
+        "{said}"
+    );
     pair.check_equal();
     assert_eq!(
         fs::read_to_string(full.join("thesis.txt")).unwrap(),
         "the only copy"
     );
-    assert_eq!(
-        fs::read_dir(old2).unwrap().count(),
-        0,
-        "the tablespace's old place has content"
-    );
+    assert_eq!(fs::read_dir(old2).unwrap().count(), 1);
     pair.old.stop(Stop::Fast);
 }
 

@@ -99,14 +99,44 @@ fn agents_that_do_not_come_up_are_reported() {
     let scene = Scene::new();
     let pair = Pair::diverged(&scene);
     let failed = |from: &str| failed(&scene, &pair, from);
-    assert_snapshot!(failed("exec:/no/such/pg_reseed serve --stdio"), @"");
-    assert_snapshot!(failed("exec:echo 'permission denied (publickey)' >&2; exit 255"), @"");
-    assert_snapshot!(failed("exec:true"), @"");
+    assert_snapshot!(failed("exec:/no/such/pg_reseed serve --stdio"), @r#"
+    pg_reseed: error: could not talk to the agent: the connection ended before the peer said anything
+    pg_reseed: detail: The agent's process ended: exit status: PID; it said: /bin/sh: 1: /no/such/pg_reseed: not found.
+    pg_reseed: detail: Nothing was changed in "SCENE/old/data".
+    pg_reseed: hint: pg_reseed must be installed on the source's host (--agent-path says where), and nothing else may write to the standard output of that command.
+    "#);
+    assert_snapshot!(failed("exec:echo 'permission denied (publickey)' >&2; exit 255"), @r#"
+    pg_reseed: error: could not talk to the agent: the connection ended before the peer said anything
+    pg_reseed: detail: The agent's process ended: exit status: PID; it said: permission denied (publickey).
+    pg_reseed: detail: Nothing was changed in "SCENE/old/data".
+    pg_reseed: hint: pg_reseed must be installed on the source's host (--agent-path says where), and nothing else may write to the standard output of that command.
+    "#);
+    assert_snapshot!(failed("exec:true"), @r#"
+    pg_reseed: error: could not talk to the agent: the connection ended before the peer said anything
+    pg_reseed: detail: The agent's process ended: exit status: 0.
+    pg_reseed: detail: Nothing was changed in "SCENE/old/data".
+    pg_reseed: hint: pg_reseed must be installed on the source's host (--agent-path says where), and nothing else may write to the standard output of that command.
+    "#);
     let noise = failed(&format!("exec:echo 'Welcome to db2!'; {}", serve(&pair)));
-    assert_snapshot!(noise, @"");
+    assert_snapshot!(noise, @r#"
+    pg_reseed: error: could not talk to the agent: the peer does not speak pg_reseed's protocol; it sent "Welcome to db2!"
+    pg_reseed: detail: The agent's process ended: exit status: 0.
+    pg_reseed: detail: Nothing was changed in "SCENE/old/data".
+    pg_reseed: hint: pg_reseed must be installed on the source's host (--agent-path says where), and nothing else may write to the standard output of that command.
+    "#);
     // The same word, another number after it.
-    assert_snapshot!(failed(r"exec:printf 'pgreseed\377\001\000\000'; cat > /dev/null"), @"");
-    assert_snapshot!(failed(r"exec:printf 'HTTP/1.1 400 Bad Request\r\n\r\n'"), @"");
+    assert_snapshot!(failed(r"exec:printf 'pgreseed\377\001\000\000'; cat > /dev/null"), @r#"
+    pg_reseed: error: could not talk to the agent: the peer speaks version PID of the protocol, this side version 1
+    pg_reseed: detail: The agent's process ended: exit status: 0.
+    pg_reseed: detail: Nothing was changed in "SCENE/old/data".
+    pg_reseed: hint: Install the same version of pg_reseed on both hosts.
+    "#);
+    assert_snapshot!(failed(r"exec:printf 'HTTP/1.1 400 Bad Request\r\n\r\n'"), @r#"
+    pg_reseed: error: could not talk to the agent: the peer does not speak pg_reseed's protocol; it sent "HTTP/1.1 PID Bad Request"
+    pg_reseed: detail: The agent's process ended: exit status: 0.
+    pg_reseed: detail: Nothing was changed in "SCENE/old/data".
+    pg_reseed: hint: pg_reseed must be installed on the source's host (--agent-path says where), and nothing else may write to the standard output of that command.
+    "#);
 }
 
 #[test]
@@ -118,7 +148,11 @@ fn agent_without_its_server_is_reported() {
         binary().display(),
         pair.new.home().display()
     );
-    assert_snapshot!(failed(&scene, &pair, &command), @"");
+    assert_snapshot!(failed(&scene, &pair, &command), @r#"
+    pg_reseed: error: could not connect to the source's server at "SCENE/new" port PID as "postgres": error connecting to server: No such file or directory (os error 2)
+    pg_reseed: detail: Nothing was changed in "SCENE/old/data".
+    pg_reseed: hint: The agent connects from the source's own host; --source-dbname (or the agent's own --dbname) says how.
+    "#);
 }
 
 #[test]
@@ -137,7 +171,11 @@ fn remote_shell_that_is_missing_is_reported() {
         ])
         .fail(1);
     assert_untouched(&before, pair.old.pgdata());
-    assert_snapshot!(words(&scene, &said), @"");
+    assert_snapshot!(words(&scene, &said), @r#"
+    pg_reseed: error: could not reach the agent: could not run "/no/such/ssh": No such file or directory (os error 2)
+    pg_reseed: detail: Nothing was changed in "SCENE/old/data".
+    pg_reseed: hint: Check --from and --rsh.
+    "#);
 }
 
 /// The agent's own messages come through, and its debris on standard error does not disturb.
