@@ -54,7 +54,7 @@ impl Reader {
     /// # Errors
     /// A fault when the request breaks a rule or a file cannot be read.
     pub fn digests(&self, spans: &[Span]) -> Result<Reply, Fault> {
-        self.check(spans)?;
+        Self::check(spans)?;
         let mut gone = Vec::new();
         let mut digests = Vec::new();
         let mut buffer = Vec::new();
@@ -87,7 +87,7 @@ impl Reader {
     /// # Errors
     /// As [`Reader::digests`].
     pub fn blocks(&self, spans: &[Span], digests: &[u8]) -> Result<Reply, Fault> {
-        self.check(spans)?;
+        Self::check(spans)?;
         let blocks: usize = spans
             .iter()
             .map(|span| piece_count(span.bytes, self.block_bytes))
@@ -216,7 +216,7 @@ impl Reader {
         ))
     }
 
-    fn check(&self, spans: &[Span]) -> Result<(), Fault> {
+    fn check(spans: &[Span]) -> Result<(), Fault> {
         let bytes: u64 = spans.iter().map(|span| u64::from(span.bytes)).sum();
         if spans.len() > SPANS_MAX
             || bytes > u64::from(RANGE_BYTES)

@@ -111,13 +111,12 @@ async fn close_in_order(
 
     run.stage(Stage::Judge);
     let to_stop = server_to_stop(options, target);
-    let mut cleared = match to_stop {
-        None => Some(judge(options, target, &facts)?),
-        Some(_) => {
-            judge_before_stop(options, target, &facts)?;
-            None
-        }
-    };
+    let mut cleared = None;
+    if to_stop.is_some() {
+        judge_before_stop(options, target, &facts)?;
+    } else {
+        cleared = Some(judge(options, target, &facts)?);
+    }
     let bindir = bindir(options, &facts)?;
     judge_login(run, &facts, bindir.as_deref()).await?;
     if let Some(pid) = to_stop {
@@ -128,7 +127,7 @@ async fn close_in_order(
         run.events.note("The target's server was stopped.");
         *target = look::target(&options.pgdata).map_err(|error| Failure::untouched(&error))?;
     }
-    let cleared = match cleared.take() {
+    let cleared = match cleared {
         Some(cleared) => cleared,
         None => judge(options, target, &facts)?,
     };

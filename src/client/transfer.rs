@@ -451,7 +451,7 @@ pub async fn fetch_small(
     }
     let unpacked = payload::unpack(&packed, body, key, RANGE_BYTES as usize)?;
     let mut content = vec![0; length as usize];
-    let mut rest = &unpacked.bytes()[..];
+    let mut rest = unpacked.bytes();
     for (_, offset, bytes) in placed(std::iter::once(length), block_bytes, &present) {
         let (piece, behind) = rest
             .split_at_checked(bytes as usize)

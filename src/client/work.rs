@@ -106,15 +106,8 @@ pub(super) fn make(
         }
     }
     let version_directory = tablespaces::version_directory(facts);
-    work.judge_rest(
-        options,
-        findings,
-        &version_directory,
-        host_local,
-        policy,
-        &tree,
-        entries,
-    )?;
+    work.judge_rest(findings, host_local, policy, &tree, entries);
+    work.count_stale(options, findings, &version_directory)?;
     growth.add_bytes(
         &options.pgdata,
         WAL_SEGMENTS * u64::from(facts.control.wal_segment_bytes),
@@ -174,14 +167,12 @@ impl Work {
     /// Decides about what the target has.
     fn judge_rest(
         &mut self,
-        options: &RebuildOptions,
         findings: &Findings,
-        version_directory: &str,
         host_local: &HostLocal,
         policy: HostPolicy,
         tree: &HashMap<RelPath, TargetEntry>,
         entries: &[Entry],
-    ) -> Result<(), DiskError> {
+    ) {
         let wanted: HashSet<&RelPath> = entries.iter().map(|entry| &entry.path).collect();
         let is_wanted = |path: &RelPath| {
             wanted.contains(path)
@@ -197,16 +188,6 @@ impl Work {
         let here = tree.iter().map(|(path, entry)| (path.clone(), entry.kind));
         let removals = action::removals(here, host_local, is_wanted);
         self.removed_files = removals.limited_files();
-        for oid in &findings.stale_tablespaces {
-            let link = options.pgdata.join("pg_tblspc").join(oid.to_string());
-            // One that lies in the data directory was counted with the rest.
-            if link.is_symlink() {
-                let ours = link.join(version_directory);
-                if disk::directory(&ours)?.is_some() {
-                    self.removed_files += walk::count_files(&ours)?;
-                }
-            }
-        }
         self.removals = removals
             .remove
             .into_iter()
@@ -235,6 +216,25 @@ impl Work {
             })
             .map(|(path, _)| path.clone())
             .collect();
+    }
+
+    /// Counts what goes with tablespaces that the source does not have.
+    fn count_stale(
+        &mut self,
+        options: &RebuildOptions,
+        findings: &Findings,
+        version_directory: &str,
+    ) -> Result<(), DiskError> {
+        for oid in &findings.stale_tablespaces {
+            let link = options.pgdata.join("pg_tblspc").join(oid.to_string());
+            // One that lies in the data directory was counted with the rest.
+            if link.is_symlink() {
+                let ours = link.join(version_directory);
+                if disk::directory(&ours)?.is_some() {
+                    self.removed_files += walk::count_files(&ours)?;
+                }
+            }
+        }
         Ok(())
     }
 }

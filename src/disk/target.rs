@@ -459,10 +459,10 @@ pub struct VerifiedPart<'a>(&'a [u8]);
 ///
 /// Returns `None` when the lengths do not add up to what was sent.
 #[must_use]
-pub fn parts<'a>(
-    bytes: &'a Verified<Vec<u8>>,
+pub fn parts(
+    bytes: &Verified<Vec<u8>>,
     lengths: impl IntoIterator<Item = u32>,
-) -> Option<Vec<VerifiedPart<'a>>> {
+) -> Option<Vec<VerifiedPart<'_>>> {
     let mut rest = bytes.bytes();
     let mut parts = Vec::new();
     for length in lengths {

@@ -637,7 +637,7 @@ mod tests {
             let file = ControlFile::decode(&padded(data)).unwrap();
             assert_eq!(ControlFile::decode(data).unwrap(), file);
             assert_eq!(file.major(), Some(major));
-            assert_eq!(f64::from_bits(file.float_format_bits), 1_234_567.0);
+            assert_eq!(file.float_format_bits, 1_234_567.0_f64.to_bits());
             assert!(file.time >= file.checkpoint_time && file.checkpoint_time > 1_700_000_000);
             for (label, value) in printed(&file) {
                 let line = text

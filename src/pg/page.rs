@@ -193,7 +193,7 @@ mod tests {
             *sum = sum.wrapping_mul(FNV_PRIME) ^ (*sum >> 17);
         }
         let folded = sums.into_iter().fold(0, |all, sum| all ^ sum) ^ relation_block;
-        (folded % 65_535 + 1) as u16
+        u16::try_from(folded % 65_535 + 1).unwrap()
     }
 
     #[test]
@@ -248,7 +248,9 @@ mod tests {
     #[test]
     fn every_block_size_gives_what_the_reference_gives() {
         for blocks in [1, 2, 4, 8, 16, 32] {
-            let page: Vec<u8> = (0..blocks * 1024u32).map(|i| (i * 31 / 7) as u8).collect();
+            let page: Vec<u8> = (0..blocks * 1024u32)
+                .map(|i| (i * 31 / 7).to_le_bytes()[0])
+                .collect();
             for relation_block in [0, 1, 131_072, u32::MAX] {
                 assert_eq!(
                     checksum(&page, relation_block),

@@ -404,8 +404,8 @@ mod tests {
         /// between them lies on an extent's, and nothing that the target has is fetched.
         #[test]
         fn compare_covers_the_source_exactly_random(
-            source in 0_u64..5 * EXTENT_BYTES as u64,
-            target in 0_u64..5 * EXTENT_BYTES as u64,
+            source in 0..5 * EXTENT,
+            target in 0..5 * EXTENT,
         ) {
             let action = decided(&file("base/5/16384", source), has(Kind::File, target));
             let Action::Compare { compare_bytes, fetch_bytes } = action else {

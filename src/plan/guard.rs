@@ -9,6 +9,7 @@
 use crate::facts::{
     Condition, FileIdentity, HostIdentity, Running, SourceFacts, TargetCluster, TargetFacts,
 };
+use crate::pg::control::ControlFile;
 use crate::plan::refusal::Refusal;
 use crate::plan::relation::{Relation, relate};
 use crate::plan::tablespaces::{
@@ -394,7 +395,7 @@ fn judge_layout(cluster: &TargetCluster, source: &SourceFacts) -> Option<Refusal
     let control = cluster.control.as_ref();
     let ours = cluster
         .major
-        .or_else(|| control.and_then(|file| file.major()));
+        .or_else(|| control.and_then(ControlFile::major));
     if let Some(ours) = ours.filter(|ours| *ours != theirs) {
         return Some(Refusal::OtherMajor {
             target: ours,

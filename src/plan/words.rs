@@ -47,7 +47,7 @@ pub fn some_of(names: &[String]) -> String {
         .collect::<Vec<_>>()
         .join(", ");
     if names.len() > SHOWN {
-        line.push_str(&format!(" and {} more", names.len() - SHOWN));
+        line = format!("{line} and {} more", names.len() - SHOWN);
     }
     line
 }

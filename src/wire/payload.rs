@@ -94,7 +94,7 @@ mod tests {
         for compression in ALL {
             round_trip_holds(b"", compression);
             round_trip_holds(b"x", compression);
-            round_trip_holds(&[0; 100_000], compression);
+            round_trip_holds(&vec![0; 100_000], compression);
         }
     }
 
