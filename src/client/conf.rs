@@ -10,6 +10,9 @@ use crate::path::RelPath;
 use crate::pg::conf::{self, Directive};
 use crate::plan::standby;
 
+/// What `ALTER SYSTEM` writes, always in the data directory.
+const AUTO_CONF: &str = "postgresql.auto.conf";
+
 /// Longest configuration file that is read.
 const CONF_FILE_MAX: u64 = 16 * 1024 * 1024;
 
@@ -38,9 +41,16 @@ const LOG_DIRECTORY: &str = "log";
 /// # Errors
 /// The system's error.
 pub(super) fn auto_conf(pgdata: &Path) -> Result<Vec<u8>, DiskError> {
-    let path = pgdata.join("postgresql.auto.conf");
+    let path = pgdata.join(AUTO_CONF);
     let text = read_if_there(&path, CONF_FILE_MAX)?.unwrap_or_default();
     Ok(standby::opened(&text))
+}
+
+/// Whether the target is locked by an unfinished rebuild.
+pub(super) fn is_closed(pgdata: &Path) -> bool {
+    let text = read_if_there(&pgdata.join(AUTO_CONF), CONF_FILE_MAX);
+    // What cannot be read locks a server out just as well.
+    text.map_or(true, |text| standby::is_closed(&text.unwrap_or_default()))
 }
 
 /// What `postgresql.conf` and its includes say.

@@ -3,12 +3,14 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::conf;
 use super::marker::Marker;
 use crate::disk::DiskError;
 use crate::disk::facts as disk;
 use crate::disk::read::read_if_there;
 use crate::disk::target::Held;
 use crate::disk::walk::{self, Kind};
+use crate::errors::chain;
 use crate::facts::{Condition, Interrupted, TargetCluster, TargetFacts};
 use crate::path::RelPath;
 use crate::pg::control::ControlFile;
@@ -63,7 +65,10 @@ fn cluster(
     facts: disk::DirectoryFacts,
     listed: &[walk::Listed],
 ) -> Result<TargetCluster, DiskError> {
-    let marker = marker(pgdata)?;
+    // A marker that a run left behind when it was killed at its very end says nothing: the target may have
+    // been a primary since.
+    let marker = marker(pgdata)?
+        .filter(|_| conf::is_closed(pgdata) || ControlSource::InPlace.decode(pgdata).is_err());
     let (control, control_problem) = control(pgdata, marker.is_some());
     let wal = pgdata.join("pg_wal");
     let timeline = control
@@ -125,20 +130,30 @@ pub fn marker(pgdata: &Path) -> Result<Option<Marker>, DiskError> {
         .map_err(|error| DiskError::new("parse", &path, std::io::Error::other(error)))
 }
 
+/// Where a control file lies.
+#[derive(Clone, Copy)]
+enum ControlSource {
+    InPlace,
+    /// The copy that an interrupted run has saved.
+    Saved,
+}
+
+impl ControlSource {
+    /// Reads and decodes it.
+    fn decode(self, pgdata: &Path) -> Result<ControlFile, String> {
+        let name = match self {
+            ControlSource::InPlace => "global/pg_control",
+            ControlSource::Saved => layout::SAVED_CONTROL,
+        };
+        let bytes = disk::control_file(&pgdata.join(name)).map_err(|error| chain(&error))?;
+        ControlFile::decode(&bytes).map_err(|error| format!("\"{name}\": {error}"))
+    }
+}
+
 /// The control file, or the copy that an interrupted run has saved, or why there is none.
 fn control(pgdata: &Path, is_interrupted: bool) -> (Option<ControlFile>, Option<String>) {
-    let decode = |name: &str| {
-        let path = pgdata.join(name);
-        disk::control_file(&path)
-            .map_err(|error| format!("{error}: {}", error.source))
-            .and_then(|bytes| {
-                ControlFile::decode(&bytes).map_err(|error| format!("\"{name}\": {error}"))
-            })
-    };
-    let saved = is_interrupted
-        .then(|| decode(layout::SAVED_CONTROL).ok())
-        .flatten();
-    match (saved, decode("global/pg_control")) {
+    let saved = is_interrupted.then(|| ControlSource::Saved.decode(pgdata).ok());
+    match (saved.flatten(), ControlSource::InPlace.decode(pgdata)) {
         (Some(control), _) | (None, Ok(control)) => (Some(control), None),
         (None, Err(problem)) => (None, Some(problem)),
     }

@@ -10,7 +10,7 @@ use std::path::Path;
 use super::DiskError;
 
 /// Name of a file that is being written, beside the one that it will replace.
-const TEMPORARY: &str = "pg_reseed.tmp";
+pub const TEMPORARY: &str = "pg_reseed.tmp";
 
 /// Writes `bytes` to `path` by way of a temporary file beside it, and syncs file and directory.
 ///

@@ -1,8 +1,9 @@
 //! The only writer. A target is [`held`](Held::take), then [`closed`](ClosedTarget::close): from there
 //! on PostgreSQL cannot start in it, and only [`ClosedTarget::finish`] makes it startable again.
 //!
-//! Order of closing: the copy of the control file, the marker, the line in postgresql.auto.conf that
-//! makes a server refuse with the name of the remedy, and then the control file goes. Order of finishing:
+//! Order of closing: the copy of the control file, the line in postgresql.auto.conf that makes a server
+//! refuse with the name of the remedy, the marker, and then the control file goes: a marker is never in a
+//! directory that starts as what it was. Order of finishing:
 //! all data synced, labels and configuration, and last of all the control file (`postgres-facts` 12).
 
 use std::fs::{File, OpenOptions};
@@ -169,14 +170,14 @@ impl ClosedTarget {
                 )));
             }
         }
-        durable::replace(&pgdata.join(layout::MARKER), plan.marker, file_mode)
-            .map_err(CloseError::Untouched)?;
         durable::replace(
             &pgdata.join("postgresql.auto.conf"),
             plan.closed_auto_conf,
             file_mode,
         )
         .map_err(CloseError::Untouched)?;
+        durable::replace(&pgdata.join(layout::MARKER), plan.marker, file_mode)
+            .map_err(CloseError::HalfWay)?;
         // A missing directory means a missing control file.
         match durable::remove(&control) {
             Err(error) if !error.is_missing() => Err(CloseError::HalfWay(error)),
@@ -446,6 +447,7 @@ impl ClosedTarget {
         durable::replace(&pgdata.join("postgresql.auto.conf"), finish.auto_conf, mode)?;
         durable::replace(&pgdata.join("global/pg_control"), finish.control, mode)?;
         // The target is whole. What remains are our own traces.
+        durable::remove(&pgdata.join(durable::TEMPORARY))?;
         durable::remove(&pgdata.join(layout::SAVED_CONTROL))?;
         durable::remove(&pgdata.join(layout::MARKER))
     }

@@ -169,6 +169,13 @@ pub fn closed_auto_conf(old: &[u8]) -> Vec<u8> {
     text
 }
 
+/// Whether the text is that of an unfinished rebuild.
+#[must_use]
+pub fn is_closed(text: &[u8]) -> bool {
+    text.split(|byte| *byte == b'\n')
+        .any(|line| sets_lock(line.trim_ascii()))
+}
+
 /// The text without the lines of [`closed_auto_conf`], wherever they are.
 #[must_use]
 pub fn opened(text: &[u8]) -> Vec<u8> {
@@ -318,6 +325,7 @@ primary_conninfo = 'host=b user=repli passfile=''/home/it\\\\''s/pass'' applicat
             let closed = closed_auto_conf(old.as_bytes());
             assert_eq!(closed_auto_conf(&closed), closed);
             assert_eq!(opened(&closed), old.as_bytes());
+            assert!(is_closed(&closed) && !is_closed(old.as_bytes()));
             let names = effective(&closed, &base(&[]));
             assert_eq!(names.get(LOCK_SETTING).map(String::as_str), Some("on"));
             assert_eq!(

