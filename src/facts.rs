@@ -190,6 +190,10 @@ pub enum Running {
     Server {
         pid: u32,
     },
+    /// postmaster.pid names a process that lives and has another working directory.
+    Unclear {
+        pid: u32,
+    },
     /// No postmaster, but processes of one still hold the directory.
     Orphans {
         detail: String,

@@ -12,9 +12,12 @@ pub const EXTENT_BYTES: u32 = 64 * 1024;
 /// Unit of work and of memory: what one request covers at most.
 pub const RANGE_BYTES: u32 = 4 * 1024 * 1024;
 
-/// Longest file that is compared by content that may have shifted, on either side: both hold it in
-/// memory.
+/// Longest file, by the manifest, that is read as a whole, and most of the target's file that a delta is
+/// made against: both sides hold it in memory.
 pub const ROLLING_MAX_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Most of a file that is read as a whole: such a file may have grown since it was listed.
+pub const WHOLE_MAX_BYTES: u64 = 2 * ROLLING_MAX_BYTES;
 
 /// Most spans in one request: bounds the work and the answer of a batch of small files.
 pub const SPANS_MAX: usize = 1024;

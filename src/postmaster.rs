@@ -9,6 +9,10 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 
 use crate::facts::Running;
+use crate::plan::guard::Login;
+
+/// How long the login may take.
+const LOGIN_WITHIN: Duration = Duration::from_secs(30);
 
 /// How often a condition is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -66,7 +70,12 @@ impl PidFile {
 pub fn running(pgdata: &Path, pid_file: &[u8]) -> Running {
     if let Some(found) = PidFile::parse(pid_file) {
         if is_alive(found.pid) && found.pid != std::process::id() {
-            return Running::Server { pid: found.pid };
+            // A server's working directory is its data directory (`postmaster.c`, `ChangeToDataDir`).
+            return if works_in(found.pid, pgdata) {
+                Running::Server { pid: found.pid }
+            } else {
+                Running::Unclear { pid: found.pid }
+            };
         }
         if let Some((key, id)) = found.shared_memory
             && is_attached(key, id)
@@ -139,9 +148,19 @@ fn truncate(number: i64) -> u32 {
     number as u32
 }
 
+/// Whether the working directory of a process is `pgdata`.
+fn works_in(pid: u32, pgdata: &Path) -> bool {
+    let (Ok(here), Ok(there)) = (
+        std::fs::metadata(pgdata),
+        std::fs::metadata(format!("/proc/{pid}/cwd")),
+    ) else {
+        return false;
+    };
+    here.dev() == there.dev() && here.ino() == there.ino()
+}
+
 /// A server process whose working directory is `pgdata`.
 fn process_within(pgdata: &Path) -> Option<(u32, String)> {
-    let wanted = std::fs::metadata(pgdata).ok()?;
     for entry in std::fs::read_dir("/proc").ok()?.flatten() {
         let Some(pid) = entry
             .file_name()
@@ -154,10 +173,7 @@ fn process_within(pgdata: &Path) -> Option<(u32, String)> {
         if !name.starts_with("postgres") && !name.starts_with("postmaster") {
             continue;
         }
-        let Ok(found) = std::fs::metadata(entry.path().join("cwd")) else {
-            continue;
-        };
-        if found.dev() == wanted.dev() && found.ino() == wanted.ino() {
+        if works_in(pid, pgdata) {
             return Some((pid, name.trim().to_owned()));
         }
     }
@@ -276,21 +292,106 @@ pub fn lives(pid: u32) -> bool {
     is_alive(pid)
 }
 
-/// Whether the server with this pid has a walreceiver that streams, by the title of that process
-/// (PostgreSQL `walreceiver.c:XLogWalRcvProcessMsg`; `update_process_title` is on by default on Linux).
+/// What the walreceiver of a server does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Receives {
+    /// There is none.
+    No,
+    /// There is one; its title does not say what it does (`update_process_title`).
+    Unknown,
+    Streams,
+}
+
+/// Whether the server with this pid has a walreceiver, and what its title says (PostgreSQL
+/// `walreceiver.c:XLogWalRcvProcessMsg`).
 #[must_use]
-pub fn receives(pid: u32) -> bool {
+pub fn receives(pid: u32) -> Receives {
     let Ok(processes) = std::fs::read_dir("/proc") else {
-        return false;
+        return Receives::No;
     };
-    processes.flatten().any(|process| {
+    for process in processes.flatten() {
         let read = |name: &str| std::fs::read_to_string(process.path().join(name));
         let stat = read("stat").unwrap_or_default();
         let parent = stat
             .rsplit_once(") ")
             .and_then(|(_, rest)| rest.split(' ').nth(1)?.parse::<u32>().ok());
-        parent == Some(pid)
-            && read("cmdline").is_ok_and(|title| title.contains("walreceiver streaming "))
+        if parent != Some(pid) {
+            continue;
+        }
+        let title = read("cmdline").unwrap_or_default();
+        if title.contains("walreceiver streaming ") {
+            return Receives::Streams;
+        }
+        if title.contains("walreceiver") {
+            return Receives::Unknown;
+        }
+    }
+    Receives::No
+}
+
+/// Tries the standby's login with the very connection string that it will use, by libpq itself: `psql`
+/// beside the server's programs, or on the PATH. `None` when there is no `psql`.
+pub async fn try_login(bindir: Option<&Path>, primary_conninfo: &str) -> Option<Login> {
+    let program = bindir
+        .map(|directory| directory.join("psql"))
+        .filter(|program| program.is_file())
+        .unwrap_or_else(|| "psql".into());
+    let mut command = tokio::process::Command::new(&program);
+    command
+        .args([
+            "--no-psqlrc",
+            "--no-align",
+            "--tuples-only",
+            "--no-password",
+        ])
+        .args([
+            "--field-separator",
+            " ",
+            "--command",
+            "IDENTIFY_SYSTEM",
+            "--dbname",
+        ])
+        // As a walreceiver does: the name of the database is what password files are searched for
+        // (`libpqwalreceiver.c:libpqrcv_connect`).
+        .arg(format!(
+            "{primary_conninfo} dbname=replication replication=true"
+        ))
+        // The server will not have these; what it will have stands in the connection string.
+        .env_remove("PGPASSWORD")
+        .env_remove("PGOPTIONS")
+        .env_remove("PGDATABASE")
+        .env("PGAPPNAME", "pg_reseed")
+        .env("PGCONNECT_TIMEOUT", "15")
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    let output = match tokio::time::timeout(LOGIN_WITHIN, command.output()).await {
+        Err(_) => {
+            return Some(Login::Refused {
+                reason: format!("no answer within {} s", LOGIN_WITHIN.as_secs()),
+            });
+        }
+        Ok(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => return None,
+        Ok(Err(error)) => {
+            return Some(Login::Refused {
+                reason: format!("could not run \"{}\": {error}", program.display()),
+            });
+        }
+        Ok(Ok(output)) => output,
+    };
+    let said = String::from_utf8_lossy(&output.stdout);
+    let identifier = said
+        .split_whitespace()
+        .next()
+        .and_then(|word| word.parse().ok());
+    Some(match (output.status.success(), identifier) {
+        (true, Some(system_identifier)) => Login::Reached { system_identifier },
+        _ => {
+            let reason = String::from_utf8_lossy(&output.stderr);
+            let reason = reason.trim().trim_start_matches("psql: ");
+            Login::Refused {
+                reason: reason.trim_start_matches("error: ").to_owned(),
+            }
+        }
     })
 }
 
@@ -313,8 +414,8 @@ pub fn log_tail(path: &Path, from: u64) -> String {
     lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
 }
 
-/// Finds the directory with a server's programs of this major version: the one given, Debian's, Red
-/// Hat's, or that of the `pg_ctl` on the PATH if it is of this version.
+/// Finds the directory with a server's programs of this major version: Debian's, Red Hat's, or one on the
+/// PATH.
 #[must_use]
 pub fn find_bindir(major: u32) -> Option<PathBuf> {
     let fixed = [
@@ -326,10 +427,13 @@ pub fn find_bindir(major: u32) -> Option<PathBuf> {
         .into_iter()
         .map(PathBuf::from)
         .chain(std::env::split_paths(&on_path))
-        .find(|directory| {
-            let postgres = directory.join("postgres");
-            postgres.is_file() && major_of(&postgres) == Some(major)
-        })
+        .find(|directory| is_bindir(directory, major))
+}
+
+/// Whether a directory holds the programs of a server of this major version.
+#[must_use]
+pub fn is_bindir(directory: &Path, major: u32) -> bool {
+    major_of(&directory.join("postgres")) == Some(major)
 }
 
 fn major_of(postgres: &Path) -> Option<u32> {
@@ -366,10 +470,18 @@ mod tests {
     #[test]
     fn a_dead_pid_is_not_running_and_a_living_one_is() {
         let dir = tempfile::tempdir().unwrap();
-        let mut child = std::process::Command::new("sleep")
-            .arg("60")
-            .spawn()
-            .unwrap();
+        let sleep = |place: &Path| {
+            let mut command = std::process::Command::new("sleep");
+            command.arg("60").current_dir(place).spawn().unwrap()
+        };
+        let mut stranger = sleep(Path::new("/"));
+        assert_eq!(
+            running(dir.path(), format!("{}\n", stranger.id()).as_bytes()),
+            Running::Unclear { pid: stranger.id() }
+        );
+        stranger.kill().unwrap();
+        stranger.wait().unwrap();
+        let mut child = sleep(dir.path());
         let text = format!("{}\n", child.id());
         assert_eq!(
             running(dir.path(), text.as_bytes()),

@@ -75,6 +75,13 @@ impl Workers {
     }
 }
 
+/// Runs blocking work on this thread, while the runtime's other work goes on elsewhere: for the few long
+/// steps that nothing else of the run can go on without.
+#[expect(clippy::disallowed_methods, reason = "this is the place for it")]
+pub fn in_place<T>(job: impl FnOnce() -> T) -> T {
+    tokio::task::block_in_place(job)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

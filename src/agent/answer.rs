@@ -4,11 +4,11 @@
 use super::tree::read_fault;
 use crate::compare::blocks::{Baseline, choose, digest_pieces, piece_count};
 use crate::compare::rolling;
-use crate::digest::{DIGEST_BYTES, SessionKey};
-use crate::disk::read::read_padded;
+use crate::digest::{DIGEST_BYTES, Digest, SessionKey};
+use crate::disk::read::{read_most, read_padded};
 use crate::disk::root::Roots;
 use crate::geometry::{
-    BitSet, EXTENT_BYTES, EntryId, RANGE_BYTES, ROLLING_MAX_BYTES, SPANS_MAX, Span,
+    BitSet, EXTENT_BYTES, EntryId, RANGE_BYTES, SPANS_MAX, Span, WHOLE_MAX_BYTES,
 };
 use crate::path::RelPath;
 use crate::pg::control::ControlFile;
@@ -155,29 +155,34 @@ impl Reader {
         Ok((answer, body))
     }
 
-    /// The delta from the client's file to the source's.
+    /// The delta from the client's file to the source's, which is read as long as it is now.
     ///
     /// # Errors
     /// As [`Reader::digests`]; also a signature that does not decode.
-    pub fn delta(&self, entry: EntryId, bytes: u32, signature: Vec<u8>) -> Result<Reply, Fault> {
-        if u64::from(bytes) > ROLLING_MAX_BYTES {
-            return Err(Fault::new(
-                FaultKind::Protocol,
-                "the file is too long for a delta",
-            ));
-        }
+    pub fn delta(&self, entry: EntryId, have: Digest, signature: Vec<u8>) -> Result<Reply, Fault> {
         let (path, file) = self.open(entry)?;
         let mut new = Vec::new();
         if let Some(file) = &file {
-            self.read(path, file, 0, bytes, &mut new)?;
+            new = read_most(file, &self.roots.display(path), WHOLE_MAX_BYTES)
+                .map_err(|error| read_fault(&error))?;
         }
         let digest = self.key.digest(&new);
-        let delta = rolling::delta(signature, &new)
-            .map_err(|error| Fault::new(FaultKind::Protocol, error.to_string()))?;
+        let mut delta = Vec::new();
+        if digest != have {
+            delta = rolling::delta(signature, &new)
+                .map_err(|error| Fault::new(FaultKind::Protocol, error.to_string()))?;
+        }
+        let length = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let (bytes, delta_bytes) = (length(&new), length(&delta));
+        if self.is_survey {
+            delta.clear();
+        }
         let (packed, body) = payload::pack(delta, &self.key, self.compression);
         let answer = Answer::Delta {
             gone: file.is_none(),
+            bytes,
             digest,
+            delta_bytes,
             packed,
         };
         Ok((answer, body))

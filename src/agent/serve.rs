@@ -13,7 +13,7 @@ use super::options::ServeOptions;
 use super::session::Session;
 use crate::link::frames::{self, Frame, FrameError, Outgoing};
 use crate::wire::codec;
-use crate::wire::message::{Answer, Fault, FaultKind, Notice, Request, RequestId};
+use crate::wire::message::{ALIVE_EVERY, Answer, Fault, FaultKind, Notice, Request, RequestId};
 use crate::workers::{WorkerFailed, Workers};
 
 /// Answers that may wait for the link: with the workers' own bound it limits the memory in use.
@@ -24,9 +24,6 @@ const WAITING_REQUESTS: usize = 256;
 
 /// Most worker threads that a client may ask for.
 const JOBS_MAX: usize = 256;
-
-/// How often bracket and slot are looked at.
-const WATCH_EVERY: Duration = Duration::from_secs(5);
 
 /// How long the agent takes to tidy up when the client is gone.
 const TIDY_WITHIN: Duration = Duration::from_secs(10);
@@ -47,7 +44,7 @@ struct Shared {
     outgoing: mpsc::Sender<Outgoing>,
 }
 
-/// Serves one client over a pair of streams, until they end.
+/// Serves one client over a pair of streams, until they end or `stop` does: then it tidies up.
 ///
 /// # Errors
 /// [`ServeError`] when the peer does not keep to the protocol or the streams break.
@@ -55,6 +52,7 @@ pub async fn serve(
     options: ServeOptions,
     reader: impl AsyncRead + Unpin,
     writer: impl AsyncWrite + Unpin + Send + 'static,
+    stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let (outgoing, to_write) = mpsc::channel(WAITING_ANSWERS);
     let writing = tokio::spawn(frames::write_frames(writer, to_write));
@@ -72,7 +70,12 @@ pub async fn serve(
         requests,
         is_gone,
     ));
-    let received = receive(reader, &shared, &control).await;
+    let beating = tokio::spawn(beat(shared.outgoing.clone()));
+    let received = tokio::select! {
+        received = receive(reader, &shared, &control) => received,
+        () = stop => Ok(()),
+    };
+    beating.abort();
     // The client is gone: whatever runs is not wanted any more.
     let _ = gone.send(true);
     drop(control);
@@ -135,7 +138,7 @@ async fn read(shared: &Shared, request: Request, body: Vec<u8>) -> Result<Reply,
     let job = move || match request {
         Request::Digests { spans } => reader.digests(&spans),
         Request::Blocks { spans } => reader.blocks(&spans, &body),
-        Request::Delta { entry, bytes } => reader.delta(entry, bytes, body),
+        Request::Delta { entry, have } => reader.delta(entry, have, body),
         Request::Control => reader.control(),
         _ => Err(Fault::new(FaultKind::Protocol, "not a reading request")),
     };
@@ -164,7 +167,7 @@ async fn steer(
     mut requests: mpsc::Receiver<(RequestId, Request)>,
     mut gone: watch::Receiver<bool>,
 ) {
-    let mut clock = tokio::time::interval(WATCH_EVERY);
+    let mut clock = tokio::time::interval(ALIVE_EVERY);
     loop {
         tokio::select! {
             biased;
@@ -206,6 +209,14 @@ async fn steer(
 fn publish(shared: &Shared, session: &Session) {
     if let Ok(mut reader) = shared.reader.write() {
         *reader = session.reader();
+    }
+}
+
+/// Tells the client now and then that the agent is there, whatever else it is doing.
+async fn beat(outgoing: mpsc::Sender<Outgoing>) {
+    loop {
+        tokio::time::sleep(ALIVE_EVERY).await;
+        tell(&outgoing, &Notice::Alive).await;
     }
 }
 

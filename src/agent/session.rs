@@ -17,12 +17,13 @@ use crate::errors::chain;
 use crate::facts::SourceFacts;
 use crate::geometry::EntryId;
 use crate::path::RelPath;
-use crate::pg::lsn::{Lsn, segments};
+use crate::pg::lsn::{Lsn, SegmentName, segments};
 use crate::pg::timeline::TimelineId;
 use crate::sql::{Canceller, Defaults, Session as Sql};
 use crate::wire::message::{
     Answer, Compression, Fault, FaultKind, ManifestEnd, Notice, Request, SlotWish, WalFile,
 };
+use crate::workers;
 
 /// Entries in one part of the manifest: far below the limit of a head even with the longest paths.
 const PART_ENTRIES: usize = 3000;
@@ -104,6 +105,9 @@ impl Session {
                     agent_version: env!("CARGO_PKG_VERSION").to_owned(),
                 }
             }
+            Request::Facts { .. } if self.sql.is_some() => {
+                return Err(unlawful("a second question for the facts"));
+            }
             Request::Facts { slot } => {
                 let facts = self.look(slot.as_deref()).await?;
                 self.facts = Some(facts.clone());
@@ -114,9 +118,10 @@ impl Session {
                 fast_checkpoint,
                 slot,
             } => self.open_bracket(&label, fast_checkpoint, &slot).await?,
-            Request::Manifest { from } => self.manifest(from)?,
+            // The walk reads many directories: other work goes on meanwhile.
+            Request::Manifest { from } => workers::in_place(|| self.manifest(from))?,
             Request::CloseBracket => self.close_bracket().await?,
-            Request::WalFiles { timeline, from, to } => self.wal_files(timeline, from, to)?,
+            Request::WalFiles { timeline, from, to } => self.wal_files(timeline, from, to).await?,
             Request::Standbys => {
                 let senders = self.sql()?.wal_senders().await.map_err(|error| {
                     server_fault("could not ask the source who streams from it", &error)
@@ -273,8 +278,17 @@ impl Session {
         })
     }
 
-    fn wal_files(&mut self, timeline: TimelineId, from: Lsn, to: Lsn) -> Result<Answer, Fault> {
+    async fn wal_files(
+        &mut self,
+        timeline: TimelineId,
+        from: Lsn,
+        to: Lsn,
+    ) -> Result<Answer, Fault> {
         let configuration = self.configuration()?;
+        let now = self.sql()?.facts().await;
+        let newest = now
+            .map_err(|error| server_fault("could not ask the source for its timeline", &error))?
+            .timeline;
         let facts = self.facts.as_ref().ok_or_else(|| unlawful("WAL"))?;
         if self.bracket.is_some() || to < from {
             return Err(unlawful("WAL before the end of the backup"));
@@ -283,16 +297,27 @@ impl Session {
         let listed = walk::list(&wal).map_err(|error| read_fault(&error))?;
         let segment_bytes = facts.control.wal_segment_bytes;
         let mut wanted = Vec::new();
+        let timelines = timeline..=newest.max(timeline);
         for segment in segments(timeline, from, to, segment_bytes) {
-            let name = segment.file_name(segment_bytes);
-            let found = listed.iter().find(|found| found.name == name.as_bytes());
-            let Some(found) = found else {
+            // Where the source, a standby, followed to another timeline, the segment is there in the name of
+            // both; which one a server reads is its history's affair (`xlogrecovery.c:XLogFileReadAnyTLI`).
+            let before = wanted.len();
+            for found in &listed {
+                let name = std::str::from_utf8(&found.name).unwrap_or_default();
+                if let Some(there) = SegmentName::parse(name, segment_bytes)
+                    && there.number == segment.number
+                    && timelines.contains(&there.timeline)
+                {
+                    wanted.push((name.to_owned(), found.size));
+                }
+            }
+            if wanted.len() == before {
+                let name = segment.file_name(segment_bytes);
                 return Err(Fault::new(
                     FaultKind::Unfit,
                     format!("WAL segment \"{name}\" is not on the source any more"),
                 ));
-            };
-            wanted.push((name, found.size));
+            }
         }
         for found in &listed {
             let name = String::from_utf8_lossy(&found.name);

@@ -15,7 +15,7 @@ use crate::wire::message::{Fault, FaultKind};
 #[derive(Debug)]
 pub struct Tree {
     pub entries: Vec<Entry>,
-    /// Foreign links and special files, which a base backup leaves out too.
+    /// Foreign links and special files, which a base backup leaves out too, and what may not be read.
     pub skipped: Vec<String>,
     pub tablespaces: Vec<Tablespace>,
 }
@@ -110,6 +110,11 @@ fn visit(
             kind: EntryKind::Directory,
             size: 0,
         }),
+        Class::HostLocal | Class::Foreign
+            if matches!(found.kind, Kind::File | Kind::Directory) && !walk::is_readable(&here) =>
+        {
+            tree.skipped.push(path.to_string());
+        }
         Class::Synchronised | Class::HostLocal | Class::Foreign => match found.kind {
             Kind::File => tree.entries.push(Entry {
                 path,

@@ -178,7 +178,7 @@ fn serve(typed: ServeArguments) -> ExitCode {
         Err(error) => return cannot_begin(&format!("could not start threads: {error}")),
     };
     let (input, output) = (tokio::io::stdin(), tokio::io::stdout());
-    let result = runtime.block_on(agent::serve::serve(options, input, output));
+    let result = runtime.block_on(agent::serve::serve(options, input, output, stop_signal()));
     // A thread may still wait for standard input.
     runtime.shutdown_background();
     match result {

@@ -23,10 +23,28 @@ use crate::path::RelPath;
 use crate::pg::control::poison_checkpoint;
 use crate::pg::label::BackupLabel;
 use crate::pg::lsn::Lsn;
-use crate::plan::guard::Cleared;
-use crate::plan::standby as standby_plan;
+use crate::plan::guard::{self, Cleared};
+use crate::plan::refusal::Refusal;
+use crate::plan::standby::{self as standby_plan, StandbySettings};
 use crate::plan::tablespaces;
 use crate::wire::message::{Answer, Request};
+
+/// What the run has when all has come but the end.
+pub(super) struct Carried {
+    facts: SourceFacts,
+    target: Arc<ClosedTarget>,
+    cleared: Cleared,
+    before: Option<TargetCluster>,
+    work: Work,
+    damaged: Vec<DamagedPage>,
+    start_lsn: Lsn,
+    stop_lsn: Lsn,
+    label: BackupLabel,
+    control: Vec<u8>,
+    old_auto_conf: Vec<u8>,
+    standby: StandbySettings,
+    bindir: Option<PathBuf>,
+}
 
 /// What the run has when the target is whole.
 pub(super) struct Finished {
@@ -40,11 +58,11 @@ pub(super) struct Finished {
     pub bindir: Option<PathBuf>,
 }
 
-/// Goes through the second half, up to a target that can start.
+/// Brings everything, and ends the backup.
 ///
 /// # Errors
 /// A failure that leaves the target half-way.
-pub(super) async fn carry_out(run: &Run<'_>, half: Half) -> Result<Finished, Failure> {
+pub(super) async fn carry_out(run: &Run<'_>, half: Half) -> Result<Carried, Failure> {
     let Half {
         source,
         facts,
@@ -71,7 +89,7 @@ pub(super) async fn carry_out(run: &Run<'_>, half: Half) -> Result<Finished, Fai
     let found = transfer
         .run(work.files.iter().cloned())
         .await
-        .map_err(|error| Failure::half_way(&error))?;
+        .map_err(|error| Failure::half_way_with(&error, error.hint()))?;
     drop(transfer);
     let damaged = damaged_pages(&work, &found);
     remove(run, &target, &facts, &cleared, &work, found).await?;
@@ -81,10 +99,10 @@ pub(super) async fn carry_out(run: &Run<'_>, half: Half) -> Result<Finished, Fai
     // consistency is reached.
     let mut control = control(&source)
         .await
-        .map_err(|error| Failure::half_way(&error))?;
+        .map_err(|error| Failure::half_way_with(&error, error.hint()))?;
     let (stop_lsn, label) = close_bracket(&source, &cleared)
         .await
-        .map_err(|error| Failure::half_way(&error))?;
+        .map_err(|error| Failure::half_way_with(&error, error.hint().as_deref()))?;
     wal::bring(
         run,
         &source,
@@ -94,20 +112,44 @@ pub(super) async fn carry_out(run: &Run<'_>, half: Half) -> Result<Finished, Fai
         facts.control.block_bytes,
     )
     .await
-    .map_err(|error| Failure::half_way(&error))?;
+    .map_err(|error| Failure::half_way_with(&error, error.hint()))?;
 
-    run.stage(Stage::Finish);
     poison_checkpoint(&mut control).map_err(|error| Failure::half_way(&error))?;
+    Ok(Carried {
+        facts,
+        target,
+        cleared,
+        before,
+        work,
+        damaged,
+        start_lsn,
+        stop_lsn,
+        label,
+        control,
+        old_auto_conf,
+        standby,
+        bindir,
+    })
+}
+
+/// Makes the target a standby that can start.
+///
+/// # Errors
+/// A failure that leaves the target half-way.
+pub(super) async fn finish(run: &Run<'_>, carried: Carried) -> Result<Finished, Failure> {
+    run.stage(Stage::Finish);
     let base = conf::base(&run.options.pgdata, run.options.config_file.as_deref());
     for problem in &base.problems {
-        run.events.warn(problem);
+        run.warn(problem);
     }
-    let auto_conf = standby_plan::auto_conf(&old_auto_conf, &base.settings, &standby)
-        .map_err(|error| Failure::half_way(&error))?;
-    let target = Arc::try_unwrap(target).map_err(|_| {
+    let auto_conf =
+        standby_plan::auto_conf(&carried.old_auto_conf, &base.settings, &carried.standby)
+            .map_err(|error| Failure::half_way(&error))?;
+    let target = Arc::try_unwrap(carried.target).map_err(|_| {
         let error = "the target is still being written (this is a bug in pg_reseed)";
         Failure::new(TargetState::HalfWay, error).hint(AGAIN)
     })?;
+    let (label, control) = (carried.label, carried.control);
     run.workers
         .run(move || {
             target.finish(&Finish {
@@ -120,14 +162,14 @@ pub(super) async fn carry_out(run: &Run<'_>, half: Half) -> Result<Finished, Fai
         .map_err(|error| Failure::half_way(&error))?
         .map_err(|error| Failure::half_way(&error))?;
     Ok(Finished {
-        facts,
-        cleared,
-        before,
-        start_lsn,
-        stop_lsn,
-        work,
-        damaged,
-        bindir,
+        facts: carried.facts,
+        cleared: carried.cleared,
+        before: carried.before,
+        start_lsn: carried.start_lsn,
+        stop_lsn: carried.stop_lsn,
+        work: carried.work,
+        damaged: carried.damaged,
+        bindir: carried.bindir,
     })
 }
 
@@ -208,10 +250,18 @@ enum EndError {
     Source(#[from] SourceError),
     #[error("the source's backup label cannot be used: {0}")]
     Label(String),
-    #[error(
-        "tablespace {0:?} was made on the source during the run and has no place in the target"
-    )]
-    NewTablespaces(Vec<u32>),
+    #[error("{}", .0.error())]
+    NewTablespaces(Refusal),
+}
+
+impl EndError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            EndError::Source(error) => error.hint().map(str::to_owned),
+            EndError::Label(_) => None,
+            EndError::NewTablespaces(refusal) => Some(refusal.hint()),
+        }
+    }
 }
 
 async fn close_bracket(source: &Source, cleared: &Cleared) -> Result<(Lsn, BackupLabel), EndError> {
@@ -227,15 +277,9 @@ async fn close_bracket(source: &Source, cleared: &Cleared) -> Result<(Lsn, Backu
     else {
         return Err(SourceError::Unfitting("backup stop").into());
     };
-    let known = &cleared.findings().placements;
-    let new: Vec<u32> = tablespaces
-        .iter()
-        .map(|space| space.oid)
-        .filter(|oid| !known.iter().any(|placement| placement.oid == *oid))
-        .collect();
-    if !new.is_empty() {
-        return Err(EndError::NewTablespaces(new));
-    }
+    let oids = tablespaces.iter().map(|space| space.oid);
+    guard::new_tablespaces(&cleared.findings().placements, oids)
+        .map_err(EndError::NewTablespaces)?;
     let label =
         BackupLabel::parse(&backup_label).map_err(|error| EndError::Label(chain(&error)))?;
     Ok((stop_lsn, label))

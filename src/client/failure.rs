@@ -64,7 +64,14 @@ impl Failure {
 
     /// An error behind the point of no return.
     pub fn half_way(error: &dyn Error) -> Self {
-        Self::new(TargetState::HalfWay, chain(error)).hint(AGAIN)
+        Self::half_way_with(error, None)
+    }
+
+    /// As [`Failure::half_way`], with the hint of the error first, if it has one.
+    pub fn half_way_with(error: &dyn Error, hint: Option<&str>) -> Self {
+        let mut failure = Self::new(TargetState::HalfWay, chain(error));
+        failure.hints.extend(hint.map(str::to_owned));
+        failure.hint(AGAIN)
     }
 
     /// An error after the target was made whole.

@@ -21,9 +21,9 @@ pub(super) async fn start_and_watch(
     let options = run.options;
     if let (true, Some(bindir)) = (options.start, &finished.bindir) {
         let rebuilt = |error: String| Failure::new(TargetState::Rebuilt, error);
-        let before = standby::senders(source)
-            .await
-            .map_err(|error| rebuilt(chain(&error)))?;
+        let before = standby::senders(source).await.map_err(|error| {
+            rebuilt(chain(&error)).hint("The server was not started: start it.")
+        })?;
         run.stage(Stage::Start);
         let log_file = options
             .log_file
@@ -45,7 +45,10 @@ pub(super) async fn start_and_watch(
         let slot = options.slot.as_deref();
         let watched = standby::watch(source, pid, slot, &before, finished.stop_lsn, options.wait)
             .await
-            .map_err(|error| rebuilt(chain(&error)))?;
+            .map_err(|error| {
+                rebuilt(chain(&error))
+                    .hint("The server was started: look at its log and at pg_stat_replication on the source.")
+            })?;
         let log = postmaster::log_tail(&log_file, log_from);
         match watched {
             Watched::Streams => {}

@@ -23,11 +23,34 @@ use crate::postmaster;
 /// Longest marker or configuration file that is read.
 const SMALL_FILE_MAX: u64 = 16 * 1024 * 1024;
 
-/// Looks at the target. The lock is taken for a moment to see whether another run has it.
+/// Whether the target is ours alone among runs of pg_reseed.
+#[derive(Debug)]
+pub enum Hold {
+    /// Nothing is there to be held, or it is not ours.
+    Nothing,
+    Ours(Held),
+    Others,
+}
+
+/// Takes the lock on the target: what is seen from here on, no other run changes.
+///
+/// # Errors
+/// The system's error.
+pub fn hold(pgdata: &Path) -> Result<Hold, DiskError> {
+    match disk::directory(pgdata)? {
+        Some(facts) if facts.is_owner => Ok(match Held::take(pgdata)? {
+            Some(held) => Hold::Ours(held),
+            None => Hold::Others,
+        }),
+        _ => Ok(Hold::Nothing),
+    }
+}
+
+/// Looks at the target.
 ///
 /// # Errors
 /// The directory cannot be read.
-pub fn target(pgdata: &Path) -> Result<TargetFacts, DiskError> {
+pub fn target(pgdata: &Path, hold: &Hold) -> Result<TargetFacts, DiskError> {
     let condition = match disk::directory(pgdata)? {
         None => Condition::Missing,
         Some(facts) => {
@@ -35,9 +58,7 @@ pub fn target(pgdata: &Path) -> Result<TargetFacts, DiskError> {
             let is_ours = listed.iter().any(|found| {
                 found.name == b"PG_VERSION" || found.name == layout::MARKER.as_bytes()
             });
-            // A new file system's own directory does not count.
-            let first = listed.iter().find(|found| found.name != b"lost+found");
-            match first {
+            match listed.first() {
                 None => Condition::Empty {
                     is_owner: facts.is_owner,
                     identity: facts.identity,
@@ -45,7 +66,10 @@ pub fn target(pgdata: &Path) -> Result<TargetFacts, DiskError> {
                 Some(first) if !is_ours => Condition::Unknown {
                     example: String::from_utf8_lossy(&first.name).into_owned(),
                 },
-                Some(_) => Condition::Cluster(Box::new(cluster(pgdata, facts, &listed)?)),
+                Some(_) => {
+                    let is_locked = matches!(hold, Hold::Others);
+                    Condition::Cluster(Box::new(cluster(pgdata, facts, &listed, is_locked)?))
+                }
             }
         }
     };
@@ -64,12 +88,13 @@ fn cluster(
     pgdata: &Path,
     facts: disk::DirectoryFacts,
     listed: &[walk::Listed],
+    is_locked: bool,
 ) -> Result<TargetCluster, DiskError> {
     // A marker that a run left behind when it was killed at its very end says nothing: the target may have
     // been a primary since.
     let marker = marker(pgdata)?
         .filter(|_| conf::is_closed(pgdata) || ControlSource::InPlace.decode(pgdata).is_err());
-    let (control, control_problem) = control(pgdata, marker.is_some());
+    let (control, mut control_problem) = control(pgdata, marker.is_some());
     let wal = pgdata.join("pg_wal");
     let timeline = control
         .as_ref()
@@ -84,13 +109,18 @@ fn cluster(
         ),
         (None, Some(control)) => {
             let (newest, end) = newest_wal(&wal, timeline, control.wal_segment_bytes);
-            (disk::history(&wal, timeline)?, newest, end)
+            let history = disk::history(&wal, timeline).unwrap_or_else(|error| {
+                control_problem = Some(chain(&error));
+                History::single(timeline)
+            });
+            (history, newest, end)
         }
         (None, None) => (History::single(timeline), None, None),
     };
     let pid_file = disk::pid_file(pgdata)?;
     Ok(TargetCluster {
-        major: disk::major_version(pgdata)?,
+        // One that is no number is as good as none.
+        major: disk::major_version(pgdata).ok().flatten(),
         control,
         control_problem,
         interrupted: marker.map(|marker| Interrupted {
@@ -112,7 +142,7 @@ fn cluster(
         running: postmaster::running(pgdata, &pid_file),
         pid_file,
         unexpected_links: unexpected_links(pgdata, listed)?,
-        is_locked: facts.is_owner && Held::take(pgdata)?.is_none(),
+        is_locked,
     })
 }
 
@@ -224,13 +254,24 @@ pub fn places(
     version_directory: &str,
 ) -> Result<TargetPlaces, DiskError> {
     let wal = pgdata.join("pg_wal");
+    // A pg_wal that is there stays where it is.
+    let waldir = waldir.filter(|_| disk::link(&wal).is_none() && !disk::exists(&wal));
     let wal_directory = match waldir {
         Some(path) => Some(disk::resolved(path)),
         None => disk::link(&wal).map(|_| disk::resolved(&wal)),
     };
+    let bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
+    let new_waldir = match waldir {
+        Some(path) => Some((
+            bytes(&disk::resolved(path)),
+            place(path, version_directory)?,
+        )),
+        None => None,
+    };
     let mut found = TargetPlaces {
-        pgdata: disk::resolved(pgdata).as_os_str().as_bytes().to_vec(),
-        wal_directory: wal_directory.map(|path| path.as_os_str().as_bytes().to_vec()),
+        pgdata: bytes(&disk::resolved(pgdata)),
+        wal_directory: wal_directory.map(|path| bytes(&path)),
+        new_waldir,
         existing: match &target.condition {
             Condition::Cluster(cluster) => cluster.tablespaces.clone(),
             _ => Vec::new(),
@@ -240,23 +281,29 @@ pub fn places(
     };
     for location in would_be {
         let path = PathBuf::from(std::ffi::OsStr::from_bytes(&location));
-        let state = if disk::is_something_else(&path) {
-            PlaceState::NotDirectory
-        } else {
-            match walk::list(&path) {
-                Ok(listed) => {
-                    let names = listed.iter().map(|found| &found.name[..]);
-                    PlaceState::of_directory(names, version_directory)
-                }
-                Err(error) if error.is_missing() => PlaceState::Missing,
-                Err(error) => return Err(error),
-            }
-        };
-        let identity = disk::directory(&path)
-            .ok()
-            .flatten()
-            .map(|found| found.identity);
-        found.places.insert(location, Place { state, identity });
+        let place = place(&path, version_directory)?;
+        found.places.insert(location, place);
     }
     Ok(found)
+}
+
+/// What stands at a path.
+fn place(path: &Path, version_directory: &str) -> Result<Place, DiskError> {
+    let state = if disk::is_something_else(path) {
+        PlaceState::NotDirectory
+    } else {
+        match walk::list(path) {
+            Ok(listed) => {
+                let names = listed.iter().map(|found| &found.name[..]);
+                PlaceState::of_directory(names, version_directory)
+            }
+            Err(error) if error.is_missing() => PlaceState::Missing,
+            Err(error) => return Err(error),
+        }
+    };
+    let identity = disk::directory(path)
+        .ok()
+        .flatten()
+        .map(|found| found.identity);
+    Ok(Place { state, identity })
 }

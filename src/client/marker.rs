@@ -7,7 +7,8 @@ use crate::pg::lsn::Lsn;
 use crate::pg::timeline::{History, TimelineId};
 
 /// Content of `pg_reseed.state`, as JSON.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Marker {
     /// For whoever opens the file.
     pub message: String,

@@ -8,18 +8,18 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::conf;
 use super::failure::{Failure, Kind, TargetState};
-use super::look;
+use super::look::{self, Hold};
 use super::marker::{self, Before, Marker};
 use super::options::RebuildOptions;
 use super::outcome::Outcome;
 use super::run::Run;
-use super::source::{self, Connection, Source, SourceError};
-use super::standby;
+use super::source::{Source, SourceError};
 use super::summary::{self, Told};
+use super::task::FileWork;
 use super::transfer::{Sink, Transfer, fetch_small};
 use super::work::{self, Work};
 use crate::disk::root::Roots;
-use crate::disk::target::{CloseError, ClosePlan, ClosedTarget, Held, make_data_directory};
+use crate::disk::target::{CloseError, ClosePlan, ClosedTarget, Expected, make_data_directory};
 use crate::event::{Counters, Event, Stage};
 use crate::facts::{Condition, Running, SourceFacts, TargetCluster, TargetFacts};
 use crate::manifest::Entry;
@@ -31,12 +31,19 @@ use crate::plan::standby as standby_plan;
 use crate::plan::tablespaces::{self, TargetPlaces};
 use crate::postmaster;
 use crate::wire::message::{Answer, ManifestEnd, Request, SlotWish};
+use crate::workers;
 
 /// What comes of the first half.
 pub(super) enum Prepared {
     /// A dry run ends here.
-    Survey(Connection, Box<Outcome>),
-    Closed(Connection, Box<Half>),
+    Survey(Box<Outcome>),
+    Closed(Box<Half>),
+}
+
+/// The target as it was found, held against other runs.
+pub(super) struct Looked {
+    target: TargetFacts,
+    hold: Hold,
 }
 
 /// What the second half needs.
@@ -54,82 +61,101 @@ pub(super) struct Half {
     pub bindir: Option<PathBuf>,
 }
 
-/// Goes through the first half.
+/// Looks at the target.
+///
+/// # Errors
+/// It cannot be looked at, or root asks.
+pub(super) fn look(run: &Run<'_>) -> Result<Looked, Failure> {
+    run.stage(Stage::Look);
+    let pgdata = &run.options.pgdata;
+    let looked = look::hold(pgdata).and_then(|hold| {
+        let target = look::target(pgdata, &hold)?;
+        Ok(Looked { target, hold })
+    });
+    let looked = looked.map_err(|error| Failure::untouched(&error))?;
+    if looked.target.is_root {
+        return Err(Failure::refused(&[Refusal::RunsAsRoot]));
+    }
+    Ok(looked)
+}
+
+/// Goes through the rest of the first half.
 ///
 /// # Errors
 /// A failure that leaves the target as it was, unless closing it stopped in the middle.
-pub(super) async fn prepare(run: &Run<'_>) -> Result<Prepared, Failure> {
-    run.stage(Stage::Look);
-    let mut target =
-        look::target(&run.options.pgdata).map_err(|error| Failure::untouched(&error))?;
-    if target.is_root {
-        return Err(Failure::refused(&[Refusal::RunsAsRoot]));
-    }
-    let (source, connection) = source::connect(&run.options.from, run.events)
-        .await
-        .map_err(|error| error.untouched())?;
-    let mut was_stopped = false;
-    let stepped = if run.options.dry_run {
-        survey(run, &source, &target).await.map(Step::Surveyed)
-    } else {
-        close_in_order(run, &source, &mut target, &mut was_stopped)
-            .await
-            .map(Step::Closed)
+pub(super) async fn prepare(
+    run: &Run<'_>,
+    looked: Looked,
+    source: &Source,
+) -> Result<Prepared, Failure> {
+    let is_interrupted = match &looked.target.condition {
+        Condition::Cluster(cluster) => cluster.interrupted.is_some(),
+        _ => false,
     };
-    match stepped {
-        Ok(Step::Surveyed(outcome)) => {
-            drop(source);
-            Ok(Prepared::Survey(connection, outcome))
+    let mut was_stopped = false;
+    let prepared = if run.options.dry_run {
+        survey(run, source, &looked.target)
+            .await
+            .map(Prepared::Survey)
+    } else {
+        close_in_order(run, source, looked, &mut was_stopped)
+            .await
+            .map(Prepared::Closed)
+    };
+    prepared.map_err(|failure| {
+        if failure.state != TargetState::Untouched {
+            failure
+        } else if was_stopped {
+            failure.detail("The target's server was stopped and is not running now.")
+        } else if is_interrupted {
+            failure.detail(
+                "An earlier run was interrupted in it: it cannot start until one has finished.",
+            )
+        } else {
+            failure
         }
-        Ok(Step::Closed(half)) => Ok(Prepared::Closed(connection, half)),
-        Err(mut failure) => {
-            if was_stopped && failure.state == TargetState::Untouched {
-                failure = failure.detail("The target's server was stopped and is not running now.");
-            }
-            Err(connection.end_after(source, failure).await)
-        }
-    }
-}
-
-/// How far the first half came.
-enum Step {
-    Surveyed(Box<Outcome>),
-    Closed(Box<Half>),
+    })
 }
 
 /// All steps up to the point of no return, which is the last one.
 async fn close_in_order(
     run: &Run<'_>,
     source: &Source,
-    target: &mut TargetFacts,
+    looked: Looked,
     was_stopped: &mut bool,
 ) -> Result<Box<Half>, Failure> {
     let options = run.options;
+    let Looked { mut target, hold } = looked;
     let facts = facts(run, source)
         .await
         .map_err(|error| error.untouched())?;
 
     run.stage(Stage::Judge);
-    let to_stop = server_to_stop(options, target);
+    let to_stop = server_to_stop(options, &target);
     let mut cleared = None;
     if to_stop.is_some() {
-        judge_before_stop(options, target, &facts)?;
+        judge_before_stop(options, &target, &facts)?;
     } else {
-        cleared = Some(judge(options, target, &facts)?);
+        cleared = Some(judge(options, &target, &facts)?);
     }
     let bindir = bindir(options, &facts)?;
     judge_login(run, &facts, bindir.as_deref()).await?;
     if let Some(pid) = to_stop {
         postmaster::stop(&options.pgdata, pid, options.wait)
             .await
-            .map_err(|error| Failure::untouched(&error))?;
+            .map_err(|error| {
+                Failure::untouched(&error)
+                    .detail("It was asked to stop and may still be doing so.")
+                    .hint("Stop it, or allow more time with --wait.")
+            })?;
         *was_stopped = true;
         run.events.note("The target's server was stopped.");
-        *target = look::target(&options.pgdata).map_err(|error| Failure::untouched(&error))?;
+        target =
+            look::target(&options.pgdata, &hold).map_err(|error| Failure::untouched(&error))?;
     }
     let cleared = match cleared {
         Some(cleared) => cleared,
-        None => judge(options, target, &facts)?,
+        None => judge(options, &target, &facts)?,
     };
 
     run.stage(Stage::Bracket);
@@ -139,7 +165,7 @@ async fn close_in_order(
 
     run.stage(Stage::Manifest);
     let (entries, end) = manifest(source).await.map_err(|error| error.untouched())?;
-    let work = plan(run, target, &facts, &cleared, &entries, &end)?;
+    let work = plan(run, &target, &facts, &cleared, &entries, &end)?;
     let old_auto_conf = match work.auto_conf {
         Some((entry, bytes)) => {
             let block_bytes = facts.control.block_bytes;
@@ -159,14 +185,15 @@ async fn close_in_order(
         Condition::Cluster(cluster) => Some((**cluster).clone()),
         _ => None,
     };
-    let closed = close(
+    let close = Close {
         run,
-        &facts,
-        &cleared,
-        before.as_ref(),
+        facts: &facts,
+        cleared: &cleared,
+        before: before.as_ref(),
         start_lsn,
-        &old_auto_conf,
-    )?;
+        old_auto_conf: &old_auto_conf,
+    };
+    let closed = workers::in_place(|| close.close(hold))?;
     Ok(Box::new(Half {
         source: source.clone(),
         facts,
@@ -194,7 +221,7 @@ async fn facts(run: &Run<'_>, source: &Source) -> Result<SourceFacts, SourceErro
     };
     let slot = run.options.slot.clone();
     match source.ask(&Request::Facts { slot }, Vec::new()).await? {
-        (Answer::Facts(facts), _) => Ok(*facts),
+        (Answer::Facts(facts), _) if facts.control.is_sane() => Ok(*facts),
         _ => Err(SourceError::Unfitting("facts")),
     }
 }
@@ -275,6 +302,16 @@ fn slot_wish(options: &RebuildOptions) -> guard::SlotWish<'_> {
 fn bindir(options: &RebuildOptions, facts: &SourceFacts) -> Result<Option<PathBuf>, Failure> {
     let major = facts.version.major();
     let found = match &options.bindir {
+        Some(directory) if !postmaster::is_bindir(directory, major) => {
+            return Err(Failure::new(
+                TargetState::Untouched,
+                format!(
+                    "no server programs of PostgreSQL {major} in \"{}\"",
+                    directory.display()
+                ),
+            )
+            .hint("Check --bindir: it must be of the source's major version."));
+        }
         Some(directory) => Some(directory.clone()),
         None => postmaster::find_bindir(major),
     };
@@ -313,7 +350,7 @@ async fn judge_login(
         return Ok(());
     }
     let conninfo = primary_conninfo(run.options)?;
-    let Some(login) = standby::try_login(bindir, &conninfo).await else {
+    let Some(login) = postmaster::try_login(bindir, &conninfo).await else {
         return Err(Failure::new(
             TargetState::Untouched,
             "could not find psql to try the standby's login on the source",
@@ -343,6 +380,10 @@ async fn open_bracket(
         }
         _ => SlotWish::Temporary,
     };
+    if run.options.create_slot && facts.slot.is_some() {
+        run.events
+            .note("The replication slot exists already and is used.");
+    }
     let request = Request::OpenBracket {
         label: "pg_reseed rebuild".to_owned(),
         fast_checkpoint: run.options.fast_checkpoint,
@@ -394,86 +435,124 @@ fn plan(
     guard::new_tablespaces(&findings.placements, oids)
         .map_err(|refusal| Failure::refused(&[refusal]))?;
     let base = conf::base(&options.pgdata, options.config_file.as_deref());
+    for problem in &base.problems {
+        run.warn(problem);
+    }
     let host_local =
         work::host_local(options, facts, &base).map_err(|error| Failure::untouched(&error))?;
-    let work = work::make(options, target, facts, findings, &host_local, entries)
-        .map_err(|error| Failure::untouched(&error))?;
+    let make = || work::make(options, target, facts, findings, &host_local, entries);
+    let work = workers::in_place(make).map_err(|error| Failure::untouched(&error))?;
     guard::max_delete(options.max_delete, work.removed_files)
         .map_err(|refusal| Failure::refused(&[refusal]))?;
     guard::room(&work.room, &options.overrides).map_err(|refusals| Failure::refused(&refusals))?;
     for name in &end.skipped {
-        run.events.warn(format!(
-            "\"{name}\" on the source is a link or special file and is left out."
+        run.warn(format!(
+            "\"{name}\" on the source is a link, a special file or not readable, and is left out."
         ));
     }
+    let sum = |bytes: fn(&FileWork) -> u64| {
+        let all = work.files.iter().map(bytes);
+        all.fold(0, u64::saturating_add)
+    };
     run.events.tell(&Event::Planned {
         files: work.files.len() as u64,
-        compare_bytes: work.files.iter().map(|file| file.common).sum(),
-        fetch_bytes: work.files.iter().map(|file| file.bytes - file.common).sum(),
+        compare_bytes: sum(|file| file.common),
+        fetch_bytes: sum(FileWork::fetch_bytes),
     });
     Ok(work)
 }
 
-fn close(
-    run: &Run<'_>,
-    facts: &SourceFacts,
-    cleared: &Cleared,
-    before: Option<&TargetCluster>,
+/// What closing needs.
+struct Close<'a> {
+    run: &'a Run<'a>,
+    facts: &'a SourceFacts,
+    cleared: &'a Cleared,
+    before: Option<&'a TargetCluster>,
     start_lsn: Lsn,
-    old_auto_conf: &[u8],
-) -> Result<ClosedTarget, Failure> {
-    let options = run.options;
-    let findings = cleared.findings();
-    let group_access = match before {
-        Some(cluster) => cluster.mode & 0o050 != 0,
-        None => facts.data_directory_mode & 0o050 != 0,
-    };
-    if before.is_none() {
-        let mode = if group_access { 0o750 } else { 0o700 };
-        make_data_directory(&options.pgdata, mode).map_err(|error| Failure::untouched(&error))?;
-    }
-    let held = Held::take(&options.pgdata)
-        .map_err(|error| Failure::untouched(&error))?
-        .ok_or_else(|| {
+    old_auto_conf: &'a [u8],
+}
+
+impl Close<'_> {
+    /// Makes the target unstartable: the point of no return.
+    fn close(&self, hold: Hold) -> Result<ClosedTarget, Failure> {
+        let options = self.run.options;
+        let findings = self.cleared.findings();
+        let group_access = match self.before {
+            Some(cluster) => cluster.mode & 0o050 != 0,
+            None => self.facts.data_directory_mode & 0o050 != 0,
+        };
+        if self.before.is_none() {
+            let mode = if group_access { 0o750 } else { 0o700 };
+            make_data_directory(&options.pgdata, mode)
+                .map_err(|error| Failure::untouched(&error))?;
+        }
+        let hold = match hold {
+            Hold::Nothing => {
+                look::hold(&options.pgdata).map_err(|error| Failure::untouched(&error))?
+            }
+            hold => hold,
+        };
+        let Hold::Ours(held) = hold else {
             let pgdata = options.pgdata.display().to_string();
-            Failure::refused(&[Refusal::Locked { pgdata }])
-        })?;
-    let marker = Marker {
-        message: marker::MESSAGE.to_owned(),
-        pg_reseed_version: env!("CARGO_PKG_VERSION").to_owned(),
-        started_unix_seconds: SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |time| time.as_secs()),
-        source_host: facts.host.name.clone(),
-        source_system_identifier: facts.control.system_identifier.to_string(),
-        start_lsn,
-        is_seed: findings.is_seed,
-        before: before.map(|cluster| Before {
-            history: cluster.history.clone(),
-            newest_wal_timeline: cluster.newest_wal_timeline,
-            wal_segments_end: cluster.wal_segments_end,
-        }),
-    };
-    let marker = serde_json::to_vec_pretty(&marker).map_err(|error| Failure::untouched(&error))?;
-    let closed_auto_conf = standby_plan::closed_auto_conf(old_auto_conf);
-    let plan = ClosePlan {
-        marker: &marker,
-        closed_auto_conf: &closed_auto_conf,
-        group_access,
-        waldir: options.waldir.as_deref(),
-        placements: &findings.placements,
-        required_directories: layout::required_directories(facts.version.major()),
-        stale_pid_file: before.map_or(&[], |cluster| &cluster.pid_file),
-        sync: options.sync,
-    };
-    ClosedTarget::close(held, cleared, &plan).map_err(|error| match &error {
-        CloseError::HalfWay(_) => Failure::half_way(&error),
-        CloseError::Untouched(_) => Failure::untouched(&error),
-        CloseError::Started(_) => Failure {
-            kind: Kind::Refused,
-            ..Failure::untouched(&error).hint("Stop that server, or use --stop.")
-        },
-    })
+            return Err(Failure::refused(&[Refusal::Locked { pgdata }]));
+        };
+        let marker = serde_json::to_vec_pretty(&self.marker())
+            .map_err(|error| Failure::untouched(&error))?;
+        let closed_auto_conf = standby_plan::closed_auto_conf(self.old_auto_conf);
+        let plan = ClosePlan {
+            marker: &marker,
+            closed_auto_conf: &closed_auto_conf,
+            group_access,
+            waldir: options.waldir.as_deref(),
+            placements: &findings.placements,
+            required_directories: layout::required_directories(self.facts.version.major()),
+            expected: self.expected(),
+            stale_pid_file: self.before.map_or(&[], |cluster| &cluster.pid_file),
+            sync: options.sync,
+        };
+        ClosedTarget::close(held, self.cleared, &plan).map_err(|error| match &error {
+            CloseError::HalfWay(_) => Failure::half_way(&error),
+            CloseError::Untouched(_) => Failure::untouched(&error),
+            CloseError::Started(_) => Failure {
+                kind: Kind::Refused,
+                ..Failure::untouched(&error).hint("Stop that server, or use --stop.")
+            },
+            CloseError::Changed => Failure {
+                kind: Kind::Refused,
+                ..Failure::untouched(&error)
+                    .hint("Find out who works there, then run the same command again.")
+            },
+        })
+    }
+
+    fn expected(&self) -> Expected<'_> {
+        match self.before {
+            None => Expected::Empty,
+            Some(cluster) => match (&cluster.interrupted, &cluster.control) {
+                (None, Some(control)) => Expected::Cluster(control),
+                _ => Expected::Interrupted,
+            },
+        }
+    }
+
+    fn marker(&self) -> Marker {
+        Marker {
+            message: marker::MESSAGE.to_owned(),
+            pg_reseed_version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_unix_seconds: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |time| time.as_secs()),
+            source_host: self.facts.host.name.clone(),
+            source_system_identifier: self.facts.control.system_identifier.to_string(),
+            start_lsn: self.start_lsn,
+            is_seed: self.cleared.findings().is_seed,
+            before: self.before.map(|cluster| Before {
+                history: cluster.history.clone(),
+                newest_wal_timeline: cluster.newest_wal_timeline,
+                wal_segments_end: cluster.wal_segments_end,
+            }),
+        }
+    }
 }
 
 /// Compares without a backup and without changing anything.
@@ -487,20 +566,17 @@ async fn survey(
         .await
         .map_err(|error| error.untouched())?;
     run.stage(Stage::Judge);
-    if let Some(pid) = server_to_stop(options, target) {
-        judge_before_stop(options, target, &facts)?;
-        return Err(Failure::new(
-            TargetState::Untouched,
-            format!("a server with pid {pid} runs in the target, and a dry run does not stop it"),
-        )
-        .hint("Stop it first: the figures of a directory that changes mean nothing."));
-    }
     let cleared = judge(options, target, &facts)?;
     let bindir = bindir(options, &facts)?;
     judge_login(run, &facts, bindir.as_deref()).await?;
     run.stage(Stage::Manifest);
     let (entries, end) = manifest(source).await.map_err(|error| error.untouched())?;
     let work = plan(run, target, &facts, &cleared, &entries, &end)?;
+    if work.auto_conf.is_none() {
+        let old = conf::auto_conf(&options.pgdata).map_err(|error| Failure::untouched(&error))?;
+        standby_plan::auto_conf(&old, &BTreeMap::new(), &standby_settings(options)?)
+            .map_err(|error| Failure::untouched(&error))?;
+    }
     run.stage(Stage::Compare);
     let placements = &cleared.findings().placements;
     let located: Vec<(u32, PathBuf)> = placements
@@ -528,8 +604,11 @@ async fn survey(
     .run(work.files.iter().cloned())
     .await
     .map_err(|error| Failure::untouched(&error))?;
-    Counters::add(&run.events.counters().removed_files, work.removed_files);
-    run.stage(Stage::Done);
+    let gone = found.gone.len() as u64;
+    Counters::add(
+        &run.events.counters().removed_files,
+        work.removed_files + gone,
+    );
     let before = match &target.condition {
         Condition::Cluster(cluster) => Some(&**cluster),
         _ => None,

@@ -1,16 +1,22 @@
 //! The story of a rebuild, a seed or a dry run.
 
+use std::time::Duration;
+
 use tokio::sync::watch;
 
-use super::carry::carry_out;
+use super::carry::{carry_out, finish};
 use super::failure::{AGAIN, Failure, TargetState};
 use super::launch::start_and_watch;
 use super::options::RebuildOptions;
 use super::outcome::Outcome;
-use super::prepare::{Prepared, prepare};
+use super::prepare::{Looked, Prepared, look, prepare};
 use super::run::Run;
+use super::source::{self, Source};
 use crate::event::{Events, Stage};
 use crate::wire::message::Request;
+
+/// How long the agent may take to say good-bye.
+const BYE_WITHIN: Duration = Duration::from_secs(10);
 
 /// Rebuilds, seeds or compares a target. Ends early when `cancel` becomes true.
 ///
@@ -22,41 +28,68 @@ pub async fn rebuild(
     mut cancel: watch::Receiver<bool>,
 ) -> Result<Outcome, Failure> {
     let run = Run::begin(options, events)?;
-    let prepared = tokio::select! {
+    let looked = look(&run)?;
+    let connected = tokio::select! {
         biased;
         () = cancelled(&mut cancel) => Err(interrupted(TargetState::Untouched)),
-        prepared = prepare(&run) => prepared,
-    };
-    let (connection, half) = match prepared? {
-        Prepared::Survey(connection, outcome) => {
-            connection.end().await;
-            return Ok(*outcome);
+        connected = source::connect(&options.from, events) => {
+            connected.map_err(|error| error.untouched())
         }
-        // Point of no return: pg_control is gone, and `finish` alone brings it back.
-        Prepared::Closed(connection, half) => (connection, half),
     };
-    let source = half.source.clone();
+    let (source, connection) = connected?;
+    let result = with_source(&run, looked, &source, &mut cancel).await;
+    match result {
+        Ok(outcome) => {
+            events.stage(Stage::Done);
+            good_bye(&source).await;
+            drop(source);
+            connection.end().await;
+            Ok(outcome)
+        }
+        Err(failure) => {
+            if failure.state == TargetState::Rebuilt {
+                // The target uses the slot that was made for it.
+                good_bye(&source).await;
+            }
+            Err(connection.end_after(source, failure).await)
+        }
+    }
+}
+
+async fn with_source(
+    run: &Run<'_>,
+    looked: Looked,
+    source: &Source,
+    cancel: &mut watch::Receiver<bool>,
+) -> Result<Outcome, Failure> {
+    let prepared = tokio::select! {
+        biased;
+        () = cancelled(cancel) => Err(interrupted(TargetState::Untouched)),
+        prepared = prepare(run, looked, source) => prepared,
+    };
+    let half = match prepared? {
+        Prepared::Survey(outcome) => return Ok(*outcome),
+        // Point of no return: pg_control is gone, and `finish` alone brings it back.
+        Prepared::Closed(half) => half,
+    };
     let carried = tokio::select! {
         biased;
-        () = cancelled(&mut cancel) => Err(interrupted(TargetState::HalfWay)),
+        () = cancelled(cancel) => Err(interrupted(TargetState::HalfWay)),
         lost = source.lost() => Err(Failure::half_way(&lost)),
-        carried = carry_out(&run, *half) => carried,
+        carried = carry_out(run, *half) => carried,
     };
-    let finished = match carried {
-        Ok(finished) => finished,
-        Err(failure) => return Err(connection.end_after(source, failure).await),
-    };
-    let outcome = tokio::select! {
+    // Nothing stops this: it needs the source no more, and what it has begun it ends.
+    let finished = finish(run, carried?).await?;
+    tokio::select! {
         biased;
-        () = cancelled(&mut cancel) => Err(interrupted(TargetState::Rebuilt)),
-        outcome = start_and_watch(&run, &source, finished) => outcome,
-    };
-    // The temporary slot may go only now. The agent's end does the same, less politely.
-    let _ = source.ask(&Request::Bye, Vec::new()).await;
-    drop(source);
-    connection.end().await;
-    events.stage(Stage::Done);
-    outcome
+        () = cancelled(cancel) => Err(interrupted(TargetState::Rebuilt)),
+        outcome = start_and_watch(run, source, finished) => outcome,
+    }
+}
+
+/// The temporary slot may go, and one that was made stays. The agent's end without this word drops both.
+async fn good_bye(source: &Source) {
+    let _ = tokio::time::timeout(BYE_WITHIN, source.ask(&Request::Bye, Vec::new())).await;
 }
 
 async fn cancelled(cancel: &mut watch::Receiver<bool>) {

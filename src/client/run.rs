@@ -17,6 +17,7 @@ pub(super) struct Run<'a> {
     pub(super) workers: Workers,
     pub(super) key: SessionKey,
     pub(super) clock: Clock,
+    warnings: Mutex<Vec<String>>,
 }
 
 impl<'a> Run<'a> {
@@ -32,10 +33,31 @@ impl<'a> Run<'a> {
                 .map_err(|error| untouched(format!("could not start worker threads: {error}")))?,
             key: SessionKey(key),
             clock: Clock::start(),
+            warnings: Mutex::default(),
         })
     }
 
+    /// Tells a warning, now and in the outcome.
+    pub(super) fn warn(&self, sentence: impl Into<String>) {
+        let sentence = sentence.into();
+        self.events.warn(&sentence);
+        if let Ok(mut warnings) = self.warnings.lock()
+            && !warnings.contains(&sentence)
+        {
+            warnings.push(sentence);
+        }
+    }
+
+    /// All warnings up to now.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        self.warnings
+            .lock()
+            .map(|list| list.clone())
+            .unwrap_or_default()
+    }
+
     pub(super) fn stage(&self, stage: Stage) {
+        tracing::debug!("stage {}", stage.name());
         self.clock.enter(stage);
         self.events.stage(stage);
     }

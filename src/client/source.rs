@@ -12,7 +12,7 @@ use crate::event::{Counters, Event, Events};
 use crate::link::frames::{self, Frame, FrameError, Outgoing};
 use crate::link::{self, From, Process};
 use crate::wire::codec::{self, CodecError};
-use crate::wire::message::{Answer, Fault, Notice, Request, RequestId};
+use crate::wire::message::{Answer, Fault, Notice, Request, RequestId, SILENT_AFTER};
 
 /// Requests that may wait for the link.
 const WAITING_REQUESTS: usize = 16;
@@ -50,23 +50,31 @@ impl SourceError {
     /// A failure that leaves the target as it was.
     #[must_use]
     pub fn untouched(&self) -> Failure {
-        let failure = Failure::untouched(self);
+        let mut failure = Failure::untouched(self);
+        if let SourceError::Handshake { epitaph, .. } = self {
+            failure = failure.detail(format!("{epitaph}."));
+        }
+        match self.hint() {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&str> {
         match self {
-            SourceError::Handshake { source, epitaph } => {
-                let hint = match source {
-                    FrameError::Codec(CodecError::OtherVersion { .. }) => VERSION_HINT,
-                    _ => HANDSHAKE_HINT,
-                };
-                failure.detail(format!("{epitaph}.")).hint(hint)
-            }
-            SourceError::Fault(Fault {
-                hint: Some(hint), ..
-            }) => failure.hint(hint.clone()),
-            SourceError::Open(_) => failure.hint("Check --from and --rsh."),
+            SourceError::Handshake {
+                source: FrameError::Codec(CodecError::OtherVersion { .. }),
+                ..
+            } => Some(VERSION_HINT),
+            SourceError::Handshake { .. } => Some(HANDSHAKE_HINT),
+            SourceError::Fault(fault) => fault.hint.as_deref(),
+            SourceError::Open(_) => Some("Check --from and --rsh."),
             SourceError::Lost(_) | SourceError::BracketLost(_) => {
-                failure.hint("Run the same command again when the cause is mended.")
+                Some("Run the same command again when the cause is mended.")
             }
-            _ => failure,
+            SourceError::Unfitting(_) | SourceError::Request(_) => None,
         }
     }
 }
@@ -116,7 +124,7 @@ pub async fn connect(from: &From, events: &Events) -> Result<(Source, Connection
     } = link::open(from).map_err(SourceError::Open)?;
     let (outgoing, to_write) = mpsc::channel(WAITING_REQUESTS);
     let writing = tokio::spawn(frames::write_frames(writer, to_write));
-    let mut reader = frames::buffered(reader);
+    let mut reader = frames::impatient(reader);
     let greeting = tokio::time::timeout(FIRST_WORD_WITHIN, frames::read_preamble(&mut reader));
     let greeted = match greeting.await {
         Ok(greeted) => greeted,
@@ -127,6 +135,7 @@ pub async fn connect(from: &From, events: &Events) -> Result<(Source, Connection
         let epitaph = process.epitaph().await;
         return Err(SourceError::Handshake { source, epitaph });
     }
+    frames::limit_silence(&mut reader, SILENT_AFTER);
     let pending = Pending::default();
     let (tell_end, ended) = watch::channel(None);
     let counters = Arc::clone(events.counters());
@@ -162,12 +171,17 @@ async fn receive(
         let frame = match frames::read_frame(&mut reader).await {
             Ok(Some(frame)) => frame,
             Ok(None) => break End::Link("the agent ended".to_owned()),
+            Err(FrameError::Io(error)) if error.kind() == std::io::ErrorKind::TimedOut => {
+                let seconds = SILENT_AFTER.as_secs();
+                break End::Link(format!("nothing was heard of it for {seconds} s"));
+            }
             Err(error) => break End::Link(error.to_string()),
         };
         Counters::add(&events.counters().wire_received_bytes, frame.wire_bytes());
         let Frame { id, head, body } = frame;
         if id == 0 {
             match codec::decode::<Notice>(&head) {
+                Ok(Notice::Alive) => {}
                 Ok(Notice::RetainedWal { bytes, .. }) => events.tell(&Event::RetainedWal { bytes }),
                 Ok(Notice::BracketLost { reason }) => break End::Bracket(reason),
                 Err(error) => break End::Link(error.to_string()),

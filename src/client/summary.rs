@@ -25,6 +25,9 @@ pub(super) struct Told<'a> {
 
 /// Puts the outcome together.
 pub(super) fn outcome(run: &Run<'_>, told: &Told<'_>) -> Outcome {
+    for warning in warnings(told) {
+        run.warn(warning);
+    }
     let counters = run.events.counters();
     let read = Counters::read;
     let findings = told.cleared.findings();
@@ -66,7 +69,7 @@ pub(super) fn outcome(run: &Run<'_>, told: &Told<'_>) -> Outcome {
         removed_files: read(&counters.removed_files),
         kept: told.work.kept.clone(),
         damaged: told.damaged.clone(),
-        warnings: warnings(told),
+        warnings: run.warnings(),
         slot: run.options.slot.clone(),
         streaming: told.streaming,
         next_steps: next_steps(run, told, mode),
@@ -154,7 +157,7 @@ fn next_steps(run: &Run<'_>, told: &Told<'_>, mode: Mode) -> Vec<String> {
             "Start the server, for instance with: pg_ctl start -D {}",
             options.pgdata.display()
         ));
-        if options.slot.is_none() {
+        if options.slot.is_none() || told.cleared.findings().needs_temporary_slot {
             steps.push(
                 "Start it soon: no replication slot keeps the WAL that it needs from now on."
                     .to_owned(),

@@ -8,14 +8,34 @@ use crate::path::RelPath;
 pub(super) struct FileWork {
     pub entry: EntryId,
     pub path: RelPath,
-    /// Length that the target's file gets.
+    /// Length that the target's file gets; a file that is read as a whole may get another.
     pub bytes: u64,
-    /// Length that it has; 0 when there is none.
+    /// Bytes from the start that are compared; 0 when the target has no such file.
     pub common: u64,
     /// Whether its length must change, or it must be made.
     pub fit: bool,
-    /// Its content may have shifted: a rolling delta rather than blocks.
-    pub rolling: bool,
+    /// It is read as a whole rather than by blocks.
+    pub whole: bool,
+}
+
+impl FileWork {
+    /// Bytes that will be read from the source whatever the comparison says.
+    pub fn fetch_bytes(&self) -> u64 {
+        if self.whole && self.common > 0 {
+            0
+        } else {
+            self.bytes.saturating_sub(self.common)
+        }
+    }
+}
+
+/// What is done with a task's files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    Compare,
+    Fetch,
+    /// One file, as a whole.
+    Whole,
 }
 
 /// What one request covers: spans of one or several files, either compared or fetched.
@@ -24,7 +44,7 @@ pub(super) struct Task {
     pub files: Vec<FileWork>,
     /// Each span with the index of its file.
     pub spans: Vec<(usize, Span)>,
-    pub fetch: bool,
+    pub way: Way,
 }
 
 /// Cuts the files into tasks: a large file into ranges, many small ones into one task. Comparing and
@@ -32,8 +52,8 @@ pub(super) struct Task {
 pub(super) fn tasks(files: impl Iterator<Item = FileWork>) -> impl Iterator<Item = Task> {
     let mut files = files;
     let mut ready: Vec<Task> = Vec::new();
-    let mut compare = Batch::new(false);
-    let mut fetch = Batch::new(true);
+    let mut compare = Batch::new(Way::Compare);
+    let mut fetch = Batch::new(Way::Fetch);
     let mut ended = false;
     std::iter::from_fn(move || {
         loop {
@@ -44,6 +64,13 @@ pub(super) fn tasks(files: impl Iterator<Item = FileWork>) -> impl Iterator<Item
                 return None;
             }
             match files.next() {
+                Some(work) if work.whole => {
+                    return Some(Task {
+                        files: vec![work],
+                        spans: Vec::new(),
+                        way: Way::Whole,
+                    });
+                }
                 Some(work) => {
                     let common = work.common.min(work.bytes);
                     for span in ranges(work.entry, 0, common) {
@@ -73,12 +100,12 @@ struct Batch {
 }
 
 impl Batch {
-    fn new(fetch: bool) -> Self {
+    fn new(way: Way) -> Self {
         Self {
             task: Task {
                 files: Vec::new(),
                 spans: Vec::new(),
-                fetch,
+                way,
             },
             bytes: 0,
         }
@@ -109,8 +136,8 @@ impl Batch {
     }
 
     fn take(&mut self) -> Option<Task> {
-        let fetch = self.task.fetch;
-        let batch = std::mem::replace(self, Batch::new(fetch));
+        let way = self.task.way;
+        let batch = std::mem::replace(self, Batch::new(way));
         (!batch.task.files.is_empty()).then_some(batch.task)
     }
 }

@@ -11,16 +11,16 @@ use std::sync::{Arc, Mutex};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::source::{Source, SourceError};
-use super::task::{FileWork, Task, tasks};
+use super::task::{FileWork, Task, Way, tasks};
 use crate::compare::blocks::{differing, digest_pieces, piece_count, placed};
 use crate::compare::rolling;
 use crate::digest::{Damaged, SessionKey, Verified};
 use crate::disk::DiskError;
-use crate::disk::read::read_padded;
+use crate::disk::read::{read_most, read_padded};
 use crate::disk::root::Roots;
 use crate::disk::target::{ClosedTarget, parts};
 use crate::event::Counters;
-use crate::geometry::{EXTENT_BYTES, EntryId, RANGE_BYTES, SPANS_MAX, Span};
+use crate::geometry::{EXTENT_BYTES, EntryId, RANGE_BYTES, SPANS_MAX, Span, WHOLE_MAX_BYTES};
 use crate::path::RelPath;
 use crate::wire::message::{Answer, DamagedBlock, Request};
 use crate::wire::payload::{self, PayloadError};
@@ -48,6 +48,17 @@ pub enum TransferError {
     Damaged(#[from] Damaged),
     #[error("an answer of the agent does not fit what was asked")]
     Unfitting,
+}
+
+impl TransferError {
+    /// What the agent says can be done.
+    #[must_use]
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            TransferError::Source(error) => error.hint(),
+            _ => None,
+        }
+    }
 }
 
 impl From<DiskError> for TransferError {
@@ -141,6 +152,12 @@ impl Transfer {
     }
 
     async fn perform(&self, task: Task) -> Result<(), TransferError> {
+        if task.way == Way::Whole {
+            for work in task.files {
+                self.bring_whole(work).await?;
+            }
+            return Ok(());
+        }
         let task = Arc::new(task);
         if task.files.iter().any(|work| work.fit) && self.sink.target().is_some() {
             let (this, task) = (self.clone(), Arc::clone(&task));
@@ -149,7 +166,7 @@ impl Transfer {
         if task.spans.is_empty() {
             return Ok(());
         }
-        if task.fetch {
+        if task.way == Way::Fetch {
             let bytes = task
                 .spans
                 .iter()
@@ -199,16 +216,7 @@ impl Transfer {
             .into_iter()
             .filter(|(_, span)| !gone.contains(&span.entry))
             .collect::<Vec<_>>();
-        let mut by_blocks = Vec::new();
-        let mut rolled = BTreeSet::new();
-        for (file, span) in differing {
-            if !task.files[file].rolling {
-                by_blocks.push((file, span));
-            } else if rolled.insert(file) {
-                self.roll(&task.files[file]).await?;
-            }
-        }
-        for batch in by_blocks.chunks(SPANS_MAX) {
+        for batch in differing.chunks(SPANS_MAX) {
             let digests = self
                 .workers
                 .run({
@@ -304,32 +312,34 @@ impl Transfer {
         Ok(())
     }
 
-    /// Makes a file of unstructured content equal by a rolling delta.
-    async fn roll(&self, work: &FileWork) -> Result<(), TransferError> {
-        let old = self
+    /// Makes a file equal to what the source's is now, by a rolling delta.
+    async fn bring_whole(&self, work: FileWork) -> Result<(), TransferError> {
+        let (old, have, signature) = self
             .workers
             .run({
                 let (this, work) = (self.clone(), work.clone());
-                move || this.own_bytes(&work.path, 0, work.common)
+                move || {
+                    let old = match work.common {
+                        0 => Vec::new(),
+                        length => this.own_bytes(&work.path, length)?,
+                    };
+                    let (have, signature) = (this.key.digest(&old), rolling::signature(&old));
+                    Ok::<_, TransferError>((old, have, signature))
+                }
             })
             .await??;
-        let old = Arc::new(old);
-        let signature = self
-            .workers
-            .run({
-                let old = Arc::clone(&old);
-                move || rolling::signature(&old)
-            })
-            .await?;
-        let bytes = u32::try_from(work.bytes).map_err(|_| TransferError::Unfitting)?;
+        let counters = &self.counters;
+        Counters::add(&counters.compared_bytes, work.common);
         let request = Request::Delta {
             entry: work.entry,
-            bytes,
+            have,
         };
         let (answer, body) = self.source.ask(&request, signature).await?;
         let Answer::Delta {
             gone,
+            bytes,
             digest,
+            delta_bytes,
             packed,
         } = answer
         else {
@@ -340,23 +350,32 @@ impl Transfer {
             found.gone.insert(work.entry);
             return Ok(());
         }
-        let moved = u64::from(packed.bytes);
-        let counters = &self.counters;
-        Counters::add(&counters.moved_bytes, moved);
-        let (this, work) = (self.clone(), work.clone());
+        Counters::add(&counters.moved_bytes, u64::from(delta_bytes));
+        if work.common == 0 {
+            Counters::add(&counters.fetched_bytes, u64::from(bytes));
+        }
+        let this = self.clone();
         self.workers
             .run(move || {
+                let Some(target) = this.sink.target() else {
+                    return Ok(());
+                };
+                if digest == have {
+                    if work.fit {
+                        target.fit(&work.path, u64::from(bytes))?;
+                    }
+                    return Ok(());
+                }
                 // A delta of unrelated content is a little longer than the content.
-                let limit = (work.bytes + work.bytes / 8 + 1024).try_into();
-                let delta = payload::unpack(&packed, body, &this.key, limit.unwrap_or(usize::MAX))?;
-                let new = rolling::apply(&old, delta.bytes(), work.bytes)
+                let limit = WHOLE_MAX_BYTES + WHOLE_MAX_BYTES / 8 + 1024;
+                let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+                let delta = payload::unpack(&packed, body, &this.key, limit)?;
+                let new = rolling::apply(&old, delta.bytes(), WHOLE_MAX_BYTES)
                     .map_err(|_| TransferError::Unfitting)?;
                 // The proof: fast_rsync's own hashes only propose.
                 let new = Verified::check(&this.key, new, digest)?;
-                if let Some(target) = this.sink.target() {
-                    target.write_whole(&work.path, &new)?;
-                    Counters::add(&this.counters.written_bytes, work.bytes);
-                }
+                target.write_whole(&work.path, &new)?;
+                Counters::add(&this.counters.written_bytes, new.bytes().len() as u64);
                 Ok(())
             })
             .await?
@@ -390,13 +409,10 @@ impl Transfer {
         Ok(digests)
     }
 
-    fn own_bytes(&self, path: &RelPath, from: u64, to: u64) -> Result<Vec<u8>, TransferError> {
+    fn own_bytes(&self, path: &RelPath, length: u64) -> Result<Vec<u8>, TransferError> {
         let roots = self.sink.roots();
         let file = roots.open_regular(path)?;
-        let length = usize::try_from(to - from).map_err(|_| TransferError::Unfitting)?;
-        let mut bytes = vec![0; length];
-        read_padded(&file, &roots.display(path), from, &mut bytes)?;
-        Ok(bytes)
+        Ok(read_most(&file, &roots.display(path), length)?)
     }
 
     /// Remembers files that vanished on the source, and returns those of this answer.

@@ -32,6 +32,16 @@ pub(super) enum WalError {
     Gone(String),
 }
 
+impl WalError {
+    pub(super) fn hint(&self) -> Option<&str> {
+        match self {
+            WalError::Source(error) => error.hint(),
+            WalError::Transfer(error) => error.hint(),
+            _ => None,
+        }
+    }
+}
+
 impl From<DiskError> for WalError {
     fn from(error: DiskError) -> Self {
         Self::Disk { error }
@@ -87,7 +97,7 @@ pub(super) async fn bring(
         bytes: file.bytes,
         common: 0,
         fit: true,
-        rolling: false,
+        whole: false,
     });
     let bytes = named.iter().map(|(file, _)| file.bytes).sum();
     // Counted apart: what the WAL weighs says nothing about how much differed.

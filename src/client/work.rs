@@ -10,7 +10,7 @@ use crate::disk::DiskError;
 use crate::disk::facts as disk;
 use crate::disk::walk;
 use crate::facts::{Condition, SourceFacts, TargetFacts};
-use crate::geometry::EntryId;
+use crate::geometry::{EntryId, ROLLING_MAX_BYTES};
 use crate::manifest::{Entry, EntryKind};
 use crate::path::RelPath;
 use crate::pg::layout::{self, Class, HostLocal, PatternError};
@@ -77,21 +77,29 @@ pub(super) fn make(
     host_local: &HostLocal,
     entries: &[Entry],
 ) -> Result<Work, DiskError> {
-    let tree = match target.condition {
-        Condition::Cluster(_) => tree(options, facts, findings)?,
-        _ => HashMap::new(),
-    };
+    let has_content = matches!(target.condition, Condition::Cluster(_));
+    let tree = tree(options, facts, findings, has_content)?;
     let policy = policy(options, findings);
     let mut work = Work::default();
     let mut growth = Growth::new(options, findings);
+    // Links and files of the target that stay where the source has a directory.
+    let mut kept_from = HashSet::new();
     for (number, entry) in entries.iter().enumerate() {
         let id = EntryId(u32::try_from(number).unwrap_or(u32::MAX));
-        work.full_copy_bytes += entry.size;
+        work.full_copy_bytes = work.full_copy_bytes.saturating_add(entry.size);
         if entry.path.as_bytes() == b"postgresql.auto.conf" {
             // It is written at the end; only where its text comes from is decided here.
             if policy == HostPolicy::TakeSource && entry.kind == EntryKind::File {
                 work.auto_conf = Some((id, entry.size));
             }
+            continue;
+        }
+        if entry
+            .path
+            .parent()
+            .is_some_and(|above| kept_from.contains(&above))
+        {
+            kept_from.insert(entry.path.clone());
             continue;
         }
         let here = tree.get(&entry.path).copied();
@@ -100,6 +108,10 @@ pub(super) fn make(
             Action::MakeDirectory { obstacle: None } if is_required(&entry.path) => Action::Keep,
             action => action,
         };
+        let is_in_the_way = here.is_some_and(|here| here.kind != layout::Kind::Directory);
+        if action == Action::Keep && entry.kind == EntryKind::Directory && is_in_the_way {
+            kept_from.insert(entry.path.clone());
+        }
         work.add(id, entry, action, here);
         if let Some(file) = work.files.last().filter(|file| file.entry == id) {
             growth.add(&entry.path, file.bytes, here);
@@ -139,7 +151,7 @@ impl Work {
             bytes: entry.size,
             common: 0,
             fit: here.is_none_or(|here| here.size != entry.size),
-            rolling: false,
+            whole: false,
         };
         match action {
             Action::Keep | Action::Skip => {}
@@ -156,9 +168,12 @@ impl Work {
                 file.common = compare_bytes;
                 self.files.push(file);
             }
-            Action::Delta { source_bytes, .. } => {
-                file.common = source_bytes;
-                file.rolling = true;
+            Action::Whole { obstacle } => {
+                self.replaced.extend(obstacle.map(|_| path()));
+                let here = here.filter(|here| here.kind == layout::Kind::File);
+                file.common = here.map_or(0, |here| here.size.min(ROLLING_MAX_BYTES));
+                file.fit = here.is_none_or(|here| here.size != file.common || here.size == 0);
+                file.whole = true;
                 self.files.push(file);
             }
         }
@@ -227,8 +242,9 @@ impl Work {
     ) -> Result<(), DiskError> {
         for oid in &findings.stale_tablespaces {
             let link = options.pgdata.join("pg_tblspc").join(oid.to_string());
-            // One that lies in the data directory was counted with the rest.
-            if link.is_symlink() {
+            // One that lies in the data directory was counted with the rest, and a place that another
+            // tablespace has now is that one's.
+            if disk::link(&link).is_some() && !is_placed(&link, findings)? {
                 let ours = link.join(version_directory);
                 if disk::directory(&ours)?.is_some() {
                     self.removed_files += walk::count_files(&ours)?;
@@ -237,6 +253,21 @@ impl Work {
         }
         Ok(())
     }
+}
+
+/// Whether a tablespace will be at the place where a link leads.
+fn is_placed(link: &Path, findings: &Findings) -> Result<bool, DiskError> {
+    let Some(here) = disk::directory(link)? else {
+        return Ok(false);
+    };
+    for placement in &findings.placements {
+        if let Some(location) = placement.location_path()
+            && disk::directory(&location)?.is_some_and(|there| there.identity == here.identity)
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Whether every data directory has this directory, whatever the source's walk saw.
@@ -252,16 +283,20 @@ fn oid_of(path: &RelPath) -> Option<u32> {
     std::str::from_utf8(name).ok()?.parse().ok()
 }
 
-/// All that the target has, by its path, with tablespaces where they will be. What is emptied anyway is not
+/// All that the target has, by its path, with tablespaces where they will be: a seed may find them there. What is emptied anyway is not
 /// looked into.
 fn tree(
     options: &RebuildOptions,
     facts: &SourceFacts,
     findings: &Findings,
+    has_content: bool,
 ) -> Result<HashMap<RelPath, TargetEntry>, DiskError> {
     let version_directory = tablespaces::version_directory(facts);
     let mut found_all = HashMap::new();
-    let mut pending: Vec<(PathBuf, Option<RelPath>)> = vec![(options.pgdata.clone(), None)];
+    let mut pending: Vec<(PathBuf, Option<RelPath>)> = Vec::new();
+    if has_content {
+        pending.push((options.pgdata.clone(), None));
+    }
     for placement in &findings.placements {
         let version = format!("pg_tblspc/{}/{version_directory}", placement.oid);
         let (Some(location), Ok(path)) = (
@@ -340,7 +375,7 @@ impl Growth {
 
     fn add_bytes(&mut self, place: &Path, bytes: u64) {
         match self.by_place.get_mut(place) {
-            Some(sum) => *sum += bytes,
+            Some(sum) => *sum = sum.saturating_add(bytes),
             None => {
                 self.by_place.insert(place.to_owned(), bytes);
             }
@@ -356,7 +391,7 @@ impl Growth {
                 needed_bytes: 0,
                 available_bytes,
             });
-            need.needed_bytes += bytes;
+            need.needed_bytes = need.needed_bytes.saturating_add(bytes);
         }
         Ok(by_device.into_values().collect())
     }

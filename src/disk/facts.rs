@@ -94,6 +94,12 @@ pub fn resolved(path: &Path) -> PathBuf {
         .unwrap_or_else(|_| path.to_owned())
 }
 
+/// Whether anything is at the path, links followed.
+#[must_use]
+pub fn exists(path: &Path) -> bool {
+    path.exists()
+}
+
 /// Whether something that is no directory stands at the path, links followed.
 #[must_use]
 pub fn is_something_else(path: &Path) -> bool {

@@ -31,17 +31,26 @@ pub fn read_padded(
     Ok(filled)
 }
 
+/// Reads an open file as long as it is, but at most `limit` bytes of it.
+///
+/// # Errors
+/// The system's error with `path`.
+pub fn read_most(file: &File, path: &Path, limit: u64) -> Result<Vec<u8>, DiskError> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    file.take(limit)
+        .read_to_end(&mut bytes)
+        .map_err(|error| DiskError::new("read", path, error))?;
+    Ok(bytes)
+}
+
 /// Reads a whole small file.
 ///
 /// # Errors
 /// The system's error; also when it is longer than `limit` bytes.
 pub fn read_small(path: &Path, limit: u64) -> Result<Vec<u8>, DiskError> {
-    use std::io::Read;
     let file = File::open(path).map_err(|error| DiskError::new("open", path, error))?;
-    let mut bytes = Vec::new();
-    file.take(limit + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| DiskError::new("read", path, error))?;
+    let bytes = read_most(&file, path, limit + 1)?;
     if bytes.len() as u64 > limit {
         return Err(DiskError::new(
             "read",

@@ -15,10 +15,12 @@ use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 
 use super::DiskError;
 use super::durable;
+use super::facts;
 use super::root::Roots;
 use super::walk;
 use crate::digest::Verified;
 use crate::path::RelPath;
+use crate::pg::control::ControlFile;
 use crate::pg::layout;
 use crate::plan::guard::Cleared;
 use crate::plan::tablespaces::Placement;
@@ -67,9 +69,40 @@ pub struct ClosePlan<'a> {
     pub placements: &'a [Placement],
     /// Directories that every data directory has.
     pub required_directories: &'a [&'a str],
+    /// What the guards have seen there.
+    pub expected: Expected<'a>,
     /// Content of the postmaster.pid that the guards found to be stale; empty when there was none.
     pub stale_pid_file: &'a [u8],
     pub sync: bool,
+}
+
+/// What the guards have seen in the target, to be seen again before it is closed.
+#[derive(Debug, Clone, Copy)]
+pub enum Expected<'a> {
+    /// Nothing, or what an interrupted run has left: only our own files, or no control file.
+    Empty,
+    Interrupted,
+    /// A cluster with this control file.
+    Cluster(&'a ControlFile),
+}
+
+impl Expected<'_> {
+    fn is_there(self, pgdata: &Path) -> bool {
+        let control = std::fs::read(pgdata.join("global/pg_control"));
+        let is_missing =
+            matches!(&control, Err(error) if error.kind() == std::io::ErrorKind::NotFound);
+        match self {
+            // Our own pid file is there by now.
+            Expected::Empty => walk::list(pgdata)
+                .is_ok_and(|listed| listed.iter().all(|found| found.name == b"postmaster.pid")),
+            // One that is still there belongs to a run that was killed while it closed the target.
+            Expected::Interrupted => is_missing || pgdata.join(layout::MARKER).exists(),
+            Expected::Cluster(judged) => control
+                .ok()
+                .and_then(|bytes| ControlFile::decode(&bytes).ok())
+                .is_some_and(|now| now == *judged),
+        }
+    }
 }
 
 /// Closing did not work.
@@ -81,6 +114,9 @@ pub enum CloseError {
     /// A server was started in the target since it was looked at; nothing was written.
     #[error("a server was just started in the target: \"{0}\" exists")]
     Started(PathBuf),
+    /// Somebody worked in the target since it was looked at; nothing was written.
+    #[error("the target was changed since it was checked")]
+    Changed,
     /// The target cannot start.
     #[error("{0}")]
     HalfWay(#[source] DiskError),
@@ -122,9 +158,14 @@ impl ClosedTarget {
         };
         rustix::process::umask(Mode::from_raw_mode(0o777 & !directory_mode));
         let pid_file = PidFileLock::take(&pgdata, plan.stale_pid_file)?;
+        if !plan.expected.is_there(&pgdata) {
+            return Err(CloseError::Changed);
+        }
+        // New empty directories do no harm; what cannot be made must show before anything is lost.
+        Self::make_places(&pgdata, plan, directory_mode).map_err(CloseError::Untouched)?;
         Self::lock_out(&pgdata, plan, file_mode)?;
         drop(pid_file);
-        Self::prepare(&pgdata, plan, directory_mode).map_err(CloseError::HalfWay)?;
+        Self::relink(&pgdata, plan, directory_mode).map_err(CloseError::HalfWay)?;
         let located: Vec<(u32, PathBuf)> = plan
             .placements
             .iter()
@@ -170,12 +211,17 @@ impl ClosedTarget {
                 )));
             }
         }
-        durable::replace(
-            &pgdata.join("postgresql.auto.conf"),
-            plan.closed_auto_conf,
-            file_mode,
-        )
-        .map_err(CloseError::Untouched)?;
+        let auto_conf = pgdata.join("postgresql.auto.conf");
+        durable::replace(&auto_conf, plan.closed_auto_conf, file_mode).map_err(|error| {
+            // It may have failed when the new text was there already.
+            match std::fs::read(&auto_conf) {
+                Ok(text) if text != plan.closed_auto_conf => CloseError::Untouched(error),
+                Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => {
+                    CloseError::Untouched(error)
+                }
+                _ => CloseError::HalfWay(error),
+            }
+        })?;
         durable::replace(&pgdata.join(layout::MARKER), plan.marker, file_mode)
             .map_err(CloseError::HalfWay)?;
         // A missing directory means a missing control file.
@@ -185,19 +231,38 @@ impl ClosedTarget {
         }
     }
 
-    /// Makes the directories and links that files will go to.
-    fn prepare(pgdata: &Path, plan: &ClosePlan<'_>, directory_mode: u32) -> Result<(), DiskError> {
+    /// Makes the directories that files will go to.
+    fn make_places(
+        pgdata: &Path,
+        plan: &ClosePlan<'_>,
+        directory_mode: u32,
+    ) -> Result<(), DiskError> {
         let wal = pgdata.join("pg_wal");
-        if let Some(waldir) = plan.waldir
+        if let (Some(waldir), None) = (plan.waldir, facts::link(&wal))
             && !wal.exists()
         {
             make_directories(waldir, directory_mode)?;
+            if let Some(found) = walk::list(waldir)?.first() {
+                let example = found.file_name().display();
+                let problem = std::io::Error::other(format!("it holds \"{example}\""));
+                return Err(DiskError::new("use as WAL directory", waldir, problem));
+            }
             std::os::unix::fs::symlink(waldir, &wal)
                 .map_err(|error| DiskError::new("create link", &wal, error))?;
         }
         for name in plan.required_directories {
             make_directories(&pgdata.join(name), directory_mode)?;
         }
+        for placement in plan.placements {
+            if let Some(location) = placement.location_path() {
+                make_directories(&location, directory_mode)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the links of tablespaces lead where they shall.
+    fn relink(pgdata: &Path, plan: &ClosePlan<'_>, directory_mode: u32) -> Result<(), DiskError> {
         for placement in plan.placements {
             let link = pgdata.join("pg_tblspc").join(placement.oid.to_string());
             if placement.relink {
@@ -211,14 +276,10 @@ impl ClosedTarget {
                 }
             }
             match placement.location_path() {
-                Some(location) => {
-                    make_directories(&location, directory_mode)?;
-                    // The link first: an interrupted run must find its own directory again.
-                    if placement.relink {
-                        std::os::unix::fs::symlink(&location, &link)
-                            .map_err(|error| DiskError::new("create link", &link, error))?;
-                    }
-                }
+                // The link first: an interrupted run must find its own directory again.
+                Some(location) if placement.relink => std::os::unix::fs::symlink(&location, &link)
+                    .map_err(|error| DiskError::new("create link", &link, error))?,
+                Some(_) => {}
                 None => make_directories(&link, directory_mode)?,
             }
         }
@@ -340,8 +401,13 @@ impl ClosedTarget {
     /// # Errors
     /// The system's error.
     pub fn empty_directory(&self, path: &RelPath, keep: &[&str]) -> Result<u64, DiskError> {
+        let directory = self.roots.display(path);
+        if path.as_bytes() != b"pg_wal" && facts::link(&directory).is_some() {
+            // The administrator's choice of another disk.
+            return empty_linked(&directory);
+        }
         let mut removed = 0;
-        for found in walk::list(&self.roots.display(path))? {
+        for found in walk::list(&directory)? {
             let is_kept = keep.iter().any(|name| name.as_bytes() == found.name);
             if let (false, Ok(below)) = (is_kept, path.join(&found.name)) {
                 removed += self.remove(&below)?;
@@ -380,7 +446,7 @@ impl ClosedTarget {
         let path = self.roots.display(&link);
         let is_link = std::fs::symlink_metadata(&path).is_ok_and(|found| found.is_symlink());
         let mut removed = 0;
-        if is_link {
+        if is_link && !self.is_placed(&path)? {
             let ours = path.join(version_directory);
             let files = walk::count_files(&ours)?;
             match std::fs::remove_dir_all(&ours) {
@@ -390,6 +456,20 @@ impl ClosedTarget {
             }
         }
         Ok(removed + self.remove(&link)?)
+    }
+
+    /// Whether a tablespace that stays is where a link leads: both sides may have made one of another number
+    /// there.
+    fn is_placed(&self, link: &Path) -> Result<bool, DiskError> {
+        let Some(here) = facts::directory(link)? else {
+            return Ok(false);
+        };
+        for (_, root) in self.roots.tablespaces() {
+            if facts::directory(root.path())?.is_some_and(|there| there.identity == here.identity) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn parent_of<'a>(
@@ -446,11 +526,28 @@ impl ClosedTarget {
         self.sync()?;
         durable::replace(&pgdata.join("postgresql.auto.conf"), finish.auto_conf, mode)?;
         durable::replace(&pgdata.join("global/pg_control"), finish.control, mode)?;
-        // The target is whole. What remains are our own traces.
-        durable::remove(&pgdata.join(durable::TEMPORARY))?;
-        durable::remove(&pgdata.join(layout::SAVED_CONTROL))?;
-        durable::remove(&pgdata.join(layout::MARKER))
+        // The target is whole. What remains are our own traces, which mean nothing from here on.
+        for trace in [durable::TEMPORARY, layout::SAVED_CONTROL, layout::MARKER] {
+            if let Err(error) = durable::remove(&pgdata.join(trace)) {
+                tracing::warn!("{error}: {}", error.source);
+            }
+        }
+        Ok(())
     }
+}
+
+/// Removes what is in the directory behind a link.
+fn empty_linked(link: &Path) -> Result<u64, DiskError> {
+    let removed = walk::count_files(link)?;
+    for found in walk::list(link)? {
+        let path = link.join(found.file_name());
+        let done = match found.kind {
+            walk::Kind::Directory => std::fs::remove_dir_all(&path),
+            _ => std::fs::remove_file(&path),
+        };
+        done.map_err(|error| DiskError::new("remove", &path, error))?;
+    }
+    Ok(removed)
 }
 
 /// A part of verified bytes.

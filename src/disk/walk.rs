@@ -3,7 +3,6 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::DiskError;
@@ -26,8 +25,6 @@ pub struct Listed {
     pub kind: Kind,
     /// Bytes of a file, 0 otherwise.
     pub size: u64,
-    /// Bytes that the file occupies: less than `size` when it has holes.
-    pub allocated: u64,
 }
 
 impl Kind {
@@ -50,7 +47,10 @@ impl Listed {
     }
 }
 
-/// Lists one directory, sorted by name. What vanishes meanwhile is left out.
+/// What a file system keeps in its own top directory; only root may look into it.
+const LOST_AND_FOUND: &[u8] = b"lost+found";
+
+/// Lists one directory, sorted by name. What vanishes meanwhile is left out, and so is `lost+found`.
 ///
 /// # Errors
 /// The system's error; a missing directory too.
@@ -90,16 +90,30 @@ pub fn list(path: &Path) -> Result<Vec<Listed>, DiskError> {
         } else {
             Kind::Special
         };
+        if kind == Kind::Directory && entry.file_name().as_bytes() == LOST_AND_FOUND {
+            continue;
+        }
         let is_file = kind == Kind::File;
         names.push(Listed {
             name: entry.file_name().to_owned().into_vec(),
             kind,
             size: if is_file { metadata.len() } else { 0 },
-            allocated: if is_file { metadata.blocks() * 512 } else { 0 },
         });
     }
     names.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     Ok(names)
+}
+
+/// Whether this user may read a file or look into a directory, links not followed.
+#[must_use]
+pub fn is_readable(path: &Path) -> bool {
+    rustix::fs::accessat(
+        rustix::fs::CWD,
+        path,
+        rustix::fs::Access::READ_OK,
+        rustix::fs::AtFlags::SYMLINK_NOFOLLOW | rustix::fs::AtFlags::EACCESS,
+    )
+    .is_ok()
 }
 
 /// Files, links and special files in a directory and all below it; what vanishes meanwhile is left out.

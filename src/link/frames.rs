@@ -1,10 +1,13 @@
 //! Frames over byte streams: the loops that read and write them.
 
 use std::io;
+use std::pin::Pin;
+use std::time::Duration;
 
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, BufWriter};
 use tokio::sync::mpsc;
+use tokio_io_timeout::TimeoutReader;
 
 use crate::wire::codec::{self, CodecError, HEADER_BYTES, Header, PREAMBLE_BYTES};
 use crate::wire::message::RequestId;
@@ -103,6 +106,19 @@ pub async fn read_preamble(reader: &mut (impl AsyncRead + Unpin)) -> Result<(), 
         }
         checked => Ok(checked?),
     }
+}
+
+/// A stream that gives up when nothing comes, once it was told for how long.
+pub type Impatient<R> = BufReader<Pin<Box<TimeoutReader<R>>>>;
+
+/// Buffers a stream for [`read_frame`]; [`limit_silence`] can make it impatient.
+pub fn impatient<R: AsyncRead>(reader: R) -> Impatient<R> {
+    BufReader::with_capacity(BUFFER_BYTES, Box::pin(TimeoutReader::new(reader)))
+}
+
+/// From here on the stream fails when nothing comes for `limit`.
+pub fn limit_silence<R: AsyncRead>(reader: &mut Impatient<R>, limit: Duration) {
+    reader.get_mut().as_mut().set_timeout_pinned(Some(limit));
 }
 
 /// Buffers a stream for [`read_frame`].

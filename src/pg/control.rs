@@ -298,6 +298,18 @@ impl ControlFile {
         super::version::major_of_catalog(self.catalog_version)
     }
 
+    /// Whether the sizes that others count with are those that a server can have: true for whatever
+    /// [`decode`](Self::decode) has made, not for what a peer sent.
+    #[must_use]
+    pub fn is_sane(&self) -> bool {
+        let is_power = |size: u32, least: u32, most: u32| {
+            size.is_power_of_two() && (least..=most).contains(&size)
+        };
+        is_power(self.block_bytes, 1 << 10, 32 << 10)
+            && is_power(self.wal_segment_bytes, 1 << 20, 1 << 30)
+            && self.segment_blocks > 0
+    }
+
     /// Whether data pages carry checksums.
     #[must_use]
     pub fn has_checksums(&self) -> bool {

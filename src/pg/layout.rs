@@ -203,6 +203,12 @@ impl HostLocal {
         Ok(())
     }
 
+    /// Whether a path matches one of the patterns.
+    #[must_use]
+    pub fn is_kept(&self, path: &RelPath) -> bool {
+        self.patterns.iter().any(|pattern| pattern.covers(path))
+    }
+
     /// Whether a path is told to be the host's own, by itself or through a directory above it.
     #[must_use]
     pub fn covers(&self, path: &RelPath) -> bool {
@@ -210,7 +216,7 @@ impl HostLocal {
         let ends = (0..bytes.len()).filter(|at| bytes[*at] == b'/');
         ends.chain([bytes.len()])
             .any(|end| self.paths.contains(&bytes[..end]))
-            || self.patterns.iter().any(|pattern| pattern.covers(path))
+            || self.is_kept(path)
     }
 }
 
@@ -365,6 +371,16 @@ pub fn holds_relations(directory: &RelPath) -> bool {
 #[must_use]
 pub fn is_page_structured(path: &RelPath) -> bool {
     relfile::is_relation_path(path)
+}
+
+/// Whether a file is written anew as a whole, mostly by renaming another one into its place, rather than
+/// in its pages: all but relations and the logs of transaction status (`slru.c`). What such a file holds
+/// beyond the length that was seen does not come through WAL.
+#[must_use]
+pub fn is_written_whole(path: &RelPath) -> bool {
+    const IN_PAGES: [&[u8]; 3] = [b"pg_xact", b"pg_commit_ts", b"pg_multixact"];
+    let top = path.components().next().unwrap_or_default();
+    !IN_PAGES.contains(&top) && !is_page_structured(path)
 }
 
 /// The relations that are unlogged, by the names in one directory that [`holds_relations`]: those

@@ -13,11 +13,7 @@ use std::collections::{BTreeSet, HashSet};
 use crate::geometry::{EXTENT_BYTES, ROLLING_MAX_BYTES};
 use crate::manifest::{Entry, EntryKind};
 use crate::path::RelPath;
-use crate::pg::layout::{Class, HostLocal, Kind, classify, is_page_structured};
-
-/// Smallest file, exclusive, for which a rolling delta is tried: what is no longer than an extent
-/// travels whole at hardly any cost.
-pub const DELTA_MIN_BYTES: u64 = EXTENT_BYTES as u64;
+use crate::pg::layout::{Class, HostLocal, Kind, classify, is_written_whole};
 
 /// What the target has under an entry's path; links are not followed, except those of tablespaces
 /// and pg_wal on the way to it.
@@ -63,33 +59,9 @@ pub enum Action {
         /// Read from the source, behind that.
         fetch_bytes: u64,
     },
-    /// The file is brought up to date by a rolling delta.
-    Delta {
-        source_bytes: u64,
-        target_bytes: u64,
-    },
-}
-
-impl Action {
-    /// Bytes that are compared, for the progress.
-    #[must_use]
-    pub fn compare_bytes(&self) -> u64 {
-        match self {
-            Action::Compare { compare_bytes, .. } => *compare_bytes,
-            Action::Delta { source_bytes, .. } => *source_bytes,
-            _ => 0,
-        }
-    }
-
-    /// Bytes that come from the source whatever the comparison says.
-    #[must_use]
-    pub fn fetch_bytes(&self) -> u64 {
-        match self {
-            Action::Fetch { bytes, .. } => *bytes,
-            Action::Compare { fetch_bytes, .. } => *fetch_bytes,
-            _ => 0,
-        }
-    }
+    /// The file is read as a whole, as it is then, whatever the manifest says of its length; a rolling
+    /// delta against what the target has makes that cheap.
+    Whole { obstacle: Option<Kind> },
 }
 
 /// Decides what happens to an entry of the manifest. `host_local` is the target's: what it calls its
@@ -116,6 +88,8 @@ pub fn decide(
             Some(Kind::Directory | Kind::Symlink) => Action::Keep,
             other => Action::MakeDirectory { obstacle: other },
         },
+        // What the DBA names stays, whatever the policy.
+        Class::HostLocal if target.is_some() && host_local.is_kept(&entry.path) => Action::Keep,
         Class::HostLocal => follow_policy(entry, target, policy),
         // Beside a tablespace's version directory lie other clusters.
         Class::Foreign if is_in_tablespaces(&entry.path) => Action::Skip,
@@ -145,6 +119,13 @@ fn synchronise(entry: &Entry, target: Option<TargetEntry>) -> Action {
             }),
         ) => Action::Keep,
         (EntryKind::Directory, _) => Action::MakeDirectory { obstacle },
+        (EntryKind::File, _)
+            if is_written_whole(&entry.path) && entry.size <= ROLLING_MAX_BYTES =>
+        {
+            Action::Whole {
+                obstacle: obstacle.filter(|kind| *kind != Kind::File),
+            }
+        }
         (
             EntryKind::File,
             Some(TargetEntry {
@@ -162,13 +143,6 @@ fn synchronise(entry: &Entry, target: Option<TargetEntry>) -> Action {
 /// Both sides have the file.
 fn update(entry: &Entry, target_bytes: u64) -> Action {
     let source_bytes = entry.size;
-    let gains = |bytes| bytes > DELTA_MIN_BYTES && bytes <= ROLLING_MAX_BYTES;
-    if gains(source_bytes) && gains(target_bytes) && !is_page_structured(&entry.path) {
-        return Action::Delta {
-            source_bytes,
-            target_bytes,
-        };
-    }
     // The extent in which the target's file ends is compared, not fetched: its blocks may match.
     let compare_bytes = target_bytes
         .checked_next_multiple_of(u64::from(EXTENT_BYTES))
@@ -418,20 +392,42 @@ mod tests {
     }
 
     #[test]
-    fn a_delta_is_for_middling_files_without_pages_on_both_sides() {
-        let delta = |name: &str, source, target| {
-            matches!(
-                decided(&file(name, source), has(Kind::File, target)),
-                Action::Delta { .. }
-            )
+    fn what_is_written_as_a_whole_is_read_as_a_whole() {
+        let is_whole = |name: &str, source, target| {
+            let target = Some(target).filter(|bytes| *bytes > 0);
+            let target = target.and_then(|bytes| has(Kind::File, bytes));
+            let action = decided(&file(name, source), target);
+            matches!(action, Action::Whole { obstacle: None })
         };
-        assert!(delta("pg_xact/0000", EXTENT + 1, ROLLING_MAX_BYTES));
-        assert!(!delta("pg_xact/0000", EXTENT, EXTENT + 1));
-        assert!(!delta("pg_xact/0000", EXTENT + 1, EXTENT));
-        assert!(!delta("pg_xact/0000", EXTENT + 1, ROLLING_MAX_BYTES + 1));
-        assert!(!delta("pg_xact/0000", ROLLING_MAX_BYTES + 1, EXTENT + 1));
-        assert!(!delta("base/5/16384", 1 << 20, 1 << 20));
-        assert!(!delta("base/5/16384_vm", 1 << 20, 1 << 20));
+        for name in [
+            "pg_logical/replorigin_checkpoint",
+            "base/5/pg_filenode.map",
+            "PG_VERSION",
+            "notes",
+        ] {
+            assert!(is_whole(name, 0, 0), "{name}");
+            assert!(is_whole(name, ROLLING_MAX_BYTES, 0), "{name}");
+            assert!(!is_whole(name, ROLLING_MAX_BYTES + 1, 0), "{name}");
+        }
+        assert!(is_whole("PG_VERSION", 3, ROLLING_MAX_BYTES + 1));
+        for name in [
+            "pg_xact/0000",
+            "pg_multixact/members/0000",
+            "base/5/16384",
+            "base/5/16384_vm",
+        ] {
+            assert!(!is_whole(name, 8192, 8192), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_the_dba_keeps_is_never_overwritten() {
+        let mut host_local = host_local();
+        host_local.add_pattern("*.map").unwrap();
+        let entry = file("pg_ident.map", 9);
+        let action = |target| decide(&entry, target, &host_local, HostPolicy::TakeSource);
+        assert_eq!(action(has(Kind::File, 5)), Action::Keep);
+        assert_eq!(action(None), Action::Whole { obstacle: None });
     }
 
     #[test]
@@ -537,8 +533,7 @@ mod tests {
                 &host_local(),
                 HostPolicy::TakeSource
             ),
-            Action::Fetch {
-                bytes: 100,
+            Action::Whole {
                 obstacle: Some(Kind::Symlink)
             }
         );

@@ -13,7 +13,7 @@ use crate::pg::control::ControlFile;
 use crate::plan::refusal::Refusal;
 use crate::plan::relation::{Relation, relate};
 use crate::plan::tablespaces::{
-    Mapping, Placement, TargetPlaces, canonical, is_inside, resolve, stale_links,
+    Mapping, PlaceState, Placement, TargetPlaces, canonical, is_inside, resolve, stale_links,
 };
 use crate::plan::words::text;
 
@@ -127,6 +127,7 @@ fn judge_but(
         return Err(refusals);
     }
     refusals.extend(judge_place(target));
+    refusals.extend(judge_waldir(situation.places));
     refusals.extend(judge_kinship(situation, &relation));
     refusals.extend(judge_source(source));
     refusals.extend(judge_slot(situation));
@@ -298,6 +299,10 @@ fn judge_place(target: &TargetFacts) -> Vec<Refusal> {
                     pgdata: pgdata(),
                     pid: *pid,
                 }),
+                Running::Unclear { pid } => refusals.push(Refusal::PidFileUnclear {
+                    pgdata: pgdata(),
+                    pid: *pid,
+                }),
                 Running::Orphans { detail } => refusals.push(Refusal::Orphans {
                     pgdata: pgdata(),
                     detail: detail.clone(),
@@ -317,6 +322,28 @@ fn judge_place(target: &TargetFacts) -> Vec<Refusal> {
         }
     }
     refusals
+}
+
+/// Whether pg_wal can be made where it shall be: everything there would go.
+fn judge_waldir(places: &TargetPlaces) -> Option<Refusal> {
+    let (waldir, place) = places.new_waldir.as_ref()?;
+    let problem = match &place.state {
+        PlaceState::Missing | PlaceState::Empty => None,
+        PlaceState::NotDirectory => Some("it is not a directory".to_owned()),
+        PlaceState::ForeignContent { example } => Some(format!("it holds \"{example}\"")),
+        PlaceState::Free | PlaceState::OurVersion => Some("it holds a tablespace".to_owned()),
+    };
+    let pgdata = canonical(&places.pgdata);
+    let is_inside_pgdata = is_inside(&canonical(waldir), &pgdata);
+    let problem = if is_inside_pgdata {
+        Some("it is in the data directory".to_owned())
+    } else {
+        problem
+    };
+    problem.map(|problem| Refusal::WaldirUnfit {
+        waldir: text(waldir),
+        problem,
+    })
 }
 
 /// Why the cluster cannot be recognised. An interrupted seed has no control file of its own, and

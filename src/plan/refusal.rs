@@ -54,6 +54,10 @@ pub enum Refusal {
         pgdata: String,
         detail: String,
     },
+    PidFileUnclear {
+        pgdata: String,
+        pid: u32,
+    },
     UnexpectedLinks {
         links: Vec<String>,
     },
@@ -163,6 +167,10 @@ pub enum Refusal {
     LocationNotDirectory {
         location: Vec<u8>,
     },
+    WaldirUnfit {
+        waldir: String,
+        problem: String,
+    },
 
     // What shows only later.
     LoginRefused {
@@ -236,6 +244,8 @@ impl Refusal {
             Refusal::Locked { .. } => "locked",
             Refusal::ServerRunning { .. } => "server-running",
             Refusal::Orphans { .. } => "orphans",
+            Refusal::PidFileUnclear { .. } => "pid-file-unclear",
+            Refusal::WaldirUnfit { .. } => "waldir-unfit",
             Refusal::UnexpectedLinks { .. } => "unexpected-links",
             Refusal::UnsupportedVersion { .. } => "unsupported-version",
             Refusal::OtherMajor { .. } => "other-major",
@@ -334,6 +344,18 @@ impl Refusal {
                 format!("a server is running in \"{pgdata}\" (PID {pid})"),
                 "Its files cannot be replaced beneath it.",
                 "Stop the server first, or use --stop to have it stopped.",
+            ),
+            Refusal::PidFileUnclear { pgdata, pid } => words(
+                format!("could not tell whether a server is running in \"{pgdata}\""),
+                format!(
+                    "Its \"postmaster.pid\" names process {pid}, which is alive but does not work there: the number was given away again, or the server runs in another container."
+                ),
+                "If no server uses the directory, remove \"postmaster.pid\".",
+            ),
+            Refusal::WaldirUnfit { waldir, problem } => words(
+                format!("cannot use \"{waldir}\" as WAL directory: {problem}"),
+                "All that is in the WAL directory of a new standby is removed.",
+                "Choose another directory with --waldir, missing or empty.",
             ),
             Refusal::Orphans { pgdata, detail } => words(
                 format!("processes of a stopped server still use \"{pgdata}\""),
@@ -781,6 +803,14 @@ mod tests {
             Refusal::LocationsOverlap {
                 location: b(),
                 other: b(),
+            },
+            Refusal::PidFileUnclear {
+                pgdata: s(),
+                pid: 1,
+            },
+            Refusal::WaldirUnfit {
+                waldir: s(),
+                problem: s(),
             },
             Refusal::LocationInside {
                 oid: 1,

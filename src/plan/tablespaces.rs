@@ -140,8 +140,8 @@ pub fn is_inside(inner: &[u8], outer: &[u8]) -> bool {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PlaceState {
     Missing,
-    /// Empty, or only with directories of other majors or what a fresh file system holds: where
-    /// PostgreSQL itself would make a tablespace.
+    Empty,
+    /// Only directories of other majors: where PostgreSQL itself would make a tablespace.
     Free,
     /// It holds the source's version directory, of this cluster or of another.
     OurVersion,
@@ -160,16 +160,19 @@ impl PlaceState {
         version_directory: &str,
     ) -> Self {
         let mut example = None;
+        let mut is_empty = true;
         for name in names {
+            is_empty = false;
             if name == version_directory.as_bytes() {
                 return PlaceState::OurVersion;
             }
-            if name != b"lost+found" && !name.starts_with(b"PG_") {
+            if !name.starts_with(b"PG_") {
                 example.get_or_insert_with(|| text(name));
             }
         }
         match example {
             Some(example) => PlaceState::ForeignContent { example },
+            None if is_empty => PlaceState::Empty,
             None => PlaceState::Free,
         }
     }
@@ -190,6 +193,8 @@ pub struct TargetPlaces {
     pub pgdata: Vec<u8>,
     /// Where pg_wal really is, or shall be, when that is not in the data directory.
     pub wal_directory: Option<Vec<u8>>,
+    /// What stands where pg_wal shall be, if it is not there yet and `--waldir` says where.
+    pub new_waldir: Option<(Vec<u8>, Place)>,
     /// The tablespaces that the target has: its links and directories in pg_tblspc.
     pub existing: Vec<Tablespace>,
     /// Whether the agent runs on the same kernel, so that identities can be compared.
@@ -682,8 +687,8 @@ mod tests {
         let state = |names: &[&str]| {
             PlaceState::of_directory(names.iter().map(|name| name.as_bytes()), "PG_15_202209061")
         };
-        assert_eq!(state(&[]), PlaceState::Free);
-        assert_eq!(state(&["lost+found", "PG_14_202107181"]), PlaceState::Free);
+        assert_eq!(state(&[]), PlaceState::Empty);
+        assert_eq!(state(&["PG_14_202107181"]), PlaceState::Free);
         assert_eq!(state(&["x", "PG_15_202209061"]), PlaceState::OurVersion);
         assert_eq!(
             state(&["PG_14_202107181", "x"]),

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +16,12 @@ use crate::pg::timeline::TimelineId;
 /// Version of the protocol. Both sides must be equal: client and agent are one program, and a rebuild
 /// is no place for guesses about an older peer.
 pub const PROTOCOL: u16 = 1;
+
+/// How often the agent says something at least.
+pub const ALIVE_EVERY: Duration = Duration::from_secs(5);
+
+/// How long a link may be silent before it counts as lost.
+pub const SILENT_AFTER: Duration = Duration::from_secs(60);
 
 /// Number of a request; the answer carries the same. 0 marks a [`Notice`].
 pub type RequestId = u32;
@@ -113,9 +120,9 @@ pub enum Request {
     /// Answer: [`Answer::Blocks`]. Body: the client's digests of all blocks of all spans in order, or
     /// nothing when the client has only zero bytes there.
     Blocks { spans: Vec<Span> },
-    /// Answer: [`Answer::Delta`]. Body: a signature of the client's file (`compare::rolling`). `bytes` is
-    /// the length that the manifest gave.
-    Delta { entry: EntryId, bytes: u32 },
+    /// A file as a whole, as it is now. Answer: [`Answer::Delta`]. Body: a signature of the client's file
+    /// (`compare::rolling`), whose digest is `have`.
+    Delta { entry: EntryId, have: Digest },
     /// Answer: [`Answer::Control`] with the control file as body, its CRC checked.
     Control,
     /// Answer: [`Answer::BracketClosed`].
@@ -161,11 +168,16 @@ pub enum Answer {
         packed: Packed,
         damaged: Vec<DamagedBlock>,
     },
-    /// Body: a delta that makes the source's content from the client's file, packed.
+    /// Body: a delta that makes the source's content from the client's file, packed; nothing in a survey,
+    /// or when both are the same.
     Delta {
         gone: bool,
+        /// Length of the source's file, or the most of it that is read.
+        bytes: u32,
         /// Digest of the source's content.
         digest: Digest,
+        /// Length of the delta; 0 when the client's file is the same.
+        delta_bytes: u32,
         packed: Packed,
     },
     Control,
@@ -190,6 +202,8 @@ pub enum Answer {
 pub enum Notice {
     /// WAL that the run's slot holds back behind the current end, and the slot's `wal_status`.
     RetainedWal { bytes: u64, status: String },
+    /// The agent is there: a silent link is a lost one.
+    Alive,
     /// The bracket is gone: what was read is worthless for finishing.
     BracketLost { reason: String },
 }
@@ -208,7 +222,7 @@ pub struct Packed {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManifestEnd {
     pub tablespaces: Vec<Tablespace>,
-    /// Foreign links and special files that a base backup leaves out too, as text.
+    /// Foreign links and special files, which a base backup leaves out too, and what may not be read.
     pub skipped: Vec<String>,
 }
 
