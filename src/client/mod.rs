@@ -1,6 +1,7 @@
 //! The client: `pg_reseed rebuild`, on the target's host. Decides and writes.
 
 mod carry;
+mod close;
 mod conf;
 pub mod failure;
 mod launch;
@@ -14,6 +15,7 @@ mod run;
 mod source;
 mod standby;
 mod summary;
+mod survey;
 mod task;
 mod transfer;
 mod wal;

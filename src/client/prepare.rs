@@ -4,26 +4,21 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::close::Close;
 use super::conf;
-use super::failure::{Failure, Kind, TargetState};
+use super::failure::{Failure, TargetState};
 use super::look::{self, Hold};
-use super::marker::{self, Before, Marker};
 use super::options::RebuildOptions;
-use super::outcome::Outcome;
 use super::run::Run;
 use super::source::{Source, SourceError};
-use super::summary::{self, Told};
 use super::task::FileWork;
-use super::transfer::{Sink, Transfer, fetch_small};
+use super::transfer::fetch_small;
 use super::work::{self, Work};
-use crate::disk::root::Roots;
-use crate::disk::target::{CloseError, ClosePlan, ClosedTarget, Expected, make_data_directory};
-use crate::event::{Counters, Event, Stage};
+use crate::disk::target::ClosedTarget;
+use crate::event::{Event, Stage};
 use crate::facts::{Condition, Running, SourceFacts, TargetCluster, TargetFacts};
 use crate::manifest::Entry;
-use crate::pg::layout;
 use crate::pg::lsn::Lsn;
 use crate::plan::guard::{self, Cleared, Situation};
 use crate::plan::refusal::Refusal;
@@ -33,17 +28,10 @@ use crate::postmaster;
 use crate::wire::message::{Answer, ManifestEnd, Request, SlotWish};
 use crate::workers;
 
-/// What comes of the first half.
-pub(super) enum Prepared {
-    /// A dry run ends here.
-    Survey(Box<Outcome>),
-    Closed(Box<Half>),
-}
-
 /// The target as it was found, held against other runs.
 pub(super) struct Looked {
-    target: TargetFacts,
-    hold: Hold,
+    pub target: TargetFacts,
+    pub hold: Hold,
 }
 
 /// What the second half needs.
@@ -87,21 +75,13 @@ pub(super) async fn prepare(
     run: &Run<'_>,
     looked: Looked,
     source: &Source,
-) -> Result<Prepared, Failure> {
+) -> Result<Box<Half>, Failure> {
     let is_interrupted = match &looked.target.condition {
-        Condition::Cluster(cluster) => cluster.interrupted.is_some(),
+        Condition::Cluster(cluster) => cluster.interrupted.is_some() && !cluster.is_locked,
         _ => false,
     };
     let mut was_stopped = false;
-    let prepared = if run.options.dry_run {
-        survey(run, source, &looked.target)
-            .await
-            .map(Prepared::Survey)
-    } else {
-        close_in_order(run, source, looked, &mut was_stopped)
-            .await
-            .map(Prepared::Closed)
-    };
+    let prepared = close_in_order(run, source, looked, &mut was_stopped).await;
     prepared.map_err(|failure| {
         if failure.state != TargetState::Untouched {
             failure
@@ -208,7 +188,7 @@ async fn close_in_order(
     }))
 }
 
-async fn facts(run: &Run<'_>, source: &Source) -> Result<SourceFacts, SourceError> {
+pub(super) async fn facts(run: &Run<'_>, source: &Source) -> Result<SourceFacts, SourceError> {
     let configure = Request::Configure {
         client_version: env!("CARGO_PKG_VERSION").to_owned(),
         key: run.key,
@@ -237,7 +217,7 @@ fn server_to_stop(options: &RebuildOptions, target: &TargetFacts) -> Option<u32>
     }
 }
 
-fn judge(
+pub(super) fn judge(
     options: &RebuildOptions,
     target: &TargetFacts,
     facts: &SourceFacts,
@@ -299,7 +279,10 @@ fn slot_wish(options: &RebuildOptions) -> guard::SlotWish<'_> {
 }
 
 /// Where the programs of the target's server are.
-fn bindir(options: &RebuildOptions, facts: &SourceFacts) -> Result<Option<PathBuf>, Failure> {
+pub(super) fn bindir(
+    options: &RebuildOptions,
+    facts: &SourceFacts,
+) -> Result<Option<PathBuf>, Failure> {
     let major = facts.version.major();
     let found = match &options.bindir {
         Some(directory) if !postmaster::is_bindir(directory, major) => {
@@ -326,7 +309,9 @@ fn bindir(options: &RebuildOptions, facts: &SourceFacts) -> Result<Option<PathBu
 }
 
 /// What the standby will have in its configuration.
-fn standby_settings(options: &RebuildOptions) -> Result<standby_plan::StandbySettings, Failure> {
+pub(super) fn standby_settings(
+    options: &RebuildOptions,
+) -> Result<standby_plan::StandbySettings, Failure> {
     Ok(standby_plan::StandbySettings {
         primary_conninfo: primary_conninfo(options)?,
         slot: options.slot.clone(),
@@ -340,7 +325,7 @@ fn primary_conninfo(options: &RebuildOptions) -> Result<String, Failure> {
         .map_err(|error| Failure::untouched(&error))
 }
 
-async fn judge_login(
+pub(super) async fn judge_login(
     run: &Run<'_>,
     facts: &SourceFacts,
     bindir: Option<&Path>,
@@ -395,7 +380,7 @@ async fn open_bracket(
     }
 }
 
-async fn manifest(source: &Source) -> Result<(Vec<Entry>, ManifestEnd), SourceError> {
+pub(super) async fn manifest(source: &Source) -> Result<(Vec<Entry>, ManifestEnd), SourceError> {
     let mut entries = Vec::new();
     loop {
         let from = u32::try_from(entries.len()).map_err(|_| SourceError::Unfitting("manifest"))?;
@@ -421,7 +406,7 @@ async fn manifest(source: &Source) -> Result<(Vec<Entry>, ManifestEnd), SourceEr
 }
 
 /// Turns the manifest into work, and lets the guards judge that need sizes.
-fn plan(
+pub(super) fn plan(
     run: &Run<'_>,
     target: &TargetFacts,
     facts: &SourceFacts,
@@ -460,169 +445,4 @@ fn plan(
         fetch_bytes: sum(FileWork::fetch_bytes),
     });
     Ok(work)
-}
-
-/// What closing needs.
-struct Close<'a> {
-    run: &'a Run<'a>,
-    facts: &'a SourceFacts,
-    cleared: &'a Cleared,
-    before: Option<&'a TargetCluster>,
-    start_lsn: Lsn,
-    old_auto_conf: &'a [u8],
-}
-
-impl Close<'_> {
-    /// Makes the target unstartable: the point of no return.
-    fn close(&self, hold: Hold) -> Result<ClosedTarget, Failure> {
-        let options = self.run.options;
-        let findings = self.cleared.findings();
-        let group_access = match self.before {
-            Some(cluster) => cluster.mode & 0o050 != 0,
-            None => self.facts.data_directory_mode & 0o050 != 0,
-        };
-        if self.before.is_none() {
-            let mode = if group_access { 0o750 } else { 0o700 };
-            make_data_directory(&options.pgdata, mode)
-                .map_err(|error| Failure::untouched(&error))?;
-        }
-        let hold = match hold {
-            Hold::Nothing => {
-                look::hold(&options.pgdata).map_err(|error| Failure::untouched(&error))?
-            }
-            hold => hold,
-        };
-        let Hold::Ours(held) = hold else {
-            let pgdata = options.pgdata.display().to_string();
-            return Err(Failure::refused(&[Refusal::Locked { pgdata }]));
-        };
-        let marker = serde_json::to_vec_pretty(&self.marker())
-            .map_err(|error| Failure::untouched(&error))?;
-        let closed_auto_conf = standby_plan::closed_auto_conf(self.old_auto_conf);
-        let plan = ClosePlan {
-            marker: &marker,
-            closed_auto_conf: &closed_auto_conf,
-            group_access,
-            waldir: options.waldir.as_deref(),
-            placements: &findings.placements,
-            required_directories: layout::required_directories(self.facts.version.major()),
-            expected: self.expected(),
-            stale_pid_file: self.before.map_or(&[], |cluster| &cluster.pid_file),
-            sync: options.sync,
-        };
-        ClosedTarget::close(held, self.cleared, &plan).map_err(|error| match &error {
-            CloseError::HalfWay(_) => Failure::half_way(&error),
-            CloseError::Untouched(_) => Failure::untouched(&error),
-            CloseError::Started(_) => Failure {
-                kind: Kind::Refused,
-                ..Failure::untouched(&error).hint("Stop that server, or use --stop.")
-            },
-            CloseError::Changed => Failure {
-                kind: Kind::Refused,
-                ..Failure::untouched(&error)
-                    .hint("Find out who works there, then run the same command again.")
-            },
-        })
-    }
-
-    fn expected(&self) -> Expected<'_> {
-        match self.before {
-            None => Expected::Empty,
-            Some(cluster) => match (&cluster.interrupted, &cluster.control) {
-                (None, Some(control)) => Expected::Cluster(control),
-                _ => Expected::Interrupted,
-            },
-        }
-    }
-
-    fn marker(&self) -> Marker {
-        Marker {
-            message: marker::MESSAGE.to_owned(),
-            pg_reseed_version: env!("CARGO_PKG_VERSION").to_owned(),
-            started_unix_seconds: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |time| time.as_secs()),
-            source_host: self.facts.host.name.clone(),
-            source_system_identifier: self.facts.control.system_identifier.to_string(),
-            start_lsn: self.start_lsn,
-            is_seed: self.cleared.findings().is_seed,
-            before: self.before.map(|cluster| Before {
-                history: cluster.history.clone(),
-                newest_wal_timeline: cluster.newest_wal_timeline,
-                wal_segments_end: cluster.wal_segments_end,
-            }),
-        }
-    }
-}
-
-/// Compares without a backup and without changing anything.
-async fn survey(
-    run: &Run<'_>,
-    source: &Source,
-    target: &TargetFacts,
-) -> Result<Box<Outcome>, Failure> {
-    let options = run.options;
-    let facts = facts(run, source)
-        .await
-        .map_err(|error| error.untouched())?;
-    run.stage(Stage::Judge);
-    let cleared = judge(options, target, &facts)?;
-    let bindir = bindir(options, &facts)?;
-    judge_login(run, &facts, bindir.as_deref()).await?;
-    run.stage(Stage::Manifest);
-    let (entries, end) = manifest(source).await.map_err(|error| error.untouched())?;
-    let work = plan(run, target, &facts, &cleared, &entries, &end)?;
-    if work.auto_conf.is_none() {
-        let old = conf::auto_conf(&options.pgdata).map_err(|error| Failure::untouched(&error))?;
-        standby_plan::auto_conf(&old, &BTreeMap::new(), &standby_settings(options)?)
-            .map_err(|error| Failure::untouched(&error))?;
-    }
-    run.stage(Stage::Compare);
-    let placements = &cleared.findings().placements;
-    let located: Vec<(u32, PathBuf)> = placements
-        .iter()
-        .filter_map(|placement| Some((placement.oid, placement.location_path()?)))
-        .collect();
-    // A seed has nothing to compare: any directory does, since nothing in it is opened.
-    let root = match target.condition {
-        Condition::Missing => Path::new("/"),
-        _ => &options.pgdata,
-    };
-    let roots = Roots::open(
-        root,
-        located.iter().map(|(oid, path)| (*oid, path.as_path())),
-    )
-    .map_err(|error| Failure::untouched(&error))?;
-    let found = Transfer::new(
-        source.clone(),
-        Sink::Survey(Arc::new(roots)),
-        run.workers.clone(),
-        Arc::clone(run.events.counters()),
-        run.key,
-        facts.control.block_bytes,
-    )
-    .run(work.files.iter().cloned())
-    .await
-    .map_err(|error| Failure::untouched(&error))?;
-    let gone = found.gone.len() as u64;
-    Counters::add(
-        &run.events.counters().removed_files,
-        work.removed_files + gone,
-    );
-    let before = match &target.condition {
-        Condition::Cluster(cluster) => Some(&**cluster),
-        _ => None,
-    };
-    Ok(Box::new(summary::outcome(
-        run,
-        &Told {
-            facts: &facts,
-            cleared: &cleared,
-            before,
-            work: &work,
-            damaged: summary::damaged_pages(&work, &found),
-            lsns: None,
-            streaming: false,
-        },
-    )))
 }

@@ -9,9 +9,10 @@ use super::failure::{AGAIN, Failure, TargetState};
 use super::launch::start_and_watch;
 use super::options::RebuildOptions;
 use super::outcome::Outcome;
-use super::prepare::{Looked, Prepared, look, prepare};
+use super::prepare::{Looked, look, prepare};
 use super::run::Run;
 use super::source::{self, Source};
+use super::survey::survey;
 use crate::event::{Events, Stage};
 use crate::wire::message::Request;
 
@@ -62,16 +63,20 @@ async fn with_source(
     source: &Source,
     cancel: &mut watch::Receiver<bool>,
 ) -> Result<Outcome, Failure> {
+    if run.options.dry_run {
+        return tokio::select! {
+            biased;
+            () = cancelled(cancel) => Err(interrupted(TargetState::Untouched)),
+            outcome = survey(run, source, &looked.target) => outcome,
+        };
+    }
     let prepared = tokio::select! {
         biased;
         () = cancelled(cancel) => Err(interrupted(TargetState::Untouched)),
         prepared = prepare(run, looked, source) => prepared,
     };
-    let half = match prepared? {
-        Prepared::Survey(outcome) => return Ok(*outcome),
-        // Point of no return: pg_control is gone, and `finish` alone brings it back.
-        Prepared::Closed(half) => half,
-    };
+    // Point of no return: pg_control is gone, and `finish` alone brings it back.
+    let half = prepared?;
     let carried = tokio::select! {
         biased;
         () = cancelled(cancel) => Err(interrupted(TargetState::HalfWay)),

@@ -1,8 +1,9 @@
 //! Every file call. Each function is one act, with the path in its error; no policy.
 //!
 //! [`root`] opens beneath a data directory, [`walk`] lists it, [`read`] reads it. Only [`target`]
-//! writes, with [`durable`] below it; the agent names neither.
+//! writes, with [`close`] and [`durable`] below it; the agent names neither.
 
+pub mod close;
 pub mod durable;
 pub mod facts;
 pub mod read;

@@ -1,0 +1,93 @@
+//! A dry run: the same judgement and the same figures, and nothing changes.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::conf;
+use super::failure::Failure;
+use super::outcome::Outcome;
+use super::prepare::{bindir, facts, judge, judge_login, manifest, plan, standby_settings};
+use super::run::Run;
+use super::source::Source;
+use super::summary::{self, Told};
+use super::transfer::{Sink, Transfer};
+use crate::disk::root::Roots;
+use crate::event::{Counters, Stage};
+use crate::facts::{Condition, TargetFacts};
+use crate::plan::standby as standby_plan;
+
+/// Compares without a backup and without changing anything.
+///
+/// # Errors
+/// What would stop a real run before it closes the target.
+pub(super) async fn survey(
+    run: &Run<'_>,
+    source: &Source,
+    target: &TargetFacts,
+) -> Result<Outcome, Failure> {
+    let options = run.options;
+    let facts = facts(run, source)
+        .await
+        .map_err(|error| error.untouched())?;
+    run.stage(Stage::Judge);
+    let cleared = judge(options, target, &facts)?;
+    let bindir = bindir(options, &facts)?;
+    judge_login(run, &facts, bindir.as_deref()).await?;
+    run.stage(Stage::Manifest);
+    let (entries, end) = manifest(source).await.map_err(|error| error.untouched())?;
+    let work = plan(run, target, &facts, &cleared, &entries, &end)?;
+    if work.auto_conf.is_none() {
+        let old = conf::auto_conf(&options.pgdata).map_err(|error| Failure::untouched(&error))?;
+        standby_plan::auto_conf(&old, &BTreeMap::new(), &standby_settings(options)?)
+            .map_err(|error| Failure::untouched(&error))?;
+    }
+    run.stage(Stage::Compare);
+    let placements = &cleared.findings().placements;
+    let located: Vec<(u32, PathBuf)> = placements
+        .iter()
+        .filter_map(|placement| Some((placement.oid, placement.location_path()?)))
+        .collect();
+    // A seed has nothing to compare: any directory does, since nothing in it is opened.
+    let root = match target.condition {
+        Condition::Missing => Path::new("/"),
+        _ => &options.pgdata,
+    };
+    let roots = Roots::open(
+        root,
+        located.iter().map(|(oid, path)| (*oid, path.as_path())),
+    )
+    .map_err(|error| Failure::untouched(&error))?;
+    let found = Transfer::new(
+        source.clone(),
+        Sink::Survey(Arc::new(roots)),
+        run.workers.clone(),
+        Arc::clone(run.events.counters()),
+        run.key,
+        facts.control.block_bytes,
+    )
+    .run(work.files.iter().cloned())
+    .await
+    .map_err(|error| Failure::untouched(&error))?;
+    let gone = found.gone.len() as u64;
+    Counters::add(
+        &run.events.counters().removed_files,
+        work.removed_files + gone,
+    );
+    let before = match &target.condition {
+        Condition::Cluster(cluster) => Some(&**cluster),
+        _ => None,
+    };
+    Ok(summary::outcome(
+        run,
+        &Told {
+            facts: &facts,
+            cleared: &cleared,
+            before,
+            work: &work,
+            damaged: summary::damaged_pages(&work, &found),
+            lsns: None,
+            streaming: false,
+        },
+    ))
+}
