@@ -258,12 +258,16 @@ fn has_server(conninfo: &Conninfo) -> bool {
 
 /// Where the agent is.
 fn agent(typed: &RebuildArguments, primary: &Conninfo) -> Result<Agent, UsageError> {
+    let source = match &typed.source_dbname {
+        Some(given) => Some(given.clone()),
+        None => agents_own_server(typed.from.as_deref(), primary)?,
+    };
     let agent = link::parse(
         typed.from.as_deref(),
         primary.get("host").or_else(|| primary.get("hostaddr")),
         typed.rsh.as_deref(),
         typed.agent_path.as_deref(),
-        typed.source_dbname.as_deref(),
+        source.as_deref(),
     )
     .map_err(|error| {
         let refused = UsageError::new(&error);
@@ -292,6 +296,26 @@ fn agent(typed: &RebuildArguments, primary: &Conninfo) -> Result<Agent, UsageErr
         );
     }
     Ok(agent)
+}
+
+/// Where the agent finds its server when nobody says so: at the port that the standby will use, on the same
+/// host also in the same socket directory.
+fn agents_own_server(from: Option<&str>, primary: &Conninfo) -> Result<Option<String>, UsageError> {
+    let mut own = Conninfo::default();
+    if from == Some("local")
+        && let Some(host) = primary.get("host").filter(|host| host.starts_with('/'))
+    {
+        add(&mut own, "host", host)?;
+    }
+    if let Some(port) = primary.get("port").filter(|port| !port.contains(','))
+        && !from.is_some_and(|from| from.starts_with("exec:"))
+    {
+        add(&mut own, "port", port)?;
+    }
+    if own.is_empty() {
+        return Ok(None);
+    }
+    own.to_keyword_value().map(Some).map_err(UsageError::new)
 }
 
 fn check_slot_name(name: &str) -> Result<(), UsageError> {
@@ -430,6 +454,26 @@ mod tests {
         assert_eq!(resolved.options.compression, Compression::None);
         let resolved = resolve("--from local -d port=5433 -Z lz4", &[]).unwrap();
         assert_eq!(resolved.options.compression, Compression::Lz4);
+    }
+
+    #[test]
+    fn the_agent_uses_the_port_of_the_standby() {
+        for (line, own) in [
+            ("-h db2", None),
+            ("-h db2 -p 5433", Some("port=5433")),
+            ("-h db2 -p 5433 --from local", Some("port=5433")),
+            (
+                "-h /run/x -p 5433 --from local",
+                Some("host='/run/x' port=5433"),
+            ),
+            ("-h db2 -p 5433 --source-dbname user=me", Some("user=me")),
+        ] {
+            let source = match resolve(line, &[]).unwrap().options.from {
+                Agent::Local { source, .. } | Agent::Ssh { source, .. } => source,
+                Agent::Exec { .. } => None,
+            };
+            assert_eq!(source.as_deref(), own, "{line}");
+        }
     }
 
     #[test]
