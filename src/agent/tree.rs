@@ -90,7 +90,10 @@ fn visit(
 ) -> Result<(), Fault> {
     let here = directory.join(found.file_name());
     let kind = found.kind.in_layout();
-    if found.kind == Kind::Symlink && is_tablespace(&path, rules) {
+    if found.kind == Kind::Symlink
+        && let Some(oid) = layout::tablespace_oid(&path)
+        && rules.tablespaces.iter().any(|space| space.oid == oid)
+    {
         // The location itself is the client's business; only our version's directory is data.
         let version = path
             .join(rules.version_directory.as_bytes())
@@ -149,15 +152,6 @@ fn visit(
         },
     }
     Ok(())
-}
-
-/// Whether the path is a tablespace's entry in pg_tblspc.
-fn is_tablespace(path: &RelPath, rules: &WalkRules) -> bool {
-    let name = path.as_bytes().strip_prefix(b"pg_tblspc/");
-    let oid = name
-        .and_then(|name| std::str::from_utf8(name).ok())
-        .and_then(|name| name.parse::<u32>().ok());
-    rules.tablespaces.iter().any(|space| Some(space.oid) == oid)
 }
 
 /// A fault for a file call that failed.

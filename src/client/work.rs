@@ -14,6 +14,7 @@ use crate::geometry::{EntryId, ROLLING_MAX_BYTES};
 use crate::manifest::{Entry, EntryKind};
 use crate::path::RelPath;
 use crate::pg::layout::{self, Class, HostLocal, PatternError};
+use crate::pg::relfile;
 use crate::plan::action::{self, Action, HostPolicy, TargetEntry};
 use crate::plan::guard::{Findings, RoomNeed};
 use crate::plan::tablespaces;
@@ -192,7 +193,7 @@ impl Work {
         let is_wanted = |path: &RelPath| {
             wanted.contains(path)
                 || is_required(path)
-                || oid_of(path).is_some_and(|oid| {
+                || layout::tablespace_oid(path).is_some_and(|oid| {
                     findings
                         .placements
                         .iter()
@@ -277,12 +278,6 @@ fn is_required(path: &RelPath) -> bool {
         .any(|name| name.as_bytes() == path.as_bytes())
 }
 
-/// The object id, if the path is `pg_tblspc/<oid>`.
-fn oid_of(path: &RelPath) -> Option<u32> {
-    let name = path.as_bytes().strip_prefix(b"pg_tblspc/")?;
-    std::str::from_utf8(name).ok()?.parse().ok()
-}
-
 /// All that the target has, by its path, with tablespaces where they will be: a seed may find them there. What is emptied anyway is not
 /// looked into.
 fn tree(
@@ -321,7 +316,7 @@ fn tree(
             // A name that no manifest can hold is none of PostgreSQL's.
             let Ok(path) = path else { continue };
             let kind = found.kind.in_layout();
-            let is_tablespace = oid_of(&path).is_some_and(|oid| {
+            let is_tablespace = layout::tablespace_oid(&path).is_some_and(|oid| {
                 findings
                     .placements
                     .iter()
@@ -363,10 +358,9 @@ impl Growth {
         let more = bytes.saturating_sub(here.map_or(0, |here| here.size));
         let mut components = path.components();
         let place = match (components.next(), components.next()) {
-            (Some(b"pg_tblspc"), Some(name)) => std::str::from_utf8(name)
-                .ok()
-                .and_then(|name| name.parse().ok())
-                .and_then(|oid| self.places.get(&oid)),
+            (Some(b"pg_tblspc"), Some(name)) => {
+                relfile::number_without_leading_zero(name).and_then(|oid| self.places.get(&oid))
+            }
             _ => None,
         };
         let place = place.unwrap_or(&self.pgdata).clone();

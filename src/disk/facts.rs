@@ -8,6 +8,7 @@ use super::DiskError;
 use super::read::{read_if_there, read_small};
 use super::walk::{self, Kind};
 use crate::facts::{FileIdentity, HostIdentity, Tablespace};
+use crate::pg::relfile;
 use crate::pg::timeline::{History, TimelineId, history_file_name};
 
 /// Longest history file, pid file or label that is read.
@@ -125,10 +126,7 @@ pub fn tablespaces(pgdata: &Path) -> Result<Vec<Tablespace>, DiskError> {
     };
     let mut spaces = Vec::new();
     for found in listed {
-        let Some(oid) = std::str::from_utf8(&found.name)
-            .ok()
-            .and_then(|name| name.parse().ok())
-        else {
+        let Some(oid) = relfile::number_without_leading_zero(&found.name) else {
             continue;
         };
         let path = directory_path.join(std::ffi::OsStr::from_bytes(&found.name));

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 
 use super::DiskError;
 use crate::path::RelPath;
+use crate::pg::relfile;
 
 /// One directory beneath which files are opened.
 #[derive(Debug)]
@@ -174,7 +175,7 @@ impl Roots {
     /// The tablespace, if there is more behind its object id in `rest`.
     fn tablespace_of(&self, rest: &[u8]) -> Option<&Root> {
         let end = rest.iter().position(|byte| *byte == b'/')?;
-        let oid: u32 = std::str::from_utf8(&rest[..end]).ok()?.parse().ok()?;
+        let oid = relfile::number_without_leading_zero(&rest[..end])?;
         self.tablespaces.get(&oid)
     }
 

@@ -403,6 +403,14 @@ pub fn is_excluded_unlogged(name: &[u8], unlogged: &HashSet<u32>) -> bool {
         .is_some_and(|file| file.fork != Fork::Init && unlogged.contains(&file.relfilenode))
 }
 
+/// The object id, if the path is the entry of a tablespace: `pg_tblspc/16390`, a link or, for one in place,
+/// a directory.
+#[must_use]
+pub fn tablespace_oid(path: &RelPath) -> Option<u32> {
+    let name = path.as_bytes().strip_prefix(b"pg_tblspc/")?;
+    relfile::number_without_leading_zero(name)
+}
+
 /// Every directory that a data directory must have, even if empty; parents come first (`subdirs` in
 /// `src/bin/initdb/initdb.c`).
 #[must_use]

@@ -13,7 +13,7 @@ use std::collections::{BTreeSet, HashSet};
 use crate::geometry::{EXTENT_BYTES, ROLLING_MAX_BYTES};
 use crate::manifest::{Entry, EntryKind};
 use crate::path::RelPath;
-use crate::pg::layout::{Class, HostLocal, Kind, classify, is_written_whole};
+use crate::pg::layout::{Class, HostLocal, Kind, classify, is_written_whole, tablespace_oid};
 
 /// What the target has under an entry's path; links are not followed, except those of tablespaces
 /// and pg_wal on the way to it.
@@ -162,19 +162,6 @@ fn is_private_key(path: &RelPath) -> bool {
 
 fn is_in_tablespaces(path: &RelPath) -> bool {
     path.components().next() == Some(b"pg_tblspc")
-}
-
-/// The oid, if the path is `pg_tblspc/<oid>` itself.
-fn tablespace_oid(path: &RelPath) -> Option<u32> {
-    let mut components = path.components();
-    match (components.next(), components.next(), components.next()) {
-        (Some(b"pg_tblspc"), Some(name), None) => std::str::from_utf8(name)
-            .ok()
-            .filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))?
-            .parse()
-            .ok(),
-        _ => None,
-    }
 }
 
 /// What becomes of something that the target has.
