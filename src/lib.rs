@@ -1,8 +1,7 @@
 //! pg_reseed: rebuild a PostgreSQL standby by moving only the blocks that differ.
 //!
 //! The modules stand on floors; imports go downwards (`tests/tidy.rs` checks it). `ARCHITECTURE.md`
-//! is the map. This library promises no stable interface: it exists for the binary, the tests and
-//! the benchmarks.
+//! is the map. This library promises no stable interface: it exists for the binary and the tests.
 
 // Floor 7: the command line. What was asked for, and how it ended.
 pub mod cli;

@@ -330,6 +330,10 @@ fn help_of_serve() {
               database postgres. The right to run the backup functions belongs to a database, so it must
               be the one in which it was granted.
 
+              The keywords host, hostaddr, port, user, dbname, password, passfile, options and sslmode
+              are used; sslmode may be disable, allow or prefer, for there is no TLS. Others are
+              refused. libpq's environment variables are not used, except PGPASSFILE.
+
       -D, --pgdata <PGDATA>
               The server's data directory, for a role that may not ask the server for it: that takes a
               superuser or a member of pg_read_all_settings.

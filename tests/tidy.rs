@@ -6,6 +6,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -101,13 +102,13 @@ const HOMES: [(&str, &[&str]); 15] = [
     ("clap", &["cli", "ui"]),
     ("crc32c", &["pg"]),
     ("fast_rsync", &["compare"]),
-    ("getrandom", &["client", "workers"]),
+    ("getrandom", &["client"]),
     ("indicatif", &["ui"]),
     ("lz4_flex", &["wire"]),
     ("postcard", &["wire"]),
     ("rayon", &["workers"]),
-    ("rustix", &["disk", "link", "postmaster", "workers"]),
-    ("shlex", &["link", "postmaster", "cli"]),
+    ("rustix", &["disk", "postmaster"]),
+    ("shlex", &["link", "postmaster"]),
     ("tokio_postgres", &["sql"]),
     ("tracing_subscriber", &["ui"]),
     ("walkdir", &["disk"]),
@@ -120,6 +121,13 @@ const NEVER: [(&str, &[&str], &str); 1] = [(
     &["disk::target", "disk::durable"],
     "the agent cannot write",
 )];
+
+/// What starts another program, and the modules that may.
+const RUN: &str = "process::Command";
+const MAY_RUN: [&str; 2] = ["link", "postmaster"];
+
+/// Files that still do it elsewhere.
+const STILL_RUN: &[&str] = &[];
 
 /// Files may have this many lines.
 const LINES_MAX: usize = 600;
@@ -142,6 +150,7 @@ const LONGER: &[(&str, &str)] = &[
     ("it/cluster.rs", "the one way to make and steer servers"),
     ("it/guards.rs", "one test for each guard"),
     ("it/rebuild.rs", "the scenarios of the main job"),
+    ("tidy.rs", "one rule a line; a quarter is its tests"),
 ];
 
 /// `main.rs` is a door.
@@ -272,10 +281,14 @@ fn quoted(text: &str) -> usize {
     (at + 1).min(text.len())
 }
 
-/// Modules of this package that a line of code names: `crate::a`, `crate::{b, c::d}`, `pg_reseed::e`.
-fn named_modules(code: &str) -> Vec<(usize, String)> {
+/// The roots of this package's own paths.
+const OWN: &[&str] = &["crate::", "pg_reseed::"];
+
+/// All paths behind these roots that the code names, with their lines: `a::b` and `a::c` of
+/// `crate::a::{b, c}`; `a as` where `a` gets another name.
+fn named_paths(code: &str, roots: &[&str]) -> Vec<(usize, String)> {
     let mut found = Vec::new();
-    for root in ["crate::", "pg_reseed::"] {
+    for root in roots {
         for (at, _) in code.match_indices(root) {
             let before = code[..at].chars().next_back();
             if before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == '$') {
@@ -283,41 +296,76 @@ fn named_modules(code: &str) -> Vec<(usize, String)> {
             }
             let line = code[..at].matches('\n').count();
             let rest = &code[at + root.len()..];
-            for name in first_names(rest) {
-                found.push((line, name));
-            }
+            let mut paths = Vec::new();
+            tree(rest, "", &mut paths);
+            found.extend(paths.into_iter().map(|path| (line, path)));
         }
     }
     found
 }
 
-/// `a` of `a::b`, and all first names of `{a::b, c::{d, e}}`.
-fn first_names(text: &str) -> Vec<String> {
-    let name = |text: &str| -> String {
-        text.chars()
-            .take_while(|c| c.is_alphanumeric() || *c == '_')
-            .collect()
-    };
-    let Some(group) = text.strip_prefix('{') else {
-        return vec![name(text)];
-    };
-    let mut names = Vec::new();
-    let mut depth = 0_u32;
-    let mut is_new = true;
-    for (at, c) in group.char_indices() {
-        match c {
-            '{' => depth += 1,
-            '}' if depth == 0 => break,
-            '}' => depth -= 1,
-            ',' if depth == 0 => is_new = true,
-            c if is_new && !c.is_whitespace() => {
-                names.push(name(&group[at..]));
-                is_new = false;
+/// Reads the tree of a `use`, or a plain path, at the beginning of the text; returns what follows it.
+fn tree<'a>(text: &'a str, above: &str, paths: &mut Vec<String>) -> &'a str {
+    let text = text.trim_start();
+    if let Some(mut rest) = text.strip_prefix('{') {
+        loop {
+            rest = rest.trim_start().trim_start_matches(',').trim_start();
+            if rest.is_empty() {
+                return rest;
             }
-            _ => {}
+            if let Some(behind) = rest.strip_prefix('}') {
+                return behind;
+            }
+            let behind = tree(rest, above, paths);
+            if behind.len() == rest.len() {
+                // No tree after all: a macro, perhaps.
+                return behind;
+            }
+            rest = behind;
         }
     }
-    names
+    let end = text
+        .find(|c: char| !c.is_alphanumeric() && c != '_')
+        .unwrap_or(text.len());
+    let end = if text.starts_with('*') { 1 } else { end };
+    let (name, rest) = text.split_at(end);
+    let path = match (above, name) {
+        (above, "self") => above.to_owned(),
+        ("", name) => name.to_owned(),
+        (above, name) => format!("{above}::{name}"),
+    };
+    if let Some(below) = rest.trim_start().strip_prefix("::") {
+        return tree(below, &path, paths);
+    }
+    if let Some(new) = rest.trim_start().strip_prefix("as ") {
+        paths.push(format!("{path} as"));
+        let new = new.trim_start();
+        let end = new.find(|c: char| !c.is_alphanumeric() && c != '_');
+        return &new[end.unwrap_or(new.len())..];
+    }
+    paths.push(path);
+    rest
+}
+
+/// Lines of the code that name a path of at least two parts, or something within it, however it is
+/// written: at full length, in braces, through an import of what is above it. What is above it must
+/// neither get another name nor be imported with a star.
+fn lines_with(source: &Source, roots: &[&str], wanted: &str) -> BTreeSet<usize> {
+    let (above, _) = wanted.rsplit_once("::").unwrap();
+    let is_wanted = |path: &str| {
+        let path = path.trim_end_matches(" as");
+        path == wanted || path.starts_with(&format!("{wanted}::"))
+    };
+    let hides_it = |path: &str| path == format!("{above}::*") || path == format!("{above} as");
+    let by_paths = named_paths(&source.code.join("\n"), roots)
+        .into_iter()
+        .filter(|(_, path)| is_wanted(path) || hides_it(path))
+        .map(|(line, _)| line + 1);
+    let by_words = (1..)
+        .zip(&source.code)
+        .filter(|(_, line)| has(line, wanted))
+        .map(|(number, _)| number);
+    by_paths.chain(by_words).collect()
 }
 
 /// Everything in a file that breaks a rule.
@@ -347,6 +395,7 @@ fn faults(source: &Source) -> Vec<String> {
     };
     imports(source, floor, &mut faults);
     words(source, floor, &mut faults);
+    barred(source, &mut faults);
     faults
 }
 
@@ -354,8 +403,9 @@ fn imports(source: &Source, floor: u8, faults: &mut Vec<String>) {
     let Source {
         path, module, code, ..
     } = source;
-    for (line, name) in named_modules(&code.join("\n")) {
-        let Some(other) = floor_of(&name) else {
+    for (line, name) in named_paths(&code.join("\n"), OWN) {
+        let name = name.split([':', ' ']).next().unwrap();
+        let Some(other) = floor_of(name) else {
             // A macro or an item of lib.rs; the compiler knows whether it exists.
             continue;
         };
@@ -385,11 +435,7 @@ fn words(source: &Source, floor: u8, faults: &mut Vec<String>) {
         .iter()
         .filter(|(on, _, _)| floor == *on)
         .map(|(_, words, why)| (*words, *why));
-    let by_module = NEVER
-        .iter()
-        .filter(|(of, _, _)| of == module)
-        .map(|(_, words, why)| (*words, *why));
-    for (words, why) in by_floor.chain(on_floor).chain(by_module) {
+    for (words, why) in by_floor.chain(on_floor) {
         for word in words {
             // SQL is text.
             let code = if *word == "SELECT " {
@@ -414,6 +460,27 @@ fn words(source: &Source, floor: u8, faults: &mut Vec<String>) {
                     "{path}:{number}: `{library}` is at home in `{home}`"
                 ));
             }
+        }
+    }
+}
+
+/// What the module must not name, however it is written.
+fn barred(source: &Source, faults: &mut Vec<String>) {
+    let Source { path, module, .. } = source;
+    for (of, names, why) in NEVER {
+        for name in names.iter().filter(|_| of == module) {
+            for line in lines_with(source, OWN, name) {
+                faults.push(format!("{path}:{line}: \"{name}\": {why}"));
+            }
+        }
+    }
+    let may_run = MAY_RUN.contains(&module.as_str()) || STILL_RUN.contains(&path.as_str());
+    if !may_run {
+        let homes = MAY_RUN.join("`, `");
+        for line in lines_with(source, &["std::", "tokio::"], RUN) {
+            faults.push(format!(
+                "{path}:{line}: only `{homes}` start other programs"
+            ));
         }
     }
 }
@@ -473,6 +540,12 @@ fn all_faults() -> Vec<String> {
             found.push(format!(
                 "{path}: not longer than {LINES_MAX} lines: take it off LONGER"
             ));
+        }
+    }
+    for path in STILL_RUN {
+        let runs = |s: &&Source| s.path == *path && s.code.iter().any(|line| has(line, RUN));
+        if !all.iter().any(|s| runs(&s)) {
+            found.push(format!("{path}: starts no program: take it off STILL_RUN"));
         }
     }
     found
@@ -547,6 +620,27 @@ mod the_checker {
             ("client/look.rs", "const Q: &str = \"SELECT 1\";"),
             ("client/look.rs", "fn f() { println!(\"x\"); }"),
             ("agent/tree.rs", "use crate::disk::target::ClosedTarget;"),
+            ("agent/tree.rs", "use crate::disk::{read, target};"),
+            (
+                "agent/tree.rs",
+                "use crate::{\n    disk::{\n        read::{self, read_padded},\n        target as t,\n    },\n};",
+            ),
+            (
+                "agent/tree.rs",
+                "use crate::disk;\nfn f() { disk::target::f(); }",
+            ),
+            ("agent/tree.rs", "use crate::disk::*;"),
+            ("agent/tree.rs", "use crate::disk as d;"),
+            ("agent/tree.rs", "use crate::disk::{self as d, read};"),
+            ("client/look.rs", "use std::process::{Command, Stdio};"),
+            (
+                "client/look.rs",
+                "fn f() { tokio::process::Command::new(\"ls\"); }",
+            ),
+            (
+                "disk/walk.rs",
+                "use tokio::process;\nfn f() { process::Command::new(\"ls\"); }",
+            ),
             ("agent/tree.rs", "use walkdir::WalkDir;"),
             ("sql/slot.rs", "use clap::Parser;"),
             ("nowhere.rs", ""),
@@ -580,6 +674,19 @@ mod the_checker {
                 "client/look.rs",
                 "use crate::{plan::guard, wire::message::Request};\nuse super::options;",
             ),
+            (
+                "agent/tree.rs",
+                "use crate::disk::{DiskError, facts as disk_facts, read::*, walk::{self, Kind}};",
+            ),
+            (
+                "client/look.rs",
+                "use std::process::{self, Stdio};\nfn f() { process::id(); }",
+            ),
+            (
+                "postmaster.rs",
+                "fn f() { std::process::Command::new(\"pg_ctl\"); }",
+            ),
+            ("cli/mod.rs", "use crate::cli::args::{Command, Style};"),
             ("facts.rs", "use crate::manifest::Entry;"),
             ("cli/mod.rs", "use crate::ui::Ui;"),
             (

@@ -89,8 +89,9 @@ pub struct RebuildArguments {
     /// Relocate a tablespace: OLDDIR=NEWDIR (repeatable)
     ///
     /// Puts the tablespace that is in directory OLDDIR on the source into NEWDIR on this host. Both
-    /// must be absolute paths, and OLDDIR must be written as the source's pg_tblspc link has it. Write
-    /// a = that is part of a path as \=. May be given many times. Needed for every tablespace when
+    /// must be absolute paths. OLDDIR is held against what the source's pg_tblspc link says, after
+    /// double slashes, . and .. have been taken out of both; other links on the way are not followed.
+    /// Write a = that is part of a path as \=. May be given many times. Needed for every tablespace when
     /// source and target are on one host. A tablespace that is not mapped keeps the source's path;
     /// missing directories are made. A NEWDIR that overlaps another one, or lies in PGDATA, is refused.
     #[arg(
@@ -104,8 +105,8 @@ pub struct RebuildArguments {
     /// Directory for the WAL of a seeded standby
     ///
     /// When PGDATA is seeded, puts its WAL into this directory and makes pg_wal a symbolic link to it.
-    /// The path must be absolute, the directory empty or missing. A PGDATA that exists keeps its
-    /// pg_wal, directory or link, as it is.
+    /// The path must be absolute; a directory that is neither missing nor empty is refused. A PGDATA
+    /// that exists keeps its pg_wal, directory or link, and this option has no effect.
     #[arg(long, value_name = "WALDIR", help_heading = TARGET)]
     pub waldir: Option<PathBuf>,
 
@@ -113,10 +114,15 @@ pub struct RebuildArguments {
     ///
     /// Whose configuration files the standby has when both sides have them in their data directory:
     /// postgresql.conf, postgresql.auto.conf, pg_hba.conf, pg_ident.conf, the files they include,
-    /// and TLS keys and certificates. "target" keeps the standby's own; "source" takes the source's.
-    /// A seeded directory has none of its own and takes the source's. Files outside of the data
-    /// directories, such as those in /etc/postgresql, are never touched. The settings that make the
-    /// directory a standby of the source are written to postgresql.auto.conf in any case.
+    /// and TLS keys and certificates. "source" takes the source's. "target" keeps the standby's own; of
+    /// these files, and of those at the top of the data directory that PostgreSQL does not know, it
+    /// copies what only the source has, except private keys. Nothing of the kind is copied when the
+    /// target's configuration lies outside of PGDATA, see --config-file. A seeded directory has none of
+    /// its own and takes the source's.
+    ///
+    /// Files outside of the data directories, such as those in /etc/postgresql, are never touched. The
+    /// settings that make the directory a standby of the source are written to postgresql.auto.conf in
+    /// any case.
     #[arg(
         long,
         value_enum,
@@ -138,16 +144,18 @@ pub struct RebuildArguments {
 
     /// Refuse to remove more files than this
     ///
-    /// Stops when more than N files would have to be removed from the target. The default is no limit.
-    /// A protection against a wrong PGDATA in scripts.
+    /// Refuses to go on when more than N files would have to be removed from the target because the source
+    /// does not have them; so does a dry run. What every rebuild empties or leaves out does not count:
+    /// old WAL, replication slots, temporary files. The default is no limit. A protection against a
+    /// wrong PGDATA in scripts.
     #[arg(long, value_name = "N", help_heading = TARGET)]
     pub max_delete: Option<u64>,
 
     /// Directory of the target's PostgreSQL programs
     ///
-    /// The directory with the PostgreSQL programs of this host: postgres, pg_ctl and psql. They must
-    /// be of the source's major version. The default is the directory in which Debian and Red Hat
-    /// install that version, otherwise one of PATH.
+    /// The directory with the PostgreSQL programs of this host: postgres, pg_ctl and psql. It is refused
+    /// when they are not of the source's major version. The default is the directory in which Debian
+    /// and Red Hat install that version, otherwise one of PATH.
     #[arg(short = 'B', long, value_name = "BINDIR", help_heading = TARGET)]
     pub bindir: Option<PathBuf>,
 
@@ -155,7 +163,8 @@ pub struct RebuildArguments {
     ///
     /// The main configuration file of the target's server when it is not PGDATA/postgresql.conf, as on
     /// Debian, where it is in /etc/postgresql. It is read, never written, and it is handed to a server
-    /// that --start starts.
+    /// that --start starts. When it lies outside of PGDATA, no configuration of the source is copied
+    /// into PGDATA, unless with --config source or into a new directory.
     #[arg(long, value_name = "FILE", help_heading = TARGET)]
     pub config_file: Option<PathBuf>,
 
@@ -192,29 +201,32 @@ pub struct RebuildArguments {
     /// How the agent connects to its own server
     ///
     /// A connection string (keyword/value or URI) with which the agent connects to its own server on
-    /// its own host. The default is the local socket, the role named like the operating system user,
-    /// and database postgres. Give it when the source has another port or socket directory, or when
-    /// the right to run the backup functions was granted in another database. Not with exec:COMMAND,
-    /// which can hand -d to pg_reseed serve itself.
+    /// its own host. The default is the local socket with the port of -d or -p (with --from local also the
+    /// socket directory of -h, if it is one), the role named like the operating system user, and
+    /// database postgres. Give it when that is another one, or when the right to run the backup
+    /// functions was granted in another database. The keywords are those of pg_reseed serve -d. Not
+    /// with exec:COMMAND, which can hand -d to pg_reseed serve itself.
     #[arg(long, value_name = "CONNINFO", help_heading = SOURCE)]
     pub source_dbname: Option<String>,
 
     /// Replication slot that the standby shall use
     ///
-    /// The physical replication slot of the source that the standby will use: it is reserved before the
-    /// copy begins, and becomes primary_slot_name. It must exist, unless --create-slot is given, and
-    /// must not be in use.
+    /// The physical replication slot of the source that the standby will use. It becomes
+    /// primary_slot_name. It must exist, unless --create-slot is given, and must not be in use. It keeps
+    /// the source's WAL during the run. An existing slot that never reserved WAL cannot do that: then a
+    /// temporary slot does, and the standby's slot reserves WAL when the standby first connects.
     ///
-    /// Without this option a temporary slot keeps the source's WAL for as long as the run takes; with
-    /// --start it is released only once the standby streams. Afterwards the standby depends on
+    /// A temporary slot, which is also used without this option, lasts as long as the run; with --start it
+    /// is released only once the standby streams. Without this option, afterwards the standby depends on
     /// wal_keep_size or a WAL archive when it is away for long.
     #[arg(short = 'S', long, value_name = "SLOTNAME", help_heading = SOURCE)]
     pub slot: Option<String>,
 
     /// Create the slot if it does not exist
     ///
-    /// Creates the replication slot named by --slot if it does not exist. It stays when the run
-    /// succeeds; a slot that a failed run created is dropped again. Remember that a slot which nobody
+    /// Creates the replication slot named by --slot if it does not exist. An existing physical slot that
+    /// nobody uses is taken as it is, so that the same command can be run again. The slot stays when the
+    /// run succeeds; a slot that a failed run created is dropped again. Remember that a slot which nobody
     /// reads from keeps WAL on the source without limit, unless max_slot_wal_keep_size is set.
     #[arg(short = 'C', long, requires = "slot", help_heading = SOURCE)]
     pub create_slot: bool,
@@ -282,24 +294,28 @@ pub struct RebuildArguments {
     ///
     /// Sets restore_command on the standby, so that it can take WAL from an archive that the source no
     /// longer has. Without this option none is left in postgresql.auto.conf: one that was meant for
-    /// the directory's former role could bring in WAL of the abandoned timeline.
+    /// the directory's former role could bring in WAL of the abandoned timeline. With or without it,
+    /// archive_cleanup_command, recovery_end_command and recovery_min_apply_delay are removed from
+    /// there.
     #[arg(long, value_name = "COMMAND", help_heading = STANDBY)]
     pub restore_command: Option<String>,
 
     /// Compare and report, change nothing
     ///
-    /// Looks, judges and compares as a real run would, reports the same figures, and changes nothing on
-    /// either side: no slot, no backup, no checkpoint. It moves digests and no blocks. The source goes
-    /// on working meanwhile, so a real run will move a little more or less. A server that runs in PGDATA
-    /// must be stopped for it.
+    /// Looks, judges and compares as a real run would, reports the same figures, reads on both sides and
+    /// changes nothing on either: no slot, no backup, no checkpoint. Of relations it moves digests and
+    /// no blocks; files that are not made of blocks are compared whole. The source goes on working
+    /// meanwhile, so a real run will move a little more or less. A server that runs in PGDATA is a reason
+    /// to refuse, also with --stop, since a dry run does not stop it.
     #[arg(short = 'n', long, help_heading = RUN)]
     pub dry_run: bool,
 
     /// Stop a server that runs in the target first
     ///
     /// If a server runs in PGDATA, stops it as pg_ctl stop -m fast does, once the checks that do not need
-    /// it stopped have passed. Without this option a running server is a reason to refuse. Where a cluster manager such
-    /// as Patroni or systemd would start the server again, stop it there instead.
+    /// it stopped have passed. Without this option, and in a dry run, a running server is a reason to
+    /// refuse. Where a cluster manager such as Patroni or systemd would start the server again, stop it
+    /// there instead.
     #[arg(long, help_heading = RUN)]
     pub stop: bool,
 
@@ -349,8 +365,9 @@ pub struct RebuildArguments {
     /// Compression between the sides: none, lz4, zstd[:LEVEL]
     ///
     /// How the agent compresses the blocks that it sends: none, lz4, or zstd with an optional level from
-    /// 1 (the default) to 19, as in zstd:3. Without this option it is none for --from local and lz4 otherwise. Choose zstd for a slow line,
-    /// none for one that is faster than the processors, or when ssh compresses already.
+    /// 1 (the default) to 19, as in zstd:3. Without this option it is none for --from local and lz4
+    /// otherwise. Choose zstd for a slow line, none for one that is faster than the processors, or when
+    /// ssh compresses already.
     #[arg(
         short = 'Z',
         long,
@@ -389,14 +406,14 @@ pub struct RebuildArguments {
     ///
     /// Writes the result of the run to this file as one JSON object, also when the run fails or a check
     /// refuses. The file appears at once and whole; one that exists is replaced. It must not lie in
-    /// PGDATA.
+    /// PGDATA. When it cannot be written, that is a warning, and the exit status stays that of the run.
     #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
     pub report: Option<PathBuf>,
 
     /// Log more to standard error (repeatable)
     ///
-    /// Logs more to standard error: once for steps with their figures, twice for files, three times for
-    /// every range that is compared.
+    /// Logs more to standard error: once for what the agent's command writes to its standard error, such
+    /// as the banners of ssh, and other notes; twice also for the stages. More often means no more today.
     #[arg(short = 'v', long, action = ArgAction::Count, help_heading = OUTPUT)]
     pub verbose: u8,
 
@@ -485,6 +502,10 @@ pub struct ServeArguments {
     /// default is the local socket, the role named like the operating system user, and database
     /// postgres. The right to run the backup functions belongs to a database, so it must be the one in
     /// which it was granted.
+    ///
+    /// The keywords host, hostaddr, port, user, dbname, password, passfile, options and sslmode are
+    /// used; sslmode may be disable, allow or prefer, for there is no TLS. Others are refused. libpq's
+    /// environment variables are not used, except PGPASSFILE.
     #[arg(short = 'd', long, value_name = "CONNINFO", help_heading = SERVE)]
     pub dbname: Option<String>,
 

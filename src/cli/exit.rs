@@ -48,7 +48,7 @@ impl Status {
         (
             Status::DamagedPages,
             "The run, or dry run, succeeded, but pages of the source fail their checksum. A rebuild \
-             copies them as they are; the summary and the report list them.",
+             copies them as they are. The summary lists the first ten, the report all.",
         ),
         (
             Status::NotStreaming,

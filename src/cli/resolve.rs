@@ -312,7 +312,7 @@ fn agents_own_server(from: Option<&str>, primary: &Conninfo) -> Result<Option<St
     {
         add(&mut own, "port", port)?;
     }
-    if own.is_empty() {
+    if own == Conninfo::default() {
         return Ok(None);
     }
     own.to_keyword_value().map(Some).map_err(UsageError::new)

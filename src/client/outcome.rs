@@ -25,6 +25,8 @@ pub struct DivergenceReport {
     pub target_end: Lsn,
     /// WAL bytes between both: the old timeline's writes that are gone.
     pub lost_bytes: u64,
+    /// False when the target was not shut down cleanly: there may have been more.
+    pub is_exact: bool,
 }
 
 /// A block that fails PostgreSQL's own checksum on the source.

@@ -101,14 +101,13 @@ pub(super) fn damaged_pages(work: &Work, found: &Found) -> Vec<DamagedPage> {
 
 fn divergence(relation: &Relation, before: Option<&TargetCluster>) -> Option<DivergenceReport> {
     let (lsn, target_end) = relation.lost_range()?;
-    let timeline = before
-        .and_then(|cluster| cluster.control.as_ref())
-        .map(crate::pg::control::ControlFile::timeline_reached)?;
+    let control = before.and_then(|cluster| cluster.control.as_ref())?;
     Some(DivergenceReport {
         lsn,
-        timeline,
+        timeline: control.timeline_reached(),
         target_end,
         lost_bytes: target_end.bytes_since(lsn),
+        is_exact: control.state.is_shut_down(),
     })
 }
 

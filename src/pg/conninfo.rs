@@ -161,12 +161,6 @@ impl Conninfo {
             .map(|(keyword, value)| (*keyword, value.as_str()))
     }
 
-    /// Whether no option is given.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.pairs.is_empty()
-    }
-
     /// Writes `keyword=value` pairs, quoted so that libpq reads the same values again.
     ///
     /// For a line of a configuration file the whole is to be quoted once more, by
@@ -638,7 +632,6 @@ mod tests {
         assert_eq!(conninfo.remove("user"), None);
         assert_eq!(conninfo.get("user"), None);
         assert!(conninfo.set("nonsense", "1").is_err());
-        assert!(Conninfo::default().is_empty() && !conninfo.is_empty());
     }
 
     #[test]

@@ -1,10 +1,10 @@
-//! The two texts that end a backup: backup_label and tablespace_map.
+//! The text that ends a backup: backup_label.
 //!
-//! The label is written by `build_backup_content` (`src/backend/access/transam/xlogbackup.c`; in 13
-//! and 14 `do_pg_start_backup` in `xlog.c`) and read by `read_backup_label`
-//! (`src/backend/access/transam/xlogrecovery.c`), the map by `do_pg_backup_start` and
-//! `read_tablespace_map`. A label is only ever read here, never made: it goes to the target byte for
-//! byte as the server gave it.
+//! It is written by `build_backup_content` (`src/backend/access/transam/xlogbackup.c`; in 13 and 14
+//! `do_pg_start_backup` in `xlog.c`) and read by `read_backup_label`
+//! (`src/backend/access/transam/xlogrecovery.c`). Here it is only ever read, never made: it goes to
+//! the target byte for byte as the server gave it. The tablespace_map that comes with it is not used:
+//! see `plan::tablespaces`.
 
 use serde::{Deserialize, Serialize};
 
@@ -143,108 +143,6 @@ fn start_of(text: &str) -> Option<(Lsn, String, TimelineId)> {
     Some((Lsn::parse(lsn).ok()?, name.to_owned(), TimelineId(timeline)))
 }
 
-/// One tablespace in a tablespace_map.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct MapEntry {
-    pub oid: u32,
-    /// Where the link leads: the bytes of an absolute path.
-    pub location: Vec<u8>,
-}
-
-/// Why a text is not a tablespace_map. Lines count from 1, by entries.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum MapError {
-    #[error("line {line} of the tablespace map is not a number and a path")]
-    BadLine { line: usize },
-    #[error("the last line of the tablespace map is not complete")]
-    Unterminated,
-}
-
-/// Where the escaping of backslashes begins; 13 escapes line ends only.
-const ESCAPES_BACKSLASH: u32 = 14;
-
-/// Parses the tablespace_map of a server of `major`.
-///
-/// # Errors
-/// [`MapError`] where the server would refuse the map.
-pub fn parse_tablespace_map(text: &[u8], major: u32) -> Result<Vec<MapEntry>, MapError> {
-    let mut entries = Vec::new();
-    let mut line = Vec::new();
-    let mut is_escaped = false;
-    for byte in text {
-        let is_end = matches!(byte, b'\n' | b'\r');
-        match byte {
-            _ if is_end && !is_escaped => {
-                // Two bytes may end one line.
-                if !line.is_empty() {
-                    let entry = entry_of(&line);
-                    let line_number = entries.len() + 1;
-                    entries.push(entry.ok_or(MapError::BadLine { line: line_number })?);
-                    line.clear();
-                }
-            }
-            b'\\' if !is_escaped && major >= ESCAPES_BACKSLASH => {
-                is_escaped = true;
-                continue;
-            }
-            // In 13 the backslash is already in the line when it proves to be an escape.
-            _ if is_end && major < ESCAPES_BACKSLASH => {
-                line.pop();
-                line.push(*byte);
-            }
-            _ => line.push(*byte),
-        }
-        is_escaped = major < ESCAPES_BACKSLASH && *byte == b'\\';
-    }
-    if line.is_empty() && !is_escaped {
-        Ok(entries)
-    } else {
-        Err(MapError::Unterminated)
-    }
-}
-
-/// `16390 /srv/space`: the first space ends the number.
-fn entry_of(line: &[u8]) -> Option<MapEntry> {
-    let space = line.iter().position(|byte| *byte == b' ')?;
-    let (number, location) = (&line[..space], &line[space + 1..]);
-    let oid = std::str::from_utf8(number)
-        .ok()
-        .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))?
-        .parse()
-        .ok()?;
-    (!location.is_empty() && !location.contains(&0)).then(|| MapEntry {
-        oid,
-        location: location.to_vec(),
-    })
-}
-
-/// Writes the tablespace_map that a server of `major` reads as `entries`; empty for none, and then
-/// no file is to be made.
-///
-/// 13 cannot express a location that ends in a backslash or has one before a line end, nor one that
-/// starts with a blank: its own maps of such locations are wrong in the same way.
-#[must_use]
-pub fn write_tablespace_map(entries: &[MapEntry], major: u32) -> Vec<u8> {
-    let mut text = Vec::new();
-    for entry in entries {
-        text.extend_from_slice(entry.oid.to_string().as_bytes());
-        text.push(b' ');
-        for byte in &entry.location {
-            let escaped = match byte {
-                b'\n' | b'\r' => true,
-                b'\\' => major >= ESCAPES_BACKSLASH,
-                _ => false,
-            };
-            if escaped {
-                text.push(b'\\');
-            }
-            text.push(*byte);
-        }
-        text.push(b'\n');
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -274,7 +172,7 @@ mod tests {
                 assert_eq!(label.method.as_deref(), Some("streamed"));
                 assert_eq!(label.label.as_deref(), Some(name));
                 assert_eq!(label.start_timeline, TimelineId(1));
-                assert!(label.start_lsn.is_valid() && label.start_lsn < label.checkpoint);
+                assert!(Lsn::INVALID < label.start_lsn && label.start_lsn < label.checkpoint);
                 assert!(label.start_time.unwrap().ends_with(" UTC"));
                 assert!(!label.is_incremental);
                 let line = format!(
@@ -332,57 +230,10 @@ mod tests {
         assert!(BackupLabel::parse(text.as_bytes()).unwrap().is_incremental);
     }
 
-    fn entry(oid: u32, location: &[u8]) -> MapEntry {
-        MapEntry {
-            oid,
-            location: location.to_vec(),
-        }
-    }
-
-    #[test]
-    fn maps_are_escaped_by_major() {
-        let entries = [
-            entry(16390, b"/srv/a b"),
-            entry(16391, b"/srv/back\\slash"),
-            entry(16392, b"/srv/line\nend\r"),
-        ];
-        let old = b"16390 /srv/a b\n16391 /srv/back\\slash\n16392 /srv/line\\\nend\\\r\n";
-        let new = b"16390 /srv/a b\n16391 /srv/back\\\\slash\n16392 /srv/line\\\nend\\\r\n";
-        assert_eq!(write_tablespace_map(&entries, 13), old);
-        assert_eq!(write_tablespace_map(&entries, 14), new);
-        assert_eq!(parse_tablespace_map(old, 13).unwrap(), entries);
-        assert_eq!(parse_tablespace_map(new, 18).unwrap(), entries);
-        assert_eq!(parse_tablespace_map(b"", 18).unwrap(), []);
-        assert_eq!(write_tablespace_map(&[], 18), b"");
-        assert_eq!(
-            parse_tablespace_map(b"1  x\r\n2 y\r\n", 15).unwrap(),
-            [entry(1, b" x"), entry(2, b"y")]
-        );
-    }
-
-    #[test]
-    fn broken_maps_are_refused() {
-        for (text, error) in [
-            (&b"1 /a"[..], MapError::Unterminated),
-            (b"1 /a\n2 /b", MapError::Unterminated),
-            (b"1 /a\n\\", MapError::Unterminated),
-            (b"1\n", MapError::BadLine { line: 1 }),
-            (b"1 \n", MapError::BadLine { line: 1 }),
-            (b"1 /a\nx /b\n", MapError::BadLine { line: 2 }),
-            (b" /a\n", MapError::BadLine { line: 1 }),
-            (b"-1 /a\n", MapError::BadLine { line: 1 }),
-            (b"4294967296 /a\n", MapError::BadLine { line: 1 }),
-            (b"1 /a\0b\n", MapError::BadLine { line: 1 }),
-        ] {
-            assert_eq!(parse_tablespace_map(text, 15), Err(error), "{text:?}");
-        }
-    }
-
     proptest! {
         #[test]
-        fn any_bytes_are_survived(bytes: Vec<u8>, major in 13u32..=18) {
+        fn any_bytes_are_survived(bytes: Vec<u8>) {
             let _ = BackupLabel::parse(&bytes);
-            let _ = parse_tablespace_map(&bytes, major);
         }
 
         #[test]
@@ -393,24 +244,6 @@ mod tests {
             bytes.truncate(cut % (bytes.len() + 1));
             if let Ok(label) = BackupLabel::parse(&bytes) {
                 prop_assert_eq!(label.bytes, bytes);
-            }
-        }
-
-        #[test]
-        fn maps_round_trip(
-            oids in proptest::collection::vec((1u32.., "/[a \\\\\r\n]{0,6}"), 0..4),
-            major in 13u32..=18,
-        ) {
-            let entries: Vec<MapEntry> =
-                oids.iter().map(|(oid, path)| entry(*oid, path.as_bytes())).collect();
-            let text = write_tablespace_map(&entries, major);
-            let expressible = major > 13 || oids.iter().all(|(_, path)| {
-                !path.ends_with('\\') && !path.contains("\\\n") && !path.contains("\\\r")
-            });
-            if expressible {
-                prop_assert_eq!(parse_tablespace_map(&text, major), Ok(entries));
-            } else {
-                let _ = parse_tablespace_map(&text, major);
             }
         }
     }

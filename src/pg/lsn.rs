@@ -47,12 +47,6 @@ impl Lsn {
     pub fn bytes_since(self, earlier: Lsn) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
-
-    /// Whether this is a position at all, that is not `0/0`.
-    #[must_use]
-    pub fn is_valid(self) -> bool {
-        self != Self::INVALID
-    }
 }
 
 /// One to eight hexadecimal digits, without sign.

@@ -143,18 +143,6 @@ impl History {
             .map_or(TimelineId(0), |entry| entry.timeline)
     }
 
-    /// The entry of one timeline.
-    #[must_use]
-    pub fn entry(&self, timeline: TimelineId) -> Option<&HistoryEntry> {
-        self.entries.iter().find(|entry| entry.timeline == timeline)
-    }
-
-    /// Whether the history leads over (or to) `timeline`.
-    #[must_use]
-    pub fn contains(&self, timeline: TimelineId) -> bool {
-        self.entry(timeline).is_some()
-    }
-
     /// The timeline on which the byte at `lsn` was, or will be, written (`tliOfPointInHistory`).
     #[must_use]
     pub fn timeline_at(&self, lsn: Lsn) -> Option<TimelineId> {
@@ -254,7 +242,6 @@ mod tests {
             ]
         );
         assert_eq!(history.tip(), TimelineId(5));
-        assert!(history.contains(TimelineId(3)) && !history.contains(TimelineId(2)));
         for (lsn, timeline) in [(0, 1), (0x0300_0147, 1), (0x0300_0148, 3), (u64::MAX, 5)] {
             assert_eq!(history.timeline_at(Lsn(lsn)), Some(TimelineId(timeline)));
         }

@@ -82,12 +82,6 @@ const fn row(major: u32, catalog_version: u32, control_version: u32) -> MajorFac
     }
 }
 
-/// The facts of one major; `None` when it is not supported.
-#[must_use]
-pub fn facts_of(major: u32) -> Option<&'static MajorFacts> {
-    MAJORS.iter().find(|row| row.major == major)
-}
-
 /// The major whose released servers have this catalog version; `None` for others, betas included.
 #[must_use]
 pub fn major_of_catalog(catversion: u32) -> Option<u32> {
@@ -124,10 +118,8 @@ mod tests {
         let majors: Vec<u32> = MAJORS.iter().map(|row| row.major).collect();
         assert_eq!(majors, SUPPORTED_MAJORS.collect::<Vec<_>>());
         for row in MAJORS {
-            assert_eq!(facts_of(row.major), Some(&row));
             assert_eq!(major_of_catalog(row.catalog_version), Some(row.major));
         }
-        assert_eq!(facts_of(12), None);
         assert_eq!(major_of_catalog(202_209_062), None);
         assert_eq!(tablespace_directory(15, 202_209_061), "PG_15_202209061");
     }

@@ -59,8 +59,6 @@ pub enum Relation {
         target_end: Lsn,
         /// Bytes of WAL that only the target has.
         lost_bytes: u64,
-        /// Whether `target_end` is exact; otherwise it is a lower bound.
-        is_exact: bool,
     },
     /// On the source's timeline and further than the source.
     AheadSameTimeline {
@@ -204,7 +202,6 @@ fn relate_cluster(cluster: &TargetCluster, source: &SourceFacts) -> Relation {
             lsn,
             target_end,
             lost_bytes: target_end.bytes_since(lsn),
-            is_exact,
         },
         Some(lsn) => {
             let furthest = cluster.wal_segments_end.unwrap_or(target_end);
@@ -322,18 +319,10 @@ impl fmt::Display for Relation {
                 timeline.0,
                 Bytes(*at_most_bytes)
             ),
-            Relation::Diverged {
-                timeline,
-                lsn,
-                target_end,
-                lost_bytes,
-                is_exact,
-            } => write!(
+            Relation::Diverged { timeline, lsn, .. } => write!(
                 f,
-                "diverged from the source at {lsn} of timeline {} and wrote {}{} of WAL of its own, up to {target_end}",
-                timeline.0,
-                if *is_exact { "" } else { "at least " },
-                Bytes(*lost_bytes)
+                "diverged from the source at {lsn} of timeline {}",
+                timeline.0
             ),
             Relation::AheadSameTimeline {
                 timeline,
@@ -411,12 +400,11 @@ mod tests {
                 lsn: FORK,
                 target_end: Lsn(0x310_00A0),
                 lost_bytes: 0x10_0040,
-                is_exact: true,
             }
         );
         assert_eq!(
             relation.to_string(),
-            "diverged from the source at 0/3000060 of timeline 1 and wrote 1 MB of WAL of its own, up to 0/31000A0"
+            "diverged from the source at 0/3000060 of timeline 1"
         );
         assert_eq!(relation.lost_range(), Some((FORK, Lsn(0x310_00A0))));
     }
@@ -456,14 +444,6 @@ mod tests {
             cluster.wal_segments_end = Some(FORK);
         });
         assert_eq!(relation.name(), "clean-ancestor");
-    }
-
-    #[test]
-    fn a_crash_after_the_fork_loses_at_least_so_much() {
-        let relation = related(|cluster, _| {
-            cluster.control = Some(control(1, 0x310_0028, ClusterState::InProduction));
-        });
-        assert!(relation.to_string().contains("at least 1 MB"), "{relation}");
     }
 
     #[test]

@@ -175,25 +175,15 @@ const USED: [&str; 9] = [
     "dbname", "host", "hostaddr", "options", "passfile", "password", "port", "sslmode", "user",
 ];
 
-/// Means nothing to the agent's one session.
-const IGNORED: [&str; 5] = [
-    "application_name",
-    "client_encoding",
-    "connect_timeout",
-    "fallback_application_name",
-    "gssencmode",
-];
-
 /// One configuration for each place to try, with its description.
 fn configs(
     conninfo: &Conninfo,
     defaults: &Defaults,
 ) -> Result<Vec<(String, tokio_postgres::Config)>, SqlError> {
     // What would be ignored could lead to another server than was meant.
-    let used = |keyword: &str| USED.contains(&keyword) || IGNORED.contains(&keyword);
     if let Some((keyword, _)) = conninfo
         .iter()
-        .find(|(keyword, value)| !used(keyword) && !value.is_empty())
+        .find(|(keyword, value)| !USED.contains(keyword) && !value.is_empty())
     {
         return Err(SqlError::Unsupported(keyword.to_owned()));
     }

@@ -121,7 +121,7 @@ fn spinner() -> ProgressStyle {
 }
 
 fn bar() -> ProgressStyle {
-    style("  {prefix} [{bar:24}] {wide_msg}").progress_chars("=> ")
+    style("  {prefix} [{bar:16}] {wide_msg}").progress_chars("=> ")
 }
 
 fn style(template: &str) -> ProgressStyle {

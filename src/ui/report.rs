@@ -82,7 +82,8 @@ fn history(text: &mut String, outcome: &Outcome) {
             text,
             name,
             format_args!(
-                "{} of WAL that only the target {has}: timeline {} from {} to {}",
+                "{}{} of WAL that only the target {has}: timeline {} from {} to {}",
+                if divergence.is_exact { "" } else { "at least " },
                 words::size(divergence.lost_bytes),
                 divergence.timeline,
                 divergence.lsn,
@@ -106,12 +107,15 @@ fn transfer(text: &mut String, outcome: &Outcome) {
         let differing = words::counted(outcome.differing_blocks, "block", "blocks");
         row(text, "Differing", format_args!("{differing}"));
         let blocks = words::counted(outcome.moved_blocks, "block", "blocks");
-        let fetched = words::size(outcome.fetched_bytes);
-        row(
-            text,
-            verb,
-            format_args!("{moved}: {blocks}, and {fetched} that the target lacked"),
-        );
+        // Blocks are not all that moves: files without pages move as a whole. What was lacking may be
+        // more than what moved: zeros do not travel.
+        let lacking = if outcome.fetched_bytes > 0 {
+            let fetched = words::size(outcome.fetched_bytes);
+            format!("; the target lacked {fetched}")
+        } else {
+            String::new()
+        };
+        row(text, verb, format_args!("{moved} with {blocks}{lacking}"));
     }
     row(
         text,
@@ -279,6 +283,7 @@ mod tests {
                 timeline: TimelineId(1),
                 target_end: Lsn(0x062A_4F10),
                 lost_bytes: 0x012A_4F10,
+                is_exact: true,
             }),
             start_lsn: Some(Lsn(0x0700_0028)),
             stop_lsn: Some(Lsn(0x0900_0100)),
@@ -323,7 +328,7 @@ mod tests {
           Lost          18.6 MB of WAL that only the target had: timeline 1 from 0/5000000 to 0/62A4F10
           Compared      12.4 GB in 1,204 files
           Differing     18,204 blocks
-          Moved         146 MB: 18,204 blocks, and 4.00 MB that the target lacked
+          Moved         146 MB with 18,204 blocks; the target lacked 4.00 MB
           On the wire   61.0 MB received, 2.00 MB sent
           Saved         12.3 GB of the 12.5 GB of a full copy (98 %)
           Written       178 MB
@@ -387,7 +392,7 @@ mod tests {
           To be lost    18.6 MB of WAL that only the target has: timeline 1 from 0/5000000 to 0/62A4F10
           Compared      12.4 GB in 1,204 files
           Differing     18,204 blocks
-          To move       146 MB: 18,204 blocks, and 4.00 MB that the target lacked
+          To move       146 MB with 18,204 blocks; the target lacked 4.00 MB
           On the wire   61.0 MB received, 2.00 MB sent
           Saved         12.3 GB of the 12.5 GB of a full copy (98 %)
           To remove     12 files
@@ -421,7 +426,7 @@ mod tests {
           Lost          18.6 MB of WAL that only the target had: timeline 1 from 0/5000000 to 0/62A4F10
           Compared      12.4 GB in 1,204 files
           Differing     18,204 blocks
-          Moved         146 MB: 18,204 blocks, and 4.00 MB that the target lacked
+          Moved         146 MB with 18,204 blocks; the target lacked 4.00 MB
           On the wire   61.0 MB received, 2.00 MB sent
           Saved         12.3 GB of the 12.5 GB of a full copy (98 %)
           Written       178 MB
