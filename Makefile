@@ -1,4 +1,4 @@
-# make demo | test | lint | install (PREFIX=/usr/local DESTDIR=)
+# make demo | test | lint | bench | install (PREFIX=/usr/local DESTDIR=)
 PREFIX ?= /usr/local
 CARGO ?= cargo
 
@@ -15,7 +15,7 @@ endif
 endif
 target = $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: build demo test lint install
+.PHONY: build demo test lint bench install
 
 build:
 	$(CARGO) build --release --locked
@@ -30,8 +30,11 @@ lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --locked --no-deps --document-private-items
-	bash -n demo/run .ci/run
+	bash -n demo/run benches/rebuild .ci/run
 	sh -n tests/run-as-unprivileged
+
+bench: build
+	benches/rebuild
 
 install: build
 	install -D -m 0755 '$(target)/release/pg_reseed' '$(DESTDIR)$(PREFIX)/bin/pg_reseed'

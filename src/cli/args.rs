@@ -5,6 +5,11 @@
 //! `pg_basebackup`, `pg_rewind` and `pg_ctl` where the meaning is the same; `-h` is therefore the
 //! host, and help is `-?`. The doc comments of the options are printed, so they have no backquotes.
 
+#![expect(
+    rustdoc::broken_intra_doc_links,
+    reason = "square brackets in help texts are optional parts"
+)]
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 

@@ -1,7 +1,7 @@
 //! The only writer. A target is [`held`](Held::take), then [`closed`](ClosedTarget::close): from there
 //! on PostgreSQL cannot start in it, and only [`ClosedTarget::finish`] makes it startable again.
 //!
-//! How it is closed is the affair of [`close`](super::close). Order of finishing: label and signal, all data
+//! How it is closed is the affair of [`close`](mod@super::close). Order of finishing: label and signal, all data
 //! synced, configuration, and last of all the control file (`postgres-facts` 12).
 
 use std::fs::File;
