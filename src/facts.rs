@@ -124,8 +124,6 @@ pub struct TargetFacts {
     /// The path as given, for messages.
     pub pgdata: String,
     pub condition: Condition,
-    /// Free bytes and identity by file system are asked for when sizes are known (`Room`).
-    pub wal_directory: Option<Vec<u8>>,
 }
 
 /// What stands at the target's path.

@@ -8,9 +8,12 @@ use super::source::Source;
 use super::standby::{self, Watched};
 use super::summary::{self, Told};
 use crate::disk::facts as disk;
-use crate::errors::chain;
 use crate::event::Stage;
 use crate::postmaster;
+
+/// What to do about a standby that does not run.
+const MEND: &str =
+    "Mend what the log names and start the server: nothing needs to be copied again.";
 
 /// Starts the standby and waits until it streams, if that was asked for, and tells the outcome.
 pub(super) async fn start_and_watch(
@@ -20,9 +23,8 @@ pub(super) async fn start_and_watch(
 ) -> Result<Outcome, Failure> {
     let options = run.options;
     if let (true, Some(bindir)) = (options.start, &finished.bindir) {
-        let rebuilt = |error: String| Failure::new(TargetState::Rebuilt, error);
         let before = standby::senders(source).await.map_err(|error| {
-            rebuilt(chain(&error)).hint("The server was not started: start it.")
+            Failure::rebuilt(&error).hint("The server was not started: start it.")
         })?;
         run.stage(Stage::Start);
         let log_file = options
@@ -38,30 +40,29 @@ pub(super) async fn start_and_watch(
         let log_from = disk::length(&log_file);
         let pid = postmaster::start(&start, options.wait)
             .await
-            .map_err(|error| {
-                rebuilt(chain(&error)).hint("Mend what the log names and start the server: nothing needs to be copied again.")
-            })?;
+            .map_err(|error| Failure::rebuilt(&error).hint(MEND))?;
         run.stage(Stage::Watch);
         let slot = options.slot.as_deref();
         let watched = standby::watch(source, pid, slot, &before, finished.stop_lsn, options.wait)
             .await
             .map_err(|error| {
-                rebuilt(chain(&error))
+                Failure::rebuilt(&error)
                     .hint("The server was started: look at its log and at pg_stat_replication on the source.")
             })?;
         let log = postmaster::log_tail(&log_file, log_from);
         match watched {
             Watched::Streams => {}
             Watched::Ended => {
-                return Err(rebuilt("the standby's server ended".to_owned())
-                    .detail(format!("Its log says:\n{log}"))
-                    .hint("Mend what the log names and start the server: nothing needs to be copied again."));
+                return Err(
+                    Failure::new(TargetState::Rebuilt, "the standby's server ended")
+                        .detail(format!("Its log says:\n{log}"))
+                        .hint(MEND),
+                );
             }
             Watched::TimeUp { seen } => {
                 let waited = options.wait.as_secs();
-                return Err(rebuilt(format!(
-                    "the standby does not stream after {waited} s: {seen}"
-                ))
+                let error = format!("the standby does not stream after {waited} s: {seen}");
+                return Err(Failure::new(TargetState::Rebuilt, error)
                 .detail(format!("The server runs. Its log says:\n{log}"))
                 .hint("Look at its log and at pg_stat_replication on the source; --wait allows more time."));
             }

@@ -73,14 +73,12 @@ pub fn target(pgdata: &Path, hold: &Hold) -> Result<TargetFacts, DiskError> {
             }
         }
     };
-    let wal_link = disk::link(&pgdata.join("pg_wal"));
     Ok(TargetFacts {
         host: disk::host(),
         user: disk::user(),
         is_root: disk::is_root(),
         pgdata: pgdata.display().to_string(),
         condition,
-        wal_directory: wal_link.map(|path| path.as_os_str().as_bytes().to_vec()),
     })
 }
 

@@ -49,12 +49,6 @@ impl Root {
         &self.path
     }
 
-    /// The directory itself.
-    #[must_use]
-    pub fn dir(&self) -> &OwnedFd {
-        &self.dir
-    }
-
     /// Opens a file or directory beneath the root.
     ///
     /// # Errors

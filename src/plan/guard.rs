@@ -67,8 +67,6 @@ pub struct Findings {
     pub relation: Relation,
     /// The target has nothing of its own: it takes the source's configuration too.
     pub is_seed: bool,
-    /// An earlier run was interrupted in it.
-    pub is_interrupted: bool,
     /// Where each tablespace of the source goes.
     pub placements: Vec<Placement>,
     /// Tablespaces of the target that the source has not.
@@ -147,7 +145,6 @@ fn judge_but(
     }
     Ok(Findings {
         is_seed: relation.is_seed(),
-        is_interrupted: matches!(relation, Relation::Interrupted { .. }),
         relation,
         stale_tablespaces: stale_links(
             situation.places.existing.iter().map(|here| here.oid),
@@ -696,7 +693,7 @@ mod tests {
         let cleared = judge(&scene.situation()).unwrap();
         let findings = cleared.findings();
         assert_eq!(findings.relation.name(), "diverged");
-        assert!(!findings.is_seed && !findings.is_interrupted);
+        assert!(!findings.is_seed);
         assert!(findings.needs_temporary_slot);
     }
 
@@ -724,11 +721,11 @@ mod tests {
         let mut scene = Scene::new();
         scene.cluster().interrupted = Some(marker.clone());
         let cleared = judge(&scene.situation()).unwrap();
-        assert!(cleared.findings().is_interrupted && !cleared.findings().is_seed);
+        assert!(!cleared.findings().is_seed);
         let cluster = scene.cluster();
         (cluster.control, cluster.major) = (None, None);
         let cleared = judge(&scene.situation()).unwrap();
-        assert!(cleared.findings().is_interrupted && cleared.findings().is_seed);
+        assert!(cleared.findings().is_seed);
         // The marker opens no door to another cluster.
         assert_eq!(
             refused(|scene| {

@@ -148,7 +148,6 @@ pub fn target(condition: Condition) -> TargetFacts {
         is_root: false,
         pgdata: "/srv/a".to_owned(),
         condition,
-        wal_directory: None,
     }
 }
 

@@ -7,7 +7,6 @@ pub mod slot;
 
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::{Client, NoTls};
 
@@ -61,7 +60,6 @@ fn server_words(error: &tokio_postgres::Error) -> String {
 pub struct Session {
     client: Client,
     version: Version,
-    lost: watch::Receiver<Option<String>>,
 }
 
 /// Who the agent is to its server, for what a connection string leaves out.
@@ -84,16 +82,9 @@ impl Session {
         for (place, config) in configs(conninfo, defaults)? {
             match config.connect(NoTls).await {
                 Ok((client, connection)) => {
-                    let (tell, lost) = watch::channel(None);
-                    tokio::spawn(async move {
-                        let reason = match connection.await {
-                            Ok(()) => "the session was closed".to_owned(),
-                            Err(error) => server_words(&error),
-                        };
-                        // Nobody may be left to hear it.
-                        let _ = tell.send(Some(reason));
-                    });
-                    return Self::prepare(client, lost).await;
+                    // How it ends shows in the statements.
+                    tokio::spawn(connection);
+                    return Self::prepare(client).await;
                 }
                 Err(source) => {
                     let is_answer = source.as_db_error().is_some();
@@ -107,10 +98,7 @@ impl Session {
         Err(last.unwrap_or(SqlError::Unsupported("host".to_owned())))
     }
 
-    async fn prepare(
-        client: Client,
-        lost: watch::Receiver<Option<String>>,
-    ) -> Result<Self, SqlError> {
+    async fn prepare(client: Client) -> Result<Self, SqlError> {
         let number: i32 = client
             .query_one("SELECT current_setting('server_version_num')::int4", &[])
             .await?
@@ -134,23 +122,13 @@ impl Session {
             .map(|setting| format!("SET {setting};"))
             .collect();
         client.batch_execute(&statements).await?;
-        Ok(Self {
-            client,
-            version,
-            lost,
-        })
+        Ok(Self { client, version })
     }
 
     /// Version of the server.
     #[must_use]
     pub fn version(&self) -> Version {
         self.version
-    }
-
-    /// Becomes `Some(reason)` when the session has ended.
-    #[must_use]
-    pub fn lost(&self) -> watch::Receiver<Option<String>> {
-        self.lost.clone()
     }
 
     /// A handle that cancels the running statement.

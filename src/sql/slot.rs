@@ -4,12 +4,10 @@
 use super::backup::parse_lsn;
 use super::{Session, SqlError};
 use crate::facts::SlotFacts;
-use crate::pg::lsn::Lsn;
 
 /// A slot's state and the WAL that it holds back.
 #[derive(Debug, Clone)]
 pub struct SlotState {
-    pub restart_lsn: Option<Lsn>,
     /// `reserved`, `extended`, `unreserved` or `lost`.
     pub wal_status: String,
     /// Bytes between its restart_lsn and the current end of WAL.
@@ -77,17 +75,15 @@ impl Session {
     /// A failing statement.
     pub async fn slot_state(&self, name: &str) -> Result<Option<SlotState>, SqlError> {
         let statement = format!(
-            "SELECT restart_lsn::text, COALESCE(wal_status, ''), \
+            "SELECT COALESCE(wal_status, ''), \
              COALESCE(GREATEST(pg_wal_lsn_diff({CURRENT_LSN}, restart_lsn), 0), 0)::int8 \
              FROM pg_replication_slots WHERE slot_name = $1::text::name"
         );
         let row = self.client.query_opt(&statement, &[&name]).await?;
         let Some(row) = row else { return Ok(None) };
-        let restart_lsn: Option<&str> = row.get(0);
-        let retained: i64 = row.get(2);
+        let retained: i64 = row.get(1);
         Ok(Some(SlotState {
-            restart_lsn: restart_lsn.map(parse_lsn).transpose()?,
-            wal_status: row.get(1),
+            wal_status: row.get(0),
             retained_bytes: retained.unsigned_abs(),
         }))
     }
