@@ -814,6 +814,49 @@ pub fn pair_with_tablespaces(scene: &Scene) -> (Pair, [String; 2], [String; 2]) 
 // --------------------------------------------------------------------------------------- shows later
 
 #[test]
+fn target_without_room_is_refused() {
+    let scene = Scene::new();
+    let mut pair = Pair::diverged(&scene);
+    // Nothing is written for it: a file with a hole larger than the disk.
+    let huge = fs::File::create(pair.new.pgdata().join("huge")).unwrap();
+    huge.set_len(8 << 40).unwrap();
+    let words = refused(&scene, &pair.old, pair.rebuild());
+    assert!(words.contains("not enough"), "{words}");
+    assert!(words.contains("--ignore-free-space"), "{words}");
+    fs::remove_file(pair.new.pgdata().join("huge")).unwrap();
+    pair.rebuild().arg("--start").succeed();
+    pair.check_equal();
+}
+
+/// It cannot be judged before; the target waits for the same command with a place for it.
+#[test]
+fn tablespace_made_during_the_run_is_noticed() {
+    let scene = Scene::new();
+    let mut pair = Pair::diverged(&scene);
+    let mut run = pair.rebuild().args(["--progress", "json"]).spawn();
+    run.wait_closed(&pair.old);
+    kill_process(run.pid(), Signal::STOP).unwrap();
+    let theirs = scene.folder("late");
+    pair.new.sql(&format!(
+        "CREATE TABLESPACE late LOCATION '{}'",
+        theirs.display()
+    ));
+    pair.new
+        .sql("CREATE TABLE in_late TABLESPACE late AS SELECT 1 AS i");
+    kill_process(run.pid(), Signal::CONT).unwrap();
+    let said = run.wait();
+    assert_eq!(said.code(), 4, "{said}");
+    assert!(said.stderr.contains("tablespace"), "{said}");
+    let mapping = format!(
+        "{}={}",
+        theirs.display(),
+        scene.path().join("ours").display()
+    );
+    pair.rebuild().args(["--start", "-T", &mapping]).succeed();
+    pair.check_equal();
+}
+
+#[test]
 fn more_removals_than_allowed_are_refused() {
     let scene = Scene::new();
     let pair = Pair::diverged(&scene);
