@@ -508,7 +508,8 @@ pub struct ServeArguments {
     /// postgres. The right to run the backup functions belongs to a database, so it must be the one in
     /// which it was granted.
     ///
-    /// The keywords host, hostaddr, port, user, dbname, password, passfile, options and sslmode are
+    /// The keywords host, hostaddr, port, user, dbname, password, passfile, options, sslmode,
+    /// application_name and connect_timeout are
     /// used; sslmode may be disable, allow or prefer, for there is no TLS. Others are refused. libpq's
     /// environment variables are not used, except PGPASSFILE.
     #[arg(short = 'd', long, value_name = "CONNINFO", help_heading = SERVE)]

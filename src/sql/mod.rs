@@ -149,8 +149,18 @@ impl Canceller {
 }
 
 /// Connection options that the agent makes use of.
-const USED: [&str; 9] = [
-    "dbname", "host", "hostaddr", "options", "passfile", "password", "port", "sslmode", "user",
+const USED: [&str; 11] = [
+    "application_name",
+    "connect_timeout",
+    "dbname",
+    "host",
+    "hostaddr",
+    "options",
+    "passfile",
+    "password",
+    "port",
+    "sslmode",
+    "user",
 ];
 
 /// One configuration for each place to try, with its description.
@@ -172,6 +182,12 @@ fn configs(
         key: "port",
         value: port_text.to_owned(),
     })?;
+    let timeout_text = conninfo.get("connect_timeout").unwrap_or("15");
+    let connect_timeout = timeout_text.parse().map_err(|_| SqlError::BadValue {
+        key: "connect_timeout",
+        value: timeout_text.to_owned(),
+    })?;
+    let connect_timeout = Duration::from_secs(connect_timeout);
     if let Some(mode) = conninfo.get("sslmode")
         && !matches!(mode, "disable" | "allow" | "prefer")
     {
@@ -191,8 +207,8 @@ fn configs(
                 .user(user)
                 .dbname(dbname)
                 .ssl_mode(SslMode::Disable)
-                .application_name("pg_reseed")
-                .connect_timeout(Duration::from_secs(15));
+                .application_name(conninfo.get("application_name").unwrap_or("pg_reseed"))
+                .connect_timeout(connect_timeout);
             if let Some(options) = conninfo.get("options") {
                 config.options(options);
             }
