@@ -307,7 +307,7 @@ fn short_help_of_rebuild() {
 
 #[test]
 fn help_of_serve() {
-    assert_snapshot!(help_of(&["pg_reseed", "serve", "--help"]), @r"
+    assert_snapshot!(help_of(&["pg_reseed", "serve", "--help"]), @"
     The agent: runs on the source's host, as the user that owns the source's data directory, and answers
     pg_reseed rebuild. It is started by it and not by hand, except in the COMMAND of --from
     exec:COMMAND. It ends when its standard input ends, and with it the backup and the temporary slot on
@@ -330,9 +330,10 @@ fn help_of_serve() {
               database postgres. The right to run the backup functions belongs to a database, so it must
               be the one in which it was granted.
 
-              The keywords host, hostaddr, port, user, dbname, password, passfile, options and sslmode
-              are used; sslmode may be disable, allow or prefer, for there is no TLS. Others are
-              refused. libpq's environment variables are not used, except PGPASSFILE.
+              The keywords host, hostaddr, port, user, dbname, password, passfile, options, sslmode,
+              application_name and connect_timeout are used; sslmode may be disable, allow or prefer,
+              for there is no TLS. Others are refused. libpq's environment variables are not used,
+              except PGPASSFILE.
 
       -D, --pgdata <PGDATA>
               The server's data directory, for a role that may not ask the server for it: that takes a

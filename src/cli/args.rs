@@ -509,9 +509,8 @@ pub struct ServeArguments {
     /// which it was granted.
     ///
     /// The keywords host, hostaddr, port, user, dbname, password, passfile, options, sslmode,
-    /// application_name and connect_timeout are
-    /// used; sslmode may be disable, allow or prefer, for there is no TLS. Others are refused. libpq's
-    /// environment variables are not used, except PGPASSFILE.
+    /// application_name and connect_timeout are used; sslmode may be disable, allow or prefer, for there
+    /// is no TLS. Others are refused. libpq's environment variables are not used, except PGPASSFILE.
     #[arg(short = 'd', long, value_name = "CONNINFO", help_heading = SERVE)]
     pub dbname: Option<String>,
 
