@@ -153,9 +153,7 @@ pub fn marker(pgdata: &Path) -> Result<Option<Marker>, DiskError> {
     let Some(text) = read_if_there(&path, SMALL_FILE_MAX)? else {
         return Ok(None);
     };
-    serde_json::from_slice(&text)
-        .map(Some)
-        .map_err(|error| DiskError::new("parse", &path, std::io::Error::other(error)))
+    Ok(Some(serde_json::from_slice(&text).unwrap_or_default()))
 }
 
 /// Where a control file lies.

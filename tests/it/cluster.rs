@@ -1051,6 +1051,12 @@ impl Rebuild {
         self
     }
 
+    /// Gives it a process group of its own, with all that it starts.
+    pub fn in_own_group(mut self) -> Self {
+        std::os::unix::process::CommandExt::process_group(&mut self.command, 0);
+        self
+    }
+
     /// Runs it to its end, whatever that is.
     pub fn run(self) -> Said {
         self.spawn().wait()

@@ -816,7 +816,7 @@ pub fn pair_with_tablespaces(scene: &Scene) -> (Pair, [String; 2], [String; 2]) 
 #[test]
 fn target_without_room_is_refused() {
     let scene = Scene::new();
-    let mut pair = Pair::diverged(&scene);
+    let pair = Pair::diverged(&scene);
     // Nothing is written for it: a file with a hole larger than the disk.
     let huge = fs::File::create(pair.new.pgdata().join("huge")).unwrap();
     huge.set_len(8 << 40).unwrap();
@@ -832,7 +832,7 @@ fn target_without_room_is_refused() {
 #[test]
 fn tablespace_made_during_the_run_is_noticed() {
     let scene = Scene::new();
-    let mut pair = Pair::diverged(&scene);
+    let pair = Pair::diverged(&scene);
     let mut run = pair.rebuild().args(["--progress", "json"]).spawn();
     run.wait_closed(&pair.old);
     kill_process(run.pid(), Signal::STOP).unwrap();

@@ -15,6 +15,7 @@
 
 mod cluster;
 mod crash;
+mod edges;
 mod guards;
 mod lab;
 mod oracle;
