@@ -58,7 +58,7 @@ pub fn target(pgdata: &Path, hold: &Hold) -> Result<TargetFacts, DiskError> {
             let is_ours = listed.iter().any(|found| {
                 found.name == b"PG_VERSION" || found.name == layout::MARKER.as_bytes()
             });
-            match listed.first() {
+            match walk::first_of_others(&listed) {
                 None => Condition::Empty {
                     is_owner: facts.is_owner,
                     identity: facts.identity,

@@ -55,8 +55,9 @@ impl Expected<'_> {
             matches!(&control, Err(error) if error.kind() == std::io::ErrorKind::NotFound);
         match self {
             // Our own pid file is there by now.
-            Expected::Empty => walk::list(pgdata)
-                .is_ok_and(|listed| listed.iter().all(|found| found.name == b"postmaster.pid")),
+            Expected::Empty => {
+                walk::list(pgdata).is_ok_and(|listed| walk::first_of_others(&listed).is_none())
+            }
             // One that is still there belongs to a run that was killed while it closed the target.
             Expected::Interrupted => is_missing || pgdata.join(layout::MARKER).exists(),
             Expected::Cluster(judged) => control
@@ -91,9 +92,20 @@ pub(super) fn close(
     directory_mode: u32,
     file_mode: u32,
 ) -> Result<(), CloseError> {
-    let pid_file = PidFileLock::take(pgdata, plan.stale_pid_file)?;
+    let is_empty = matches!(plan.expected, Expected::Empty);
+    // No server can start in an empty directory.
+    let pid_file = if is_empty {
+        None
+    } else {
+        Some(PidFileLock::take(pgdata, plan.stale_pid_file)?)
+    };
     if !plan.expected.is_there(pgdata) {
         return Err(CloseError::Changed);
+    }
+    if is_empty {
+        // The first of all files, so that the same command knows what it finds.
+        durable::replace(&pgdata.join(layout::MARKER), plan.marker, file_mode)
+            .map_err(CloseError::Untouched)?;
     }
     // New empty directories do no harm; what cannot be made must show before anything is lost.
     make_places(pgdata, plan, directory_mode).map_err(CloseError::Untouched)?;

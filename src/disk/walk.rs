@@ -6,6 +6,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use super::DiskError;
+use super::durable;
 use crate::pg::layout;
 
 /// What a name in a directory is, without following links.
@@ -102,6 +103,14 @@ pub fn list(path: &Path) -> Result<Vec<Listed>, DiskError> {
     }
     names.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     Ok(names)
+}
+
+/// The first name that a run which was killed at its very beginning cannot have left behind.
+#[must_use]
+pub fn first_of_others(listed: &[Listed]) -> Option<&Listed> {
+    listed
+        .iter()
+        .find(|found| found.name != durable::TEMPORARY.as_bytes())
 }
 
 /// Whether this user may read a file or look into a directory, links not followed.

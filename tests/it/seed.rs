@@ -145,6 +145,13 @@ fn killed_seed_is_finished_by_the_same_command() {
     running.kill();
     drop(running);
     assert!(!standby.exists("global/pg_control") || standby.exists("backup_label"));
+    // A run that was killed when it had written nothing but the beginning of its marker.
+    let mut early = scene.vacant("early");
+    early.place(&scene.folder("early-data"));
+    early.write("pg_reseed.tmp", "{");
+    Rebuild::new(&early, &primary).succeed();
+    assert!(early.exists("global/pg_control") && !early.exists("pg_reseed.tmp"));
+
     let said = Rebuild::new(&standby, &primary).succeed();
     assert_eq!(said.word("mode"), "seed");
     assert_eq!(
