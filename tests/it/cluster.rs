@@ -502,8 +502,10 @@ impl Cluster {
         let pid = self
             .postmaster()
             .unwrap_or_else(|| panic!("cluster \"{}\" is not running", self.name));
+        // A killed postmaster's children have another parent at once.
+        let children = children_of(pid);
         Self::signal(pid, how);
-        self.wait_gone(pid, DEADLINE);
+        self.wait_gone(pid, &children, DEADLINE);
     }
 
     fn signal(pid: Pid, how: Stop) {
@@ -516,8 +518,7 @@ impl Cluster {
         let _ = kill_process(pid, signal);
     }
 
-    fn wait_gone(&mut self, pid: Pid, deadline: Duration) {
-        let children = children_of(pid);
+    fn wait_gone(&mut self, pid: Pid, children: &[Pid], deadline: Duration) {
         eventually(
             &format!("server of \"{}\" is gone", self.name),
             deadline,
