@@ -310,22 +310,51 @@ fn slot_that_was_made_goes_when_a_whole_group_is_interrupted() {
     assert!([0, 4, 6].contains(&said.code()), "{said}");
 }
 
-/// It followed a promotion and has no restartpoint on the new timeline yet.
+/// It followed a promotion and has no restartpoint on the new timeline yet: the backup starts on the old
+/// timeline and ends on the new one, and its WAL is there in the names of both.
 #[test]
 fn cascading_standby_that_changed_its_timeline_can_be_the_source() {
     let scene = Scene::new();
     let mut pair = Pair::streaming(&scene, |old| {
-        old.sql("CREATE TABLE t AS SELECT generate_series(1, 10000) AS i");
+        old.sql("CREATE TABLE t WITH (fillfactor = 10) AS SELECT 0 AS i");
     });
     let cascading = scene.standby("cascading", &pair.new, &[]);
     pair.new.wait_caught_up(&cascading);
-    assert_eq!(pair.new.sql("SELECT pg_promote()"), "t");
-    pair.new
-        .sql("INSERT INTO t SELECT generate_series(1, 1000)");
+    // A promotion asks for a checkpoint that may take its time (`xlog.c:StartupXLOG`, CHECKPOINT_FORCE alone):
+    // up to 100 ms for each dirty buffer (`checkpointer.c:CheckpointWriteDelay`). Until it is complete, no
+    // checkpoint record of the new timeline exists, so no standby has a restartpoint there.
+    pair.new.sql("ALTER SYSTEM SET bgwriter_lru_maxpages = 0");
+    pair.new.sql("SELECT pg_reload_conf()");
+    pair.old
+        .sql("INSERT INTO t SELECT generate_series(1, 60000)");
+    let is_slow = pair.old.sql("SELECT pg_relation_size('t') / 8192 > 1500");
+    assert_eq!(
+        is_slow, "t",
+        "the checkpoint would be over in less than minutes"
+    );
+    pair.old.wait_caught_up(&pair.new);
     pair.new.wait_caught_up(&cascading);
-    pair.old.sql("INSERT INTO t SELECT generate_series(1, 5)");
+    assert_eq!(pair.new.sql("SELECT pg_promote()"), "t");
+    // Beyond the segment in which the timelines part.
+    pair.new
+        .sql("INSERT INTO t VALUES (-1); SELECT pg_switch_wal(); INSERT INTO t VALUES (-2)");
+    pair.new.wait_caught_up(&cascading);
+    let assert_premise = || {
+        assert_eq!(
+            cascading.sql("SELECT received_tli FROM pg_stat_wal_receiver"),
+            "2"
+        );
+        assert_eq!(
+            cascading.control()["Latest checkpoint's TimeLineID"],
+            "1",
+            "the checkpoint of the promotion came through: this test has nothing to test"
+        );
+    };
+    assert_premise();
+    pair.old.sql("INSERT INTO t VALUES (-3)");
     pair.old.stop(Stop::Fast);
     Rebuild::new(&pair.old, &cascading).arg("--start").succeed();
+    assert_premise();
     cascading.wait_caught_up(&pair.old);
     assert_same_data(&cascading, &pair.old);
     stop(pair.old);
