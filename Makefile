@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | install (PREFIX=/usr/local DESTDIR=)
+# make demo | test | lint | bench | bench-kernels | install (PREFIX=/usr/local DESTDIR=)
 PREFIX ?= /usr/local
 CARGO ?= cargo
 
@@ -15,7 +15,7 @@ endif
 endif
 target = $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: build demo test lint bench install
+.PHONY: build demo test lint bench bench-kernels install
 
 build:
 	$(CARGO) build --release --locked
@@ -35,6 +35,9 @@ lint:
 
 bench: build
 	benches/rebuild
+
+bench-kernels:
+	$(CARGO) bench --locked --bench kernels
 
 install: build
 	install -D -m 0755 '$(target)/release/pg_reseed' '$(DESTDIR)$(PREFIX)/bin/pg_reseed'

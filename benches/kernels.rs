@@ -1,0 +1,450 @@
+//! The kernels that a run consists of, each alone and on one thread: how fast this machine could be if disks
+//! and link cost nothing. `make bench-kernels`; `cargo test --bench kernels` runs each of them once.
+//!
+//! All input is painted from fixed seeds. Nothing is asserted about time. What an input shall be (so many
+//! blocks differ, a page is valid) is asserted when it is made.
+
+#![expect(clippy::unwrap_used, reason = "a bench that cannot go on fails")]
+
+use std::fmt::Write as _;
+use std::hint::black_box;
+use std::time::Duration;
+
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+
+use pg_reseed::compare::blocks::{Baseline, choose, differing, digest_pieces, is_zero};
+use pg_reseed::compare::rolling;
+use pg_reseed::digest::{DIGEST_BYTES, SessionKey};
+use pg_reseed::geometry::{BitSet, EXTENT_BYTES, EntryId, RANGE_BYTES, SPANS_MAX, Span};
+use pg_reseed::manifest::{Entry, EntryKind};
+use pg_reseed::path::RelPath;
+use pg_reseed::pg::lsn::Lsn;
+use pg_reseed::pg::page::{self, PageVerdict};
+use pg_reseed::wire::codec::{self, HEADER_BYTES, Header};
+use pg_reseed::wire::message::{Answer, Codec, Compression, ManifestEnd, Packed, Request};
+use pg_reseed::wire::payload;
+
+const KEY: SessionKey = SessionKey([7; 32]);
+const BLOCK_BYTES: u32 = 8192;
+const RANGE: usize = RANGE_BYTES as usize;
+const BLOCK: usize = BLOCK_BYTES as usize;
+
+/// Percent of a range's blocks that differ.
+const SHARES: [usize; 3] = [0, 1, 50];
+
+criterion_group! {
+    name = kernels;
+    // Short: the figures are for orders of magnitude, and a busy machine spoils long runs as well.
+    config = Criterion::default()
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2))
+        .sample_size(20);
+    targets = digests, comparison, pages, frames, payloads, shifting, manifest
+}
+criterion_main!(kernels);
+
+fn digests(c: &mut Criterion) {
+    let mut group = c.benchmark_group("digest");
+    for (name, bytes) in [
+        ("8KiB", BLOCK),
+        ("64KiB", EXTENT_BYTES as usize),
+        ("16MiB", 16 * 1024 * 1024),
+    ] {
+        let input = Paint::new(1).bytes(bytes);
+        group.throughput(bytes_of(&input));
+        group.bench_function(name, |b| b.iter(|| KEY.digest(black_box(&input))));
+    }
+    group.finish();
+
+    let mut group = c.benchmark_group("digest_pieces of 4MiB");
+    let range = Paint::new(2).bytes(RANGE);
+    group.throughput(bytes_of(&range));
+    for (name, unit) in [("64KiB", EXTENT_BYTES), ("8KiB", BLOCK_BYTES)] {
+        let mut digests = Vec::new();
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                digests.clear();
+                digest_pieces(&KEY, black_box(&range), unit, &mut digests);
+            });
+        });
+    }
+    group.finish();
+}
+
+fn comparison(c: &mut Criterion) {
+    let theirs = Paint::new(3).bytes(RANGE);
+    let their_digests = block_digests(&theirs);
+    let blocks = RANGE / BLOCK;
+
+    let mut group = c.benchmark_group("differing of 512 digests");
+    group.throughput(Throughput::Elements(blocks as u64));
+    for share in SHARES {
+        let (ours, changed) = with_changed_blocks(&theirs, share);
+        let ours = block_digests(&ours);
+        assert_eq!(differing(&ours, &their_digests).count(), changed);
+        group.bench_function(BenchmarkId::from_parameter(format!("{share}%")), |b| {
+            b.iter(|| differing(black_box(&ours), black_box(&their_digests)).sum::<usize>());
+        });
+    }
+    group.finish();
+
+    // As the agent does it: with new, empty vectors for each request.
+    let chosen_of = |bytes: &[u8], baseline: Baseline<'_>| {
+        let mut present = BitSet::with_size(blocks);
+        let mut chosen = Vec::new();
+        choose(
+            &KEY,
+            bytes,
+            BLOCK_BYTES,
+            baseline,
+            0,
+            &mut present,
+            &mut chosen,
+        );
+        (present, chosen)
+    };
+    let mut group = c.benchmark_group("choose of 4MiB");
+    group.throughput(bytes_of(&theirs));
+    for share in SHARES {
+        let (ours, changed) = with_changed_blocks(&theirs, share);
+        let ours = block_digests(&ours);
+        let baseline = Baseline::Digests(&ours);
+        assert_eq!(chosen_of(&theirs, baseline).0.len(), changed);
+        group.bench_function(BenchmarkId::from_parameter(format!("{share}%")), |b| {
+            b.iter(|| chosen_of(black_box(&theirs), baseline));
+        });
+    }
+    // Hardly more than a copy. On AMD's Zen 3 with a glibc that copies by `rep movsb` (bug 30994) it is ten times
+    // slower when the allocator puts `chosen` 16 bytes past the place of the source within a page.
+    group.bench_function("all, against zeros", |b| {
+        b.iter(|| chosen_of(black_box(&theirs), Baseline::Zeros));
+    });
+    group.finish();
+
+    let mut group = c.benchmark_group("is_zero");
+    for (name, bytes) in [("8KiB", BLOCK), ("4MiB", RANGE)] {
+        let zeros = vec![0; bytes];
+        assert!(is_zero(&zeros));
+        group.throughput(bytes_of(&zeros));
+        group.bench_function(name, |b| b.iter(|| is_zero(black_box(&zeros))));
+    }
+    group.finish();
+}
+
+fn pages(c: &mut Criterion) {
+    let pages = valid_pages(RANGE / BLOCK);
+    let end = Lsn(u64::MAX);
+    let all_valid = |pages: &[u8]| {
+        (0..)
+            .zip(pages.chunks_exact(BLOCK))
+            .all(|(number, page)| page::verify(page, number, end) == PageVerdict::Valid)
+    };
+    assert!(all_valid(&pages));
+    let mut group = c.benchmark_group("page::verify");
+    group.throughput(Throughput::Bytes(BLOCK as u64));
+    group.bench_function("one page", |b| {
+        b.iter(|| page::verify(black_box(&pages[..BLOCK]), 0, end));
+    });
+    group.throughput(bytes_of(&pages));
+    group.bench_function("4MiB", |b| b.iter(|| all_valid(black_box(&pages))));
+    group.finish();
+}
+
+fn frames(c: &mut Criterion) {
+    let spans = (0..u32::try_from(SPANS_MAX).unwrap())
+        .map(|number| Span {
+            entry: EntryId(number * 700),
+            offset: u64::from(number % 5) * u64::from(RANGE_BYTES),
+            bytes: BLOCK_BYTES * (1 + number % 512),
+        })
+        .collect();
+    frame(c, "Digests of 1024 spans", &Request::Digests { spans });
+
+    let mut present = BitSet::with_size(RANGE / BLOCK);
+    (0..RANGE / BLOCK)
+        .step_by(2)
+        .for_each(|block| present.insert(block));
+    let blocks = Answer::Blocks {
+        gone: Vec::new(),
+        present,
+        packed: Packed {
+            codec: Codec::Lz4,
+            bytes: RANGE_BYTES / 2,
+            digest: KEY.digest(b""),
+        },
+        damaged: Vec::new(),
+    };
+    frame(c, "Blocks of 4MiB", &blocks);
+}
+
+/// Times one message both ways.
+fn frame<M: serde::Serialize + serde::de::DeserializeOwned>(
+    c: &mut Criterion,
+    name: &str,
+    message: &M,
+) {
+    let encoded = codec::encode(1, message, 0).unwrap();
+    let mut group = c.benchmark_group(format!("frame: {name}"));
+    group.throughput(bytes_of(&encoded));
+    group.bench_function("encode", |b| {
+        b.iter(|| codec::encode(1, black_box(message), 0).unwrap());
+    });
+    group.bench_function("decode", |b| b.iter(|| decoded::<M>(black_box(&encoded))));
+    group.finish();
+}
+
+/// Header and head of a frame, as the loops of `link::frames` decode them.
+fn decoded<M: serde::de::DeserializeOwned>(frame: &[u8]) -> M {
+    let (header, head) = frame.split_first_chunk::<HEADER_BYTES>().unwrap();
+    let header = Header::decode(header).unwrap();
+    assert_eq!(header.head_bytes as usize, head.len());
+    codec::decode(head).unwrap()
+}
+
+fn payloads(c: &mut Criterion) {
+    let rows = Paint::new(5).rows(RANGE);
+    let mut group = c.benchmark_group("payload of 4MiB");
+    group.throughput(bytes_of(&rows));
+    for compression in [Compression::None, Compression::Lz4, Compression::Zstd(1)] {
+        let (packed, body) = payload::pack(rows.clone(), &KEY, compression);
+        // Else the figures of "unpack" would be of raw bytes.
+        let shrinks = body.len() < rows.len() / 2;
+        assert_eq!(shrinks, compression != Compression::None);
+        group.bench_function(BenchmarkId::new("pack", compression), |b| {
+            b.iter_batched(
+                || rows.clone(),
+                |rows| payload::pack(rows, &KEY, compression),
+                BatchSize::PerIteration,
+            );
+        });
+        group.bench_function(BenchmarkId::new("unpack", compression), |b| {
+            b.iter_batched(
+                || body.clone(),
+                |body| payload::unpack(&packed, body, &KEY, RANGE).unwrap(),
+                BatchSize::PerIteration,
+            );
+        });
+    }
+    group.finish();
+}
+
+fn shifting(c: &mut Criterion) {
+    let mut paint = Paint::new(6);
+    let old = paint.rows(1024 * 1024);
+    // A few rows more, a few less, a few others.
+    let mut new = old.clone();
+    for place in [900_000, 500_000, 100_000] {
+        let rows = paint.rows(300);
+        new.splice(place..place + 200, rows);
+    }
+    new.truncate(old.len());
+    let signature = rolling::signature(&old);
+    let delta = rolling::delta(signature.clone(), &new).unwrap();
+    assert!(delta.len() < new.len() / 20, "{}", delta.len());
+    let limit = new.len() as u64;
+    assert_eq!(rolling::apply(&old, &delta, limit).unwrap(), new);
+
+    let mut group = c.benchmark_group("rolling of 1MiB");
+    group.throughput(bytes_of(&new));
+    group.bench_function("signature", |b| {
+        b.iter(|| rolling::signature(black_box(&old)));
+    });
+    group.bench_function("delta", |b| {
+        b.iter_batched(
+            || signature.clone(),
+            |signature| rolling::delta(signature, black_box(&new)).unwrap(),
+            BatchSize::SmallInput,
+        );
+    });
+    // The worst case: no block is found again.
+    let strange = paint.bytes(new.len());
+    group.bench_function("delta, nothing in common", |b| {
+        b.iter_batched(
+            || signature.clone(),
+            |signature| rolling::delta(signature, black_box(&strange)).unwrap(),
+            BatchSize::SmallInput,
+        );
+    });
+    group.bench_function("apply", |b| {
+        b.iter(|| rolling::apply(black_box(&old), black_box(&delta), limit).unwrap());
+    });
+    group.finish();
+}
+
+/// A million entries, in parts, as the agent encodes and the client decodes and collects them. All that
+/// knows the manifest's types is in this function and in [`entries`].
+fn manifest(c: &mut Criterion) {
+    const ENTRIES: usize = 1_000_000;
+    // `PART_ENTRIES` of `agent::session`.
+    const PART: usize = 3000;
+
+    let tree = entries(ENTRIES);
+    // Each part is copied out of the tree first, as `Session::manifest` does.
+    let part = |from: usize| {
+        let to = tree.len().min(from + PART);
+        let last = (to == tree.len()).then(|| ManifestEnd {
+            tablespaces: Vec::new(),
+            skipped: Vec::new(),
+        });
+        Answer::ManifestPart {
+            entries: tree[from..to].to_vec(),
+            last,
+        }
+    };
+    let encode = || {
+        (0..tree.len())
+            .step_by(PART)
+            .map(|from| codec::encode(1, &part(from), 0).unwrap())
+            .collect::<Vec<_>>()
+    };
+    let decode = |parts: &[Vec<u8>]| {
+        let mut all = Vec::new();
+        for part in parts {
+            let Answer::ManifestPart { entries, last } = decoded(part) else {
+                panic!("another answer");
+            };
+            all.extend(entries);
+            if last.is_some() {
+                break;
+            }
+        }
+        all
+    };
+    let parts = encode();
+    assert!(decode(&parts) == tree);
+
+    let mut group = c.benchmark_group("manifest of 1000000 entries");
+    group.sample_size(10);
+    group.throughput(Throughput::Elements(ENTRIES as u64));
+    group.bench_function("encode", |b| b.iter_with_large_drop(encode));
+    group.bench_function("decode", |b| {
+        b.iter_with_large_drop(|| decode(black_box(&parts)));
+    });
+    group.finish();
+}
+
+/// Entries with names and sizes like those of many databases full of small relations.
+fn entries(count: usize) -> Vec<Entry> {
+    let mut paint = Paint::new(8);
+    (0..count)
+        .map(|number| {
+            let database = 16_384 + number / 5000;
+            let relation = 20_000 + number % 5000 / 4;
+            let fork = ["", "_fsm", "_vm", ".1"][number % 4];
+            let path = format!("base/{database}/{relation}{fork}");
+            Entry {
+                path: RelPath::parse(path.as_bytes()).unwrap(),
+                kind: EntryKind::File,
+                size: u64::from(BLOCK_BYTES) * (paint.roll() % 131_072),
+            }
+        })
+        .collect()
+}
+
+// -------------------------------------------------------------------------------------------- input
+
+fn bytes_of(input: &[u8]) -> Throughput {
+    Throughput::Bytes(input.len() as u64)
+}
+
+fn block_digests(bytes: &[u8]) -> Vec<u8> {
+    let mut digests = Vec::with_capacity(bytes.len() / BLOCK * DIGEST_BYTES);
+    digest_pieces(&KEY, bytes, BLOCK_BYTES, &mut digests);
+    digests
+}
+
+/// A copy of which so many percent of the blocks differ, in places without a pattern; and their number.
+fn with_changed_blocks(bytes: &[u8], percent: usize) -> (Vec<u8>, usize) {
+    let mut bytes = bytes.to_vec();
+    let blocks = bytes.len() / BLOCK;
+    let changed = blocks * percent / 100;
+    let mut paint = Paint::new(4);
+    let mut left = changed;
+    let mut rest = blocks;
+    // Each block is taken with the chance that makes the number come out.
+    for block in bytes.chunks_exact_mut(BLOCK) {
+        if paint.roll() % (rest as u64) < left as u64 {
+            block[BLOCK / 2] ^= 1;
+            left -= 1;
+        }
+        rest -= 1;
+    }
+    (bytes, changed)
+}
+
+/// Pages of one relation, full of noise behind their headers, with checksums that hold.
+fn valid_pages(count: usize) -> Vec<u8> {
+    let mut pages = Paint::new(9).bytes(count * BLOCK);
+    for (number, page) in (0..).zip(pages.chunks_exact_mut(BLOCK)) {
+        page[..8].copy_from_slice(&[0, 0, 0, 0, 1, 0, 0, 0]);
+        let end = u16::try_from(BLOCK_BYTES).unwrap().to_le_bytes();
+        page[14..16].copy_from_slice(&end);
+        let checksum = page::checksum(page, number);
+        page[8..10].copy_from_slice(&checksum.to_le_bytes());
+    }
+    pages
+}
+
+/// Deterministic content (SplitMix64).
+struct Paint(u64);
+
+impl Paint {
+    fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Noise, which no compression shrinks.
+    fn bytes(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(count + 8);
+        while bytes.len() < count {
+            bytes.extend_from_slice(&self.roll().to_le_bytes());
+        }
+        bytes.truncate(count);
+        bytes
+    }
+
+    /// Rows of a table of orders, as text: numbers, times, words out of a few.
+    fn rows(&mut self, count: usize) -> Vec<u8> {
+        const WORDS: [&str; 16] = [
+            "standard",
+            "express",
+            "shipped",
+            "waiting",
+            "returned",
+            "Ljubljana",
+            "Maribor",
+            "customer",
+            "invoice",
+            "discount",
+            "warehouse",
+            "pallet",
+            "blue",
+            "green",
+            "of",
+            "with",
+        ];
+        let mut rows = String::with_capacity(count + 200);
+        let mut number = 1_000_000;
+        while rows.len() < count {
+            number += 1 + self.roll() % 3;
+            let (minute, cents) = (self.roll() % 60, self.roll() % 1_000_000);
+            write!(rows, "{number}\t2024-05-17 12:{minute:02}:07+02\t{cents}").unwrap();
+            for _ in 0..self.roll() % 12 {
+                let word = usize::try_from(self.roll() % WORDS.len() as u64).unwrap();
+                rows += "\t";
+                rows += WORDS[word];
+            }
+            rows += "\n";
+        }
+        rows.truncate(count);
+        rows.into_bytes()
+    }
+}
