@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
-use pg_reseed::compare::blocks::{Baseline, choose, differing, digest_pieces, is_zero};
+use pg_reseed::buffer::Buffer;
+use pg_reseed::compare::blocks::{Baseline, differing, digest_pieces, is_zero, keep_differing};
 use pg_reseed::compare::rolling;
 use pg_reseed::digest::{DIGEST_BYTES, SessionKey};
 use pg_reseed::geometry::{BitSet, EXTENT_BYTES, EntryId, RANGE_BYTES, SPANS_MAX, Span};
@@ -88,37 +89,24 @@ fn comparison(c: &mut Criterion) {
     }
     group.finish();
 
-    // As the agent does it: with new, empty vectors for each request.
-    let chosen_of = |bytes: &[u8], baseline: Baseline<'_>| {
-        let mut present = BitSet::with_size(blocks);
-        let mut chosen = Vec::new();
-        choose(
-            &KEY,
-            bytes,
-            BLOCK_BYTES,
-            baseline,
-            0,
-            &mut present,
-            &mut chosen,
-        );
-        (present, chosen)
-    };
-    let mut group = c.benchmark_group("choose of 4MiB");
+    let mut group = c.benchmark_group("keep_differing of 4MiB");
     group.throughput(bytes_of(&theirs));
+    let mut bench = |name: &str, baseline: Baseline<'_>, expected: usize| {
+        let keep = |bytes: &mut Buffer| {
+            let mut present = BitSet::with_size(blocks);
+            let kept = keep_differing(&KEY, bytes, BLOCK_BYTES, baseline, 0, &mut present);
+            assert_eq!(kept, expected * BLOCK);
+        };
+        group.bench_function(name, |b| {
+            b.iter_batched_ref(|| buffer(&theirs), keep, BatchSize::PerIteration);
+        });
+    };
     for share in SHARES {
         let (ours, changed) = with_changed_blocks(&theirs, share);
         let ours = block_digests(&ours);
-        let baseline = Baseline::Digests(&ours);
-        assert_eq!(chosen_of(&theirs, baseline).0.len(), changed);
-        group.bench_function(BenchmarkId::from_parameter(format!("{share}%")), |b| {
-            b.iter(|| chosen_of(black_box(&theirs), baseline));
-        });
+        bench(&format!("{share}%"), Baseline::Digests(&ours), changed);
     }
-    // Hardly more than a copy. On AMD's Zen 3 with a glibc that copies by `rep movsb` (bug 30994) it is ten times
-    // slower when the allocator puts `chosen` 16 bytes past the place of the source within a page.
-    group.bench_function("all, against zeros", |b| {
-        b.iter(|| chosen_of(black_box(&theirs), Baseline::Zeros));
-    });
+    bench("all, against zeros", Baseline::Zeros, blocks);
     group.finish();
 
     let mut group = c.benchmark_group("is_zero");
@@ -158,7 +146,14 @@ fn frames(c: &mut Criterion) {
             bytes: BLOCK_BYTES * (1 + number % 512),
         })
         .collect();
-    frame(c, "Digests of 1024 spans", &Request::Digests { spans });
+    frame(
+        c,
+        "Digests of 1024 spans",
+        &Request::Digests {
+            spans,
+            have: KEY.digest(b""),
+        },
+    );
 
     let mut present = BitSet::with_size(RANGE / BLOCK);
     (0..RANGE / BLOCK)
@@ -201,25 +196,32 @@ fn decoded<M: serde::de::DeserializeOwned>(frame: &[u8]) -> M {
     codec::decode(head).unwrap()
 }
 
+/// As the workers hold the bytes of files.
+fn buffer(bytes: &[u8]) -> Buffer {
+    let mut buffer = Buffer::with_length(bytes.len());
+    buffer.copy_from_slice(bytes);
+    buffer
+}
+
 fn payloads(c: &mut Criterion) {
     let rows = Paint::new(5).rows(RANGE);
     let mut group = c.benchmark_group("payload of 4MiB");
     group.throughput(bytes_of(&rows));
     for compression in [Compression::None, Compression::Lz4, Compression::Zstd(1)] {
-        let (packed, body) = payload::pack(rows.clone(), &KEY, compression);
+        let (packed, body) = payload::pack(buffer(&rows), &KEY, compression);
         // Else the figures of "unpack" would be of raw bytes.
         let shrinks = body.len() < rows.len() / 2;
         assert_eq!(shrinks, compression != Compression::None);
         group.bench_function(BenchmarkId::new("pack", compression), |b| {
             b.iter_batched(
-                || rows.clone(),
+                || buffer(&rows),
                 |rows| payload::pack(rows, &KEY, compression),
                 BatchSize::PerIteration,
             );
         });
         group.bench_function(BenchmarkId::new("unpack", compression), |b| {
             b.iter_batched(
-                || body.clone(),
+                || buffer(&body),
                 |body| payload::unpack(&packed, body, &KEY, RANGE).unwrap(),
                 BatchSize::PerIteration,
             );

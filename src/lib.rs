@@ -33,6 +33,7 @@ pub mod manifest;
 pub mod pg;
 
 // Floor 0: words that everybody uses.
+pub mod buffer;
 pub mod digest;
 pub mod errors;
 pub mod event;

@@ -47,6 +47,12 @@ impl Workers {
         self.threads
     }
 
+    /// Whether a thread has nothing to do.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.permits.available_permits() > self.threads * QUEUED_PER_THREAD
+    }
+
     /// Runs a job on a thread of the pool and waits for its result. The job runs to its end even when
     /// the waiting side is dropped.
     ///
@@ -73,6 +79,19 @@ impl Workers {
             .map_err(|_| WorkerFailed)?
             .map_err(|_| WorkerFailed)
     }
+}
+
+/// Runs a long blocking job on a thread of its own, beside the pool. It runs to its end even when the waiting
+/// side is dropped.
+///
+/// # Errors
+/// [`WorkerFailed`] when the job panics.
+pub async fn beside<T: Send + 'static>(
+    job: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, WorkerFailed> {
+    tokio::task::spawn_blocking(job)
+        .await
+        .map_err(|_| WorkerFailed)
 }
 
 /// Runs blocking work on this thread, while the runtime's other work goes on elsewhere: for the few long

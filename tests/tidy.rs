@@ -13,7 +13,10 @@ use std::path::{Path, PathBuf};
 
 /// Modules by floor. Imports go downwards; from floor 3 up never sideways.
 const FLOORS: [(u8, &[&str]); 9] = [
-    (0, &["path", "geometry", "digest", "errors", "event"]),
+    (
+        0,
+        &["buffer", "path", "geometry", "digest", "errors", "event"],
+    ),
     (1, &["pg"]),
     (2, &["facts", "manifest"]),
     (3, &["plan", "compare", "wire"]),
@@ -107,7 +110,7 @@ const HOMES: [(&str, &[&str]); 15] = [
     ("lz4_flex", &["wire"]),
     ("postcard", &["wire"]),
     ("rayon", &["workers"]),
-    ("rustix", &["disk", "postmaster"]),
+    ("rustix", &["disk", "link", "postmaster"]),
     ("shlex", &["link", "postmaster"]),
     ("tokio_postgres", &["sql"]),
     ("tracing_subscriber", &["ui"]),

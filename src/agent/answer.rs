@@ -1,11 +1,16 @@
 //! One request, one answer, on a worker thread: digests, blocks, deltas, the control file. Stateless and
 //! idempotent given the list of files.
 
+use std::sync::Arc;
+
+use super::effort::Effort;
 use super::tree::read_fault;
-use crate::compare::blocks::{Baseline, choose, digest_pieces, piece_count};
+use crate::buffer::Buffer;
+use crate::compare::blocks::{Baseline, digest_pieces, keep_differing, piece_count};
 use crate::compare::rolling;
 use crate::digest::{DIGEST_BYTES, Digest, SessionKey};
-use crate::disk::read::{read_most, read_padded};
+use crate::disk::DiskError;
+use crate::disk::read::{Cache, read_most, read_padded};
 use crate::disk::root::Roots;
 use crate::geometry::{
     BitSet, EXTENT_BYTES, EntryId, RANGE_BYTES, SPANS_MAX, Span, WHOLE_MAX_BYTES,
@@ -16,8 +21,7 @@ use crate::pg::layout;
 use crate::pg::lsn::Lsn;
 use crate::pg::page::{self, PageVerdict};
 use crate::pg::relfile;
-use crate::wire::message::{Answer, Compression, DamagedBlock, Fault, FaultKind};
-use crate::wire::payload;
+use crate::wire::message::{Answer, DamagedBlock, Fault, FaultKind};
 
 /// Reads of a page before a wrong checksum is believed: a page that is being written looks torn.
 const PAGE_READS: usize = 5;
@@ -32,7 +36,7 @@ pub struct Reader {
     /// The files by their numbers.
     pub files: Vec<RelPath>,
     pub key: SessionKey,
-    pub compression: Compression,
+    pub effort: Arc<Effort>,
     pub block_bytes: u32,
     /// Blocks of a full segment.
     pub segment_blocks: u32,
@@ -42,22 +46,25 @@ pub struct Reader {
     pub is_survey: bool,
 }
 
+/// Bytes read at once to be hashed: few calls, and still in the processor's cache when they are hashed.
+const PIECE_BYTES: u32 = 4 * EXTENT_BYTES;
+
 /// An answer with its body.
-pub type Reply = (Answer, Vec<u8>);
+pub type Reply = (Answer, Buffer);
 
 /// A file of the manifest, open; `None` when it is gone.
 type Opened<'a> = (&'a RelPath, Option<std::fs::File>);
 
 impl Reader {
-    /// Digests of all extents of the spans.
+    /// Digests of all extents of the spans, unless they are those of the client, whose digest is `have`.
     ///
     /// # Errors
     /// A fault when the request breaks a rule or a file cannot be read.
-    pub fn digests(&self, spans: &[Span]) -> Result<Reply, Fault> {
+    pub fn digests(&self, spans: &[Span], have: Digest) -> Result<Reply, Fault> {
         Self::check(spans)?;
         let mut gone = Vec::new();
         let mut digests = Vec::new();
-        let mut buffer = Vec::new();
+        let mut buffer = Buffer::with_length(PIECE_BYTES as usize);
         let mut opened: Option<(EntryId, Opened<'_>)> = None;
         for (index, span) in spans.iter().enumerate() {
             let (path, file) = self.reuse(&mut opened, span.entry)?;
@@ -68,25 +75,23 @@ impl Reader {
                 continue;
             };
             // In pieces that stay in the processor's cache between reading and hashing.
-            for (offset, bytes) in span.pieces(4 * EXTENT_BYTES) {
-                self.read(
-                    path,
-                    file,
-                    span.offset + u64::from(offset),
-                    bytes,
-                    &mut buffer,
-                )?;
-                digest_pieces(&self.key, &buffer, EXTENT_BYTES, &mut digests);
+            for (offset, bytes) in span.pieces(PIECE_BYTES) {
+                let piece = &mut buffer[..bytes as usize];
+                self.read(path, file, span.offset + u64::from(offset), piece)?;
+                digest_pieces(&self.key, piece, EXTENT_BYTES, &mut digests);
             }
         }
-        Ok((Answer::Digests { gone }, digests))
+        if gone.is_empty() && self.key.digest(&digests) == have {
+            digests.clear();
+        }
+        Ok((Answer::Digests { gone }, digests.into()))
     }
 
     /// The blocks that differ from the client's digests, or that are not zero.
     ///
     /// # Errors
     /// As [`Reader::digests`].
-    pub fn blocks(&self, spans: &[Span], digests: &[u8]) -> Result<Reply, Fault> {
+    pub fn blocks(&self, spans: &[Span], digests: &[u8], is_hungry: bool) -> Result<Reply, Fault> {
         Self::check(spans)?;
         let blocks: usize = spans
             .iter()
@@ -100,33 +105,29 @@ impl Reader {
         }
         let mut gone = Vec::new();
         let mut present = BitSet::with_size(blocks);
-        let mut chosen = Vec::new();
+        let bytes: usize = spans.iter().map(|span| span.bytes as usize).sum();
+        let mut chosen = Buffer::with_length(bytes);
+        let mut end = 0;
         let mut damaged = Vec::new();
         let mut first = 0;
-        let mut buffer = Vec::new();
         let mut opened: Option<(EntryId, Opened<'_>)> = None;
         for (index, span) in spans.iter().enumerate() {
             let count = piece_count(span.bytes, self.block_bytes);
             let (path, file) = self.reuse(&mut opened, span.entry)?;
             if let Some(file) = file {
-                let baseline = if digests.is_empty() {
-                    Baseline::Zeros
-                } else {
-                    Baseline::Digests(
-                        &digests[first * DIGEST_BYTES..(first + count) * DIGEST_BYTES],
-                    )
-                };
-                self.read(path, file, span.offset, span.bytes, &mut buffer)?;
-                let before = chosen.len();
+                let baseline = digests
+                    .get(first * DIGEST_BYTES..(first + count) * DIGEST_BYTES)
+                    .map_or(Baseline::Zeros, Baseline::Digests);
+                let content = &mut chosen[end..end + span.bytes as usize];
+                self.read(path, file, span.offset, content)?;
                 let block_bytes = self.block_bytes;
-                choose(
+                let kept = keep_differing(
                     &self.key,
-                    &buffer,
+                    content,
                     block_bytes,
                     baseline,
                     first,
                     &mut present,
-                    &mut chosen,
                 );
                 let numbers = (0..count).filter(|number| present.contains(first + number));
                 self.verify(
@@ -134,18 +135,17 @@ impl Reader {
                     path,
                     file,
                     numbers,
-                    &mut chosen[before..],
+                    &mut content[..kept],
                     &mut damaged,
                 )?;
+                end += kept;
             } else {
                 gone.push(u16::try_from(index).expect("at most SPANS_MAX spans"));
             }
             first += count;
         }
-        if self.is_survey {
-            chosen.clear();
-        }
-        let (packed, body) = payload::pack(chosen, &self.key, self.compression);
+        chosen.truncate(if self.is_survey { 0 } else { end });
+        let (packed, body) = self.effort.pack(chosen, &self.key, is_hungry);
         let answer = Answer::Blocks {
             gone,
             present,
@@ -177,7 +177,7 @@ impl Reader {
         if self.is_survey {
             delta.clear();
         }
-        let (packed, body) = payload::pack(delta, &self.key, self.compression);
+        let (packed, body) = self.effort.pack(delta.into(), &self.key, true);
         let answer = Answer::Delta {
             gone: file.is_none(),
             bytes,
@@ -201,10 +201,10 @@ impl Reader {
                 .roots
                 .open_regular(&path)
                 .map_err(|error| read_fault(&error))?;
-            let mut bytes = Vec::new();
-            self.read(&path, &file, 0, CONTROL_BYTES, &mut bytes)?;
+            let mut bytes = vec![0; CONTROL_BYTES as usize];
+            self.read(&path, &file, 0, &mut bytes)?;
             match ControlFile::decode(&bytes) {
-                Ok(_) => return Ok((Answer::Control, bytes)),
+                Ok(_) => return Ok((Answer::Control, bytes.into())),
                 Err(error) if bytes == before => {
                     return Err(Fault::new(
                         FaultKind::Read,
@@ -262,18 +262,21 @@ impl Reader {
         Ok((*path, file.as_ref()))
     }
 
+    /// Fills `buffer` from a file that the source's server uses too: its page cache stays as it is.
     fn read(
         &self,
         path: &RelPath,
         file: &std::fs::File,
         offset: u64,
-        bytes: u32,
-        buffer: &mut Vec<u8>,
+        buffer: &mut [u8],
     ) -> Result<(), Fault> {
-        buffer.resize(bytes as usize, 0);
-        read_padded(file, &self.roots.display(path), offset, buffer)
-            .map_err(|error| read_fault(&error))?;
-        Ok(())
+        match read_padded(file, offset, buffer, Cache::Leave) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                let path = self.roots.display(path);
+                Err(read_fault(&DiskError::new("read", &path, error)))
+            }
+        }
     }
 
     /// Checks the pages that are about to travel, and reads those again that look wrong. `pages` holds
@@ -317,8 +320,7 @@ impl Reader {
                     break;
                 }
                 pause(PAGE_PAUSE);
-                read_padded(file, &self.roots.display(path), offset, page)
-                    .map_err(|error| read_fault(&error))?;
+                self.read(path, file, offset, page)?;
                 reads += 1;
             }
         }

@@ -3,6 +3,7 @@
 
 pub mod answer;
 pub mod bracket;
+pub mod effort;
 pub mod look;
 pub mod options;
 pub mod serve;

@@ -8,9 +8,12 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 
-use super::answer::{Reader, Reply};
+use super::answer::Reader;
+use super::effort::Held;
 use super::options::ServeOptions;
 use super::session::Session;
+use crate::buffer::Buffer;
+use crate::geometry::{EXTENT_BYTES, Span, WHOLE_MAX_BYTES};
 use crate::link::frames::{self, Frame, FrameError, Outgoing};
 use crate::wire::codec;
 use crate::wire::message::{ALIVE_EVERY, Answer, Fault, FaultKind, Notice, Request, RequestId};
@@ -126,8 +129,11 @@ async fn receive(
     Ok(())
 }
 
+/// An answer with its body, and the room that it takes.
+type HeldReply = (Answer, Buffer, Option<Held>);
+
 /// Runs a reading request on a worker.
-async fn read(shared: &Shared, request: Request, body: Vec<u8>) -> Result<Reply, Fault> {
+async fn read(shared: &Shared, request: Request, body: Buffer) -> Result<HeldReply, Fault> {
     let reader = shared.reader.read().ok().and_then(|reader| reader.clone());
     let (Some(reader), Some(workers)) = (reader, shared.workers.get()) else {
         return Err(Fault::new(
@@ -135,22 +141,54 @@ async fn read(shared: &Shared, request: Request, body: Vec<u8>) -> Result<Reply,
             "reading is not allowed now",
         ));
     };
-    let job = move || match request {
-        Request::Digests { spans } => reader.digests(&spans),
-        Request::Blocks { spans } => reader.blocks(&spans, &body),
-        Request::Delta { entry, have } => reader.delta(entry, have, body),
-        Request::Control => reader.control(),
-        _ => Err(Fault::new(FaultKind::Protocol, "not a reading request")),
+    let (reads, answers) = weight(&request);
+    let held = reader.effort.hold(answers).await;
+    reader.effort.pace(reads).await;
+    let job = move || {
+        let began = std::time::Instant::now();
+        let result = match request {
+            Request::Digests { spans, have } => reader.digests(&spans, have),
+            Request::Blocks { spans, hungry } => reader.blocks(&spans, &body, hungry),
+            Request::Delta { entry, have } => reader.delta(entry, have, body.to_vec()),
+            Request::Control => reader.control(),
+            _ => Err(Fault::new(FaultKind::Protocol, "not a reading request")),
+        };
+        reader.effort.worked(began.elapsed());
+        result
     };
     match workers.run(job).await {
-        Ok(result) => result,
+        Ok(Ok((answer, body))) => {
+            let held = held.waits(body.len() as u64);
+            Ok((answer, body, Some(held)))
+        }
+        Ok(Err(fault)) => Err(fault),
         Err(WorkerFailed) => Err(Fault::new(FaultKind::Read, WorkerFailed.to_string())),
     }
 }
 
-async fn send(outgoing: &mpsc::Sender<Outgoing>, id: RequestId, result: Result<Reply, Fault>) {
-    let (answer, body) = result.unwrap_or_else(|fault| (Answer::Fault(fault), Vec::new()));
-    let frame = Outgoing::new(id, &answer, body).or_else(|error| {
+/// Bytes that a request reads, and bytes that its answer may have, at most.
+fn weight(request: &Request) -> (u64, u64) {
+    let sum = |spans: &[Span]| {
+        let all = spans.iter().map(|span| u64::from(span.bytes));
+        all.fold(0, u64::saturating_add)
+    };
+    match request {
+        Request::Digests { spans, .. } => (sum(spans), 0),
+        Request::Blocks { spans, .. } => (sum(spans), sum(spans)),
+        // Its length shows when it is read; most are far shorter.
+        Request::Delta { .. } => (u64::from(EXTENT_BYTES), WHOLE_MAX_BYTES),
+        _ => (0, 0),
+    }
+}
+
+async fn send(outgoing: &mpsc::Sender<Outgoing>, id: RequestId, result: Result<HeldReply, Fault>) {
+    let (answer, body, held) =
+        result.unwrap_or_else(|fault| (Answer::Fault(fault), Buffer::default(), None));
+    let frame = Outgoing::new(id, &answer, body).map(|frame| match held {
+        Some(held) => frame.holding(held),
+        None => frame,
+    });
+    let frame = frame.or_else(|error| {
         let fault = Fault::new(FaultKind::Protocol, error.to_string());
         Outgoing::new(id, &Answer::Fault(fault), Vec::new())
     });
@@ -193,6 +231,7 @@ async fn steer(
                     }
                 };
                 publish(&shared, &session);
+                let result = result.map(|(answer, body)| (answer, body, None));
                 send(&shared.outgoing, id, result).await;
             }
             _ = clock.tick() => {

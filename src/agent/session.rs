@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use super::answer::{Reader, Reply};
 use super::bracket::{self, Bracket, OwnedSlot, server_fault};
+use super::effort::Effort;
 use super::look;
 use super::options::ServeOptions;
 use super::tree::{self, Tree, WalkRules, read_fault};
+use crate::buffer::Buffer;
 use crate::digest::SessionKey;
 use crate::disk::facts as disk_facts;
 use crate::disk::root::Roots;
@@ -32,7 +34,6 @@ const PART_ENTRIES: usize = 3000;
 #[derive(Debug, Clone, Copy)]
 struct Configuration {
     key: SessionKey,
-    compression: Compression,
     is_survey: bool,
 }
 
@@ -40,6 +41,7 @@ struct Configuration {
 /// the [`Reader`] that it publishes.
 pub struct Session {
     options: ServeOptions,
+    effort: Arc<Effort>,
     configuration: Option<Configuration>,
     sql: Option<Sql>,
     facts: Option<SourceFacts>,
@@ -59,6 +61,7 @@ impl Session {
     pub fn new(options: ServeOptions) -> Self {
         Self {
             options,
+            effort: Arc::new(Effort::new(Compression::None, None)),
             configuration: None,
             sql: None,
             facts: None,
@@ -90,15 +93,16 @@ impl Session {
             Request::Configure {
                 key,
                 compression,
+                max_rate,
                 survey,
                 ..
             } => {
                 if self.configuration.is_some() {
                     return Err(unlawful("a second configuration"));
                 }
+                self.effort = Arc::new(Effort::new(compression, max_rate));
                 self.configuration = Some(Configuration {
                     key,
-                    compression,
                     is_survey: survey,
                 });
                 Answer::Ready {
@@ -138,7 +142,7 @@ impl Session {
             | Request::Delta { .. }
             | Request::Control => return Err(unlawful("reading")),
         };
-        Ok((answer, Vec::new()))
+        Ok((answer, Buffer::default()))
     }
 
     fn configuration(&self) -> Result<Configuration, Fault> {
@@ -241,7 +245,7 @@ impl Session {
                     .map(|entry| entry.path.clone())
                     .collect(),
                 key: configuration.key,
-                compression: configuration.compression,
+                effort: Arc::clone(&self.effort),
                 block_bytes: facts.control.block_bytes,
                 segment_blocks: facts.control.segment_blocks,
                 checksums_before: facts.settings.data_checksums.then_some(start),
@@ -343,7 +347,7 @@ impl Session {
             roots,
             files: paths,
             key: configuration.key,
-            compression: configuration.compression,
+            effort: Arc::clone(&self.effort),
             block_bytes: facts.control.block_bytes,
             segment_blocks: facts.control.segment_blocks,
             checksums_before: None,

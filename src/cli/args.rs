@@ -14,8 +14,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::builder::StyledStr;
-use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::cli::values::{self, Checkpoint, ConfigSide};
 use crate::ui::Style;
 use crate::wire::message::Compression;
 
@@ -367,12 +368,12 @@ pub struct RebuildArguments {
     )]
     pub jobs: Option<u16>,
 
-    /// Compression between the sides: none, lz4, zstd[:LEVEL]
+    /// Compression between the sides: auto, none, lz4, zstd[:LEVEL]
     ///
-    /// How the agent compresses the blocks that it sends: none, lz4, or zstd with an optional level from
-    /// 1 (the default) to 19, as in zstd:3. Without this option it is none for --from local and lz4
-    /// otherwise. Choose zstd for a slow line, none for one that is faster than the processors, or when
-    /// ssh compresses already.
+    /// How the agent compresses the blocks that it sends: none, lz4, zstd with an optional level from
+    /// 1 (the default) to 19, as in zstd:3, or auto. With auto it uses zstd while the link is what the run
+    /// waits for, and as long as that takes next to no time; a fast link is never slowed down. The default is
+    /// none for --from local and auto otherwise.
     #[arg(
         short = 'Z',
         long,
@@ -380,6 +381,20 @@ pub struct RebuildArguments {
         help_heading = RUN
     )]
     pub compress: Option<Compression>,
+
+    /// Most that is read and sent on the source in a second: kB, or with suffix k, M, G
+    ///
+    /// How much the agent reads of the source's files in a second at most, and so sends at most, in
+    /// kilobytes; the suffixes k, M and G (as in 200M) mean kilobytes, megabytes and gigabytes. At least 32 kB.
+    /// Comparing counts too: at 100M, a cluster of 1 TB takes three hours however little of it differs.
+    #[arg(
+        short = 'r',
+        long,
+        value_name = "RATE",
+        value_parser = values::parse_rate,
+        help_heading = RUN
+    )]
+    pub max_rate: Option<u64>,
 
     /// Do not wait for data to be safe on disk
     ///
@@ -520,20 +535,6 @@ pub struct ServeArguments {
     /// or a member of pg_read_all_settings.
     #[arg(short = 'D', long, value_name = "PGDATA", help_heading = SERVE)]
     pub pgdata: Option<PathBuf>,
-}
-
-/// Whose configuration files the standby has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ConfigSide {
-    Target,
-    Source,
-}
-
-/// How the source makes its checkpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Checkpoint {
-    Fast,
-    Spread,
 }
 
 const TARGET: &str = "Target options";

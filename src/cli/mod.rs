@@ -7,6 +7,7 @@ pub mod args;
 pub mod exit;
 mod passfile;
 pub mod resolve;
+pub mod values;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -29,6 +30,7 @@ use crate::client::options::RebuildOptions;
 use crate::client::outcome::Outcome;
 use crate::errors::chain;
 use crate::event::Stage;
+use crate::link::stdio;
 use crate::pg::conninfo::Conninfo;
 use crate::ui::report::{self, FailureReport};
 use crate::ui::{Ui, log};
@@ -177,13 +179,20 @@ fn serve(typed: ServeArguments) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return cannot_begin(&format!("could not start threads: {error}")),
     };
-    let (input, output) = (tokio::io::stdin(), tokio::io::stdout());
-    let result = runtime.block_on(agent::serve::serve(options, input, output, stop_signal()));
+    let result = runtime.block_on(async {
+        let (input, output) = match stdio::standard_streams() {
+            Ok(streams) => streams,
+            Err(error) => return Err(format!("could not use the standard streams: {error}")),
+        };
+        agent::serve::serve(options, input, output, stop_signal())
+            .await
+            .map_err(|error| chain(&error))
+    });
     // A thread may still wait for standard input.
     runtime.shutdown_background();
     match result {
         Ok(()) => Status::Done.code(),
-        Err(error) => cannot_begin(&chain(&error)),
+        Err(error) => cannot_begin(&error),
     }
 }
 

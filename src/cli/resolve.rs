@@ -6,7 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::cli::args::{Checkpoint, ConfigSide, OverrideArguments, RebuildArguments};
+use crate::cli::args::{OverrideArguments, RebuildArguments};
+use crate::cli::values::{Checkpoint, ConfigSide};
 use crate::client::options::RebuildOptions;
 use crate::link::{self, From as Agent, FromError};
 use crate::pg::conninfo::Conninfo;
@@ -145,7 +146,7 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
     }
     let compression = typed.compress.unwrap_or(match from {
         Agent::Local { .. } => Compression::None,
-        _ => Compression::Lz4,
+        _ => Compression::Auto,
     });
     let progress = match typed.progress {
         Style::Auto if typed.quiet => Style::None,
@@ -164,6 +165,7 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
             .jobs
             .map_or_else(|| around.processors.clamp(1, JOBS_DEFAULT_MAX), usize::from),
         compression,
+        max_rate: typed.max_rate,
         dry_run: typed.dry_run,
         config_from_source: typed.config == ConfigSide::Source,
         keep: typed.keep,
@@ -415,7 +417,8 @@ mod tests {
         let options = resolved.options;
         assert_eq!(options.pgdata, Path::new("/home/postgres/data"));
         assert!(matches!(&options.from, Agent::Ssh { user_host, .. } if user_host == "db2"));
-        assert_eq!(options.compression, Compression::Lz4);
+        assert_eq!(options.compression, Compression::Auto);
+        assert_eq!(options.max_rate, None);
         assert_eq!(options.jobs, 4);
         assert_eq!(options.wait, Duration::from_secs(60));
         assert!(options.fast_checkpoint && options.sync);

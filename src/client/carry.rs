@@ -28,6 +28,7 @@ use crate::plan::refusal::Refusal;
 use crate::plan::standby::{self as standby_plan, StandbySettings};
 use crate::plan::tablespaces;
 use crate::wire::message::{Answer, Request};
+use crate::workers;
 
 /// What the run has when all has come but the end.
 pub(super) struct Carried {
@@ -86,10 +87,24 @@ pub(super) async fn carry_out(run: &Run<'_>, half: Half) -> Result<Carried, Fail
         facts.control.block_bytes,
     );
     make_directories(run, &target, &work).await?;
-    let found = transfer
-        .run(work.files.iter().cloned())
-        .await
-        .map_err(|error| Failure::half_way_with(&error, error.hint()))?;
+    // Removing large files takes the file system a while, in which it can well do something else.
+    let emptying = {
+        let target = Arc::clone(&target);
+        workers::beside(move || target.empty_wal())
+    };
+    let moving = async {
+        transfer
+            .run(work.files.iter().cloned())
+            .await
+            .map_err(|error| Failure::half_way_with(&error, error.hint()))
+    };
+    let emptying = async {
+        emptying
+            .await
+            .map_err(|error| Failure::half_way(&error))?
+            .map_err(|error| Failure::half_way(&error))
+    };
+    let (found, ()) = futures_util::future::try_join(moving, emptying).await?;
     drop(transfer);
     let damaged = damaged_pages(&work, &found);
     remove(run, &target, &facts, &cleared, &work, found).await?;
@@ -238,7 +253,7 @@ async fn remove(
 
 async fn control(source: &Source) -> Result<Vec<u8>, SourceError> {
     match source.ask(&Request::Control, Vec::new()).await? {
-        (Answer::Control, bytes) => Ok(bytes),
+        (Answer::Control, bytes) => Ok(bytes.to_vec()),
         _ => Err(SourceError::Unfitting("control file")),
     }
 }

@@ -27,6 +27,8 @@ pub struct RebuildOptions {
     /// Worker threads on each side.
     pub jobs: usize,
     pub compression: Compression,
+    /// Most bytes that the agent reads in a second.
+    pub max_rate: Option<u64>,
     pub dry_run: bool,
     /// Take the source's configuration files even where the target has its own.
     pub config_from_source: bool,

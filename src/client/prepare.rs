@@ -13,7 +13,7 @@ use super::options::RebuildOptions;
 use super::run::Run;
 use super::source::{Source, SourceError};
 use super::task::FileWork;
-use super::transfer::fetch_small;
+use super::whole::fetch_small;
 use super::work::{self, Work};
 use crate::disk::target::ClosedTarget;
 use crate::event::{Event, Stage};
@@ -119,8 +119,8 @@ async fn close_in_order(
         cleared = Some(judge(options, &target, &facts)?);
     }
     let bindir = bindir(options, &facts)?;
-    judge_login(run, &facts, bindir.as_deref()).await?;
     if let Some(pid) = to_stop {
+        judge_login(run, &facts, bindir.as_deref()).await?;
         postmaster::stop(&options.pgdata, pid, options.wait)
             .await
             .map_err(|error| {
@@ -139,9 +139,18 @@ async fn close_in_order(
     };
 
     run.stage(Stage::Bracket);
-    let start_lsn = open_bracket(run, source, &facts, &cleared)
-        .await
-        .map_err(|error| error.untouched())?;
+    let login = async {
+        match to_stop {
+            // It was judged before the stop.
+            Some(_) => Ok(()),
+            None => judge_login(run, &facts, bindir.as_deref()).await,
+        }
+    };
+    let bracket = async {
+        let opened = open_bracket(run, source, &facts, &cleared).await;
+        opened.map_err(|error| error.untouched())
+    };
+    let ((), start_lsn) = futures_util::future::try_join(login, bracket).await?;
 
     run.stage(Stage::Manifest);
     let (entries, end) = manifest(source).await.map_err(|error| error.untouched())?;
@@ -194,6 +203,7 @@ pub(super) async fn facts(run: &Run<'_>, source: &Source) -> Result<SourceFacts,
         key: run.key,
         compression: run.options.compression,
         jobs: u16::try_from(run.options.jobs).unwrap_or(u16::MAX),
+        max_rate: run.options.max_rate,
         survey: run.options.dry_run,
     };
     let (Answer::Ready { .. }, _) = source.ask(&configure, Vec::new()).await? else {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::failure::Failure;
+use crate::buffer::Buffer;
 use crate::event::{Counters, Event, Events};
 use crate::link::frames::{self, Frame, FrameError, Outgoing};
 use crate::link::{self, From, Process};
@@ -86,7 +87,7 @@ const HANDSHAKE_HINT: &str = "pg_reseed must be installed on the source's host (
                               and nothing else may write to the standard output of that command.";
 
 /// Answers that are waited for, by the number of their request.
-type Pending = Arc<Mutex<HashMap<RequestId, oneshot::Sender<(Answer, Vec<u8>)>>>>;
+type Pending = Arc<Mutex<HashMap<RequestId, oneshot::Sender<(Answer, Buffer)>>>>;
 
 /// An agent that answers.
 #[derive(Clone)]
@@ -215,7 +216,7 @@ impl Source {
         &self,
         request: &Request,
         body: Vec<u8>,
-    ) -> Result<(Answer, Vec<u8>), SourceError> {
+    ) -> Result<(Answer, Buffer), SourceError> {
         let id = loop {
             let id = self.next.fetch_add(1, Ordering::Relaxed);
             // 0 is for notices.

@@ -47,6 +47,16 @@ pub(super) struct Task {
     pub way: Way,
 }
 
+impl Task {
+    /// Bytes of all spans.
+    pub(super) fn bytes(&self) -> u64 {
+        self.spans
+            .iter()
+            .map(|(_, span)| u64::from(span.bytes))
+            .sum()
+    }
+}
+
 /// Cuts the files into tasks: a large file into ranges, many small ones into one task. Comparing and
 /// fetching never share a task.
 pub(super) fn tasks(files: impl Iterator<Item = FileWork>) -> impl Iterator<Item = Task> {

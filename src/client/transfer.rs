@@ -1,37 +1,47 @@
 //! Compare and move: the ranges of all files, many in flight, into a sink that writes or only counts.
 //!
-//! A range goes through up to three steps: digests of its extents on both sides at once; digests of the
-//! blocks of those extents that differ; the blocks that differ, proven and written. Files that the
-//! target lacks go straight to the last step. Every step waits for the link or for a worker, never for
-//! another range.
+//! A range goes through up to three steps: a digest of it on both sides, and those of its extents where that
+//! differs; digests of the blocks of those extents that differ; the blocks that differ, proven and written. Where
+//! most extents differ, the first step is left out. Files that the target lacks go straight to the last one. Every
+//! step waits for the link or for a worker, never for another range.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::land::Landing;
 use super::source::{Source, SourceError};
 use super::task::{FileWork, Task, Way, tasks};
-use crate::compare::blocks::{differing, digest_pieces, piece_count, placed};
-use crate::compare::rolling;
-use crate::digest::{Damaged, SessionKey, Verified};
+use crate::buffer::Buffer;
+use crate::compare::blocks::{Placed, differing, digest_pieces, piece_count, placed};
+use crate::digest::{DIGEST_BYTES, Damaged, SessionKey};
 use crate::disk::DiskError;
-use crate::disk::read::{read_most, read_padded};
+use crate::disk::read::{Cache, read_padded};
 use crate::disk::root::Roots;
-use crate::disk::target::{ClosedTarget, parts};
+use crate::disk::target::ClosedTarget;
 use crate::event::Counters;
-use crate::geometry::{EXTENT_BYTES, EntryId, RANGE_BYTES, SPANS_MAX, Span, WHOLE_MAX_BYTES};
-use crate::path::RelPath;
+use crate::geometry::{EXTENT_BYTES, EntryId, SPANS_MAX, Span};
 use crate::wire::message::{Answer, DamagedBlock, Request};
-use crate::wire::payload::{self, PayloadError};
+use crate::wire::payload::PayloadError;
 use crate::workers::{WorkerFailed, Workers};
 
-/// Ranges in flight for each worker: enough that the link and the workers of both sides always have the
-/// next one waiting. Each may hold a range's blocks, so this also bounds the memory.
-const RANGES_PER_WORKER: usize = 4;
+/// Ranges in flight: so many that a link with a delay of 50 ms stays busy however little of them differs. One
+/// that waits for digests holds a few KiB only.
+const RANGES: usize = 64;
 
-/// Fewest ranges in flight, so that a link with a long delay stays busy.
-const RANGES_MIN: usize = 12;
+/// Bytes of blocks that may be asked for and not yet written: bounds the memory, and is more than a link with
+/// 50 ms and 5 Gbit/s has on its way.
+const ASKED_MAX: u32 = 48 * 1024 * 1024;
+
+/// What a permit stands for.
+const PERMIT_BYTES: u32 = 64 * 1024;
+
+/// Bytes read at once to be hashed: a multiple of the extents and of the blocks, few calls, and still in the
+/// processor's cache when they are hashed.
+const PIECE_BYTES: u32 = 4 * EXTENT_BYTES;
 
 /// Moving a range did not work.
 #[derive(Debug, thiserror::Error)]
@@ -76,14 +86,14 @@ pub enum Sink {
 }
 
 impl Sink {
-    fn roots(&self) -> &Roots {
+    pub(super) fn roots(&self) -> &Roots {
         match self {
             Sink::Target(target) => target.roots(),
             Sink::Survey(roots) => roots,
         }
     }
 
-    fn target(&self) -> Option<&ClosedTarget> {
+    pub(super) fn target(&self) -> Option<&ClosedTarget> {
         match self {
             Sink::Target(target) => Some(target),
             Sink::Survey(_) => None,
@@ -94,13 +104,38 @@ impl Sink {
 /// All that a range needs to be moved.
 #[derive(Clone)]
 pub struct Transfer {
-    source: Source,
-    sink: Sink,
-    workers: Workers,
-    counters: Arc<Counters>,
-    key: SessionKey,
+    pub(super) source: Source,
+    pub(super) sink: Sink,
+    pub(super) workers: Workers,
+    pub(super) counters: Arc<Counters>,
+    pub(super) key: SessionKey,
     block_bytes: u32,
-    found: Arc<Mutex<Found>>,
+    room: Arc<Semaphore>,
+    density: Arc<Density>,
+    pub(super) found: Arc<Mutex<Found>>,
+}
+
+/// Which part of the extents differed lately, in thousandths: where most do, asking for digests of extents
+/// first costs more than it saves.
+#[derive(Debug, Default)]
+struct Density(AtomicU32);
+
+impl Density {
+    /// From here on each block is compared at once.
+    const HIGH: u32 = 450;
+
+    fn is_high(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > Self::HIGH
+    }
+
+    /// A range is compared: takes its part with a weight of one in eight.
+    fn note(&self, extents: usize, differing: usize) {
+        let part = u32::try_from(1000 * differing / extents.max(1)).unwrap_or(1000);
+        // Two that meet here lose one of many measurements.
+        let before = self.0.load(Ordering::Relaxed);
+        self.0
+            .store(before - before / 8 + part / 8, Ordering::Relaxed);
+    }
 }
 
 /// What turned up on the way.
@@ -130,6 +165,8 @@ impl Transfer {
             counters,
             key,
             block_bytes,
+            room: Arc::new(Semaphore::new((ASKED_MAX / PERMIT_BYTES) as usize)),
+            density: Arc::default(),
             found: Arc::default(),
         }
     }
@@ -142,9 +179,8 @@ impl Transfer {
         &self,
         files: impl Iterator<Item = FileWork> + Send,
     ) -> Result<Found, TransferError> {
-        let in_flight = (self.workers.threads() * RANGES_PER_WORKER).max(RANGES_MIN);
         stream::iter(tasks(files).map(|task| self.perform(task)))
-            .buffer_unordered(in_flight)
+            .buffer_unordered(RANGES)
             .try_for_each(|()| async { Ok(()) })
             .await?;
         let mut found = self.found.lock().map_err(|_| WorkerFailed)?;
@@ -159,7 +195,8 @@ impl Transfer {
             return Ok(());
         }
         let task = Arc::new(task);
-        if task.files.iter().any(|work| work.fit) && self.sink.target().is_some() {
+        let must_fit = task.files.iter().any(|work| work.fit) && self.sink.target().is_some();
+        if must_fit && (task.way == Way::Compare || task.spans.is_empty()) {
             let (this, task) = (self.clone(), Arc::clone(&task));
             self.workers.run(move || this.fit(&task)).await??;
         }
@@ -167,16 +204,15 @@ impl Transfer {
             return Ok(());
         }
         if task.way == Way::Fetch {
-            let bytes = task
-                .spans
-                .iter()
-                .map(|(_, span)| u64::from(span.bytes))
-                .sum();
             self.bring(&task, &task.spans, Vec::new()).await?;
-            Counters::add(&self.counters.fetched_bytes, bytes);
+            Counters::add(&self.counters.fetched_bytes, task.bytes());
             return Ok(());
         }
-        self.compare(&task).await
+        if self.density.is_high() {
+            self.compare_blocks(&task).await
+        } else {
+            self.compare(&task).await
+        }
     }
 
     /// Gives files their length: makes those that are new, cuts those that are too long. On a worker.
@@ -191,56 +227,69 @@ impl Transfer {
 
     /// Compares the extents of a task and brings what differs.
     async fn compare(&self, task: &Arc<Task>) -> Result<(), TransferError> {
+        let ours = self.own_digests(task, &task.spans, EXTENT_BYTES).await?;
         let spans: Vec<Span> = task.spans.iter().map(|(_, span)| *span).collect();
         let request = Request::Digests {
             spans: spans.clone(),
+            have: self.key.digest(&ours),
         };
-        let ours = self.workers.run({
-            let (this, task) = (self.clone(), Arc::clone(task));
-            move || this.own_digests(&task, &task.spans, EXTENT_BYTES)
-        });
-        // Both sides read and hash the same range at the same time.
-        let (theirs, ours) =
-            futures_util::future::join(self.source.ask(&request, Vec::new()), ours).await;
-        let (Answer::Digests { gone }, theirs) = theirs? else {
+        let (Answer::Digests { gone }, theirs) = self.source.ask(&request, Vec::new()).await?
+        else {
             return Err(TransferError::Unfitting);
         };
-        let ours = ours??;
+        Counters::add(&self.counters.compared_bytes, task.bytes());
+        let gone = self.note_gone(&spans, &gone)?;
+        let extents = ours.len() / DIGEST_BYTES;
+        if theirs.is_empty() && gone.is_empty() {
+            self.density.note(extents, 0);
+            return Ok(());
+        }
         if ours.len() != theirs.len() {
             return Err(TransferError::Unfitting);
         }
-        let bytes = spans.iter().map(|span| u64::from(span.bytes)).sum();
-        Counters::add(&self.counters.compared_bytes, bytes);
-        let gone = self.note_gone(&spans, &gone)?;
+        self.density
+            .note(extents, differing(&ours, &theirs).count());
         let differing = differing_extents(&task.spans, &ours, &theirs)
             .into_iter()
             .filter(|(_, span)| !gone.contains(&span.entry))
             .collect::<Vec<_>>();
         for batch in differing.chunks(SPANS_MAX) {
-            let digests = self
-                .workers
-                .run({
-                    let (this, task) = (self.clone(), Arc::clone(task));
-                    let (batch, unit) = (batch.to_vec(), self.block_bytes);
-                    move || this.own_digests(&task, &batch, unit)
-                })
-                .await??;
+            let digests = self.own_digests(task, batch, self.block_bytes).await?;
             self.bring(task, batch, digests).await?;
         }
         Ok(())
     }
 
-    /// Asks for the blocks of spans that differ from `digests` (or from zero) and writes them.
+    /// Compares the blocks of a task at once and brings what differs.
+    async fn compare_blocks(&self, task: &Arc<Task>) -> Result<(), TransferError> {
+        let digests = self
+            .own_digests(task, &task.spans, self.block_bytes)
+            .await?;
+        let runs = self.bring(task, &task.spans, digests).await?;
+        Counters::add(&self.counters.compared_bytes, task.bytes());
+        let extents = task
+            .spans
+            .iter()
+            .map(|(_, span)| piece_count(span.bytes, EXTENT_BYTES));
+        self.density.note(extents.sum(), extents_of(&runs));
+        Ok(())
+    }
+
+    /// Asks for the blocks of spans that differ from `digests` (or from zero) and writes them. Returns where
+    /// they are.
     async fn bring(
         &self,
         task: &Arc<Task>,
         spans: &[(usize, Span)],
         digests: Vec<u8>,
-    ) -> Result<(), TransferError> {
+    ) -> Result<Arc<Vec<Placed>>, TransferError> {
+        let bytes = spans.iter().map(|(_, span)| u64::from(span.bytes)).sum();
+        let _room = self.room(bytes).await;
         let is_new = digests.is_empty();
         let asked: Vec<Span> = spans.iter().map(|(_, span)| *span).collect();
         let request = Request::Blocks {
             spans: asked.clone(),
+            hungry: self.workers.is_idle(),
         };
         let (answer, body) = self.source.ask(&request, digests).await?;
         let Answer::Blocks {
@@ -259,160 +308,59 @@ impl Transfer {
         if present.capacity() > blocks.next_multiple_of(8) {
             return Err(TransferError::Unfitting);
         }
-        self.note_gone(&asked, &gone)?;
+        let gone = self.note_gone(&asked, &gone)?;
         if !damaged.is_empty() {
             let mut found = self.found.lock().map_err(|_| WorkerFailed)?;
             found.damaged.extend(damaged);
         }
+        let lengths = asked.iter().map(|span| span.bytes);
+        let runs = Arc::new(placed(lengths, self.block_bytes, &present));
         let counters = &self.counters;
         let moved = present.len() as u64;
         Counters::add(&counters.moved_blocks, moved);
         if !is_new {
             Counters::add(&counters.differing_blocks, moved);
         }
-        let (this, task, spans) = (self.clone(), Arc::clone(task), spans.to_vec());
-        self.workers
-            .run(move || this.write(&task, &spans, &present, &packed, body))
-            .await?
-    }
-
-    /// Unpacks, proves and writes the blocks of an answer. On a worker.
-    fn write(
-        &self,
-        task: &Task,
-        spans: &[(usize, Span)],
-        present: &crate::geometry::BitSet,
-        packed: &crate::wire::message::Packed,
-        body: Vec<u8>,
-    ) -> Result<(), TransferError> {
-        let lengths = spans.iter().map(|(_, span)| span.bytes);
-        let places: Vec<_> = placed(lengths, self.block_bytes, present).collect();
-        let moved: u64 = places.iter().map(|(_, _, bytes)| u64::from(*bytes)).sum();
-        let counters = &self.counters;
+        let moved = runs.iter().map(|run| u64::from(run.bytes)).sum();
         Counters::add(&counters.moved_bytes, moved);
-        let Some(target) = self.sink.target() else {
-            return Ok(());
-        };
-        let bytes = payload::unpack(packed, body, &self.key, RANGE_BYTES as usize)?;
-        let pieces = parts(&bytes, places.iter().map(|(_, _, bytes)| *bytes))
-            .ok_or(TransferError::Unfitting)?;
-        let mut pieces = places.into_iter().zip(pieces).peekable();
-        for (index, (file, span)) in spans.iter().enumerate() {
-            let work = &task.files[*file];
-            let here = |piece: &((usize, u32, u32), _)| piece.0.0 == index;
-            if pieces.peek().is_none_or(|piece| !here(piece)) {
-                continue;
-            }
-            let file = target.fit(&work.path, work.bytes)?;
-            while let Some(((_, offset, _), piece)) = pieces.next_if(|piece| here(piece)) {
-                target.write_at(&file, &work.path, span.offset + u64::from(offset), piece)?;
-            }
+        if let Sink::Target(target) = &self.sink {
+            let landing = Landing {
+                task: Arc::clone(task),
+                spans: spans.to_vec(),
+                runs: Arc::clone(&runs),
+                gone,
+            };
+            let (target, key) = (Arc::clone(target), self.key);
+            let landed = move || landing.land(&target, &key, &packed, body);
+            self.workers.run(landed).await??;
+            Counters::add(&counters.written_bytes, moved);
         }
-        Counters::add(&counters.written_bytes, moved);
-        Ok(())
+        Ok(runs)
     }
 
-    /// Makes a file equal to what the source's is now, by a rolling delta.
-    async fn bring_whole(&self, work: FileWork) -> Result<(), TransferError> {
-        let (old, have, signature) = self
-            .workers
-            .run({
-                let (this, work) = (self.clone(), work.clone());
-                move || {
-                    let old = match work.common {
-                        0 => Vec::new(),
-                        length => this.own_bytes(&work.path, length)?,
-                    };
-                    let (have, signature) = (this.key.digest(&old), rolling::signature(&old));
-                    Ok::<_, TransferError>((old, have, signature))
-                }
-            })
-            .await??;
-        let counters = &self.counters;
-        Counters::add(&counters.compared_bytes, work.common);
-        let request = Request::Delta {
-            entry: work.entry,
-            have,
-        };
-        let (answer, body) = self.source.ask(&request, signature).await?;
-        let Answer::Delta {
-            gone,
-            bytes,
-            digest,
-            delta_bytes,
-            packed,
-        } = answer
-        else {
-            return Err(TransferError::Unfitting);
-        };
-        if gone {
-            let mut found = self.found.lock().map_err(|_| WorkerFailed)?;
-            found.gone.insert(work.entry);
-            return Ok(());
-        }
-        Counters::add(&counters.moved_bytes, u64::from(delta_bytes));
-        if work.common == 0 {
-            Counters::add(&counters.fetched_bytes, u64::from(bytes));
-        }
-        let this = self.clone();
-        self.workers
-            .run(move || {
-                let Some(target) = this.sink.target() else {
-                    return Ok(());
-                };
-                if digest == have {
-                    if work.fit {
-                        target.fit(&work.path, u64::from(bytes))?;
-                    }
-                    return Ok(());
-                }
-                // A delta of unrelated content is a little longer than the content.
-                let limit = WHOLE_MAX_BYTES + WHOLE_MAX_BYTES / 8 + 1024;
-                let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-                let delta = payload::unpack(&packed, body, &this.key, limit)?;
-                let new = rolling::apply(&old, delta.bytes(), WHOLE_MAX_BYTES)
-                    .map_err(|_| TransferError::Unfitting)?;
-                // The proof: fast_rsync's own hashes only propose.
-                let new = Verified::check(&this.key, new, digest)?;
-                target.write_whole(&work.path, &new)?;
-                Counters::add(&this.counters.written_bytes, new.bytes().len() as u64);
-                Ok(())
-            })
-            .await?
+    /// Waits until so many bytes may be asked for.
+    pub(super) async fn room(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+        let bytes = u32::try_from(bytes).map_or(ASKED_MAX, |bytes| bytes.min(ASKED_MAX));
+        let permits = bytes.div_ceil(PERMIT_BYTES).max(1);
+        // The semaphore is never closed.
+        Arc::clone(&self.room)
+            .acquire_many_owned(permits)
+            .await
+            .ok()
     }
 
-    /// Digests of the target's own content. What it lacks counts as zeros, as on the source. On a worker.
-    fn own_digests(
+    /// Digests of the target's own content. What it lacks counts as zeros, as on the source.
+    async fn own_digests(
         &self,
-        task: &Task,
+        task: &Arc<Task>,
         spans: &[(usize, Span)],
         unit: u32,
     ) -> Result<Vec<u8>, TransferError> {
-        let roots = self.sink.roots();
-        let mut digests = Vec::new();
-        let mut buffer = vec![0; 4 * EXTENT_BYTES as usize];
-        let mut opened: Option<(usize, std::fs::File)> = None;
-        for (file, span) in spans {
-            let path = &task.files[*file].path;
-            let handle = match &opened {
-                Some((last, handle)) if last == file => handle,
-                _ => &opened.insert((*file, roots.open_regular(path)?)).1,
-            };
-            // A multiple of the extents and of the blocks, small enough for the processor's cache.
-            for (offset, bytes) in span.pieces(4 * EXTENT_BYTES) {
-                let buffer = &mut buffer[..bytes as usize];
-                let at = span.offset + u64::from(offset);
-                read_padded(handle, &roots.display(path), at, buffer)?;
-                digest_pieces(&self.key, buffer, unit, &mut digests);
-            }
-        }
-        Ok(digests)
-    }
-
-    fn own_bytes(&self, path: &RelPath, length: u64) -> Result<Vec<u8>, TransferError> {
-        let roots = self.sink.roots();
-        let file = roots.open_regular(path)?;
-        Ok(read_most(&file, &roots.display(path), length)?)
+        let (sink, key) = (self.sink.clone(), self.key);
+        let (task, spans) = (Arc::clone(task), spans.to_vec());
+        self.workers
+            .run(move || read_digests(sink.roots(), &key, &task, &spans, unit))
+            .await?
     }
 
     /// Remembers files that vanished on the source, and returns those of this answer.
@@ -431,51 +379,49 @@ impl Transfer {
     }
 }
 
-/// Reads one small file of the source into memory.
-///
-/// # Errors
-/// It is longer than a range, vanished, or cannot be read.
-pub async fn fetch_small(
-    source: &Source,
+fn read_digests(
+    roots: &Roots,
     key: &SessionKey,
-    entry: EntryId,
-    bytes: u64,
-    block_bytes: u32,
+    task: &Task,
+    spans: &[(usize, Span)],
+    unit: u32,
 ) -> Result<Vec<u8>, TransferError> {
-    let length = u32::try_from(bytes).map_err(|_| TransferError::Unfitting)?;
-    if length == 0 {
-        return Ok(Vec::new());
+    let mut digests = Vec::new();
+    let mut buffer = Buffer::with_length(PIECE_BYTES as usize);
+    let mut opened: Option<(usize, std::fs::File)> = None;
+    for (file, span) in spans {
+        let path = &task.files[*file].path;
+        let handle = match &opened {
+            Some((last, handle)) if last == file => handle,
+            _ => &opened.insert((*file, roots.open_regular(path)?)).1,
+        };
+        for (offset, bytes) in span.pieces(PIECE_BYTES) {
+            let piece = &mut buffer[..bytes as usize];
+            let at = span.offset + u64::from(offset);
+            read_padded(handle, at, piece, Cache::Fill)
+                .map_err(|error| DiskError::new("read", &roots.display(path), error))?;
+            digest_pieces(key, piece, unit, &mut digests);
+        }
     }
-    let span = Span {
-        entry,
-        offset: 0,
-        bytes: length,
-    };
-    let request = Request::Blocks { spans: vec![span] };
-    let (answer, body) = source.ask(&request, Vec::new()).await?;
-    let Answer::Blocks {
-        gone,
-        present,
-        packed,
-        ..
-    } = answer
-    else {
-        return Err(TransferError::Unfitting);
-    };
-    if !gone.is_empty() {
-        return Err(TransferError::Unfitting);
+    Ok(digests)
+}
+
+/// How many extents have a block in the runs, which are in order.
+fn extents_of(runs: &[Placed]) -> usize {
+    let mut extents = 0;
+    let mut last = None;
+    for run in runs {
+        let (first, end) = (
+            run.offset / EXTENT_BYTES,
+            (run.offset + run.bytes).div_ceil(EXTENT_BYTES),
+        );
+        extents += (end - first) as usize;
+        if last == Some((run.span, first)) {
+            extents -= 1;
+        }
+        last = Some((run.span, end - 1));
     }
-    let unpacked = payload::unpack(&packed, body, key, RANGE_BYTES as usize)?;
-    let mut content = vec![0; length as usize];
-    let mut rest = unpacked.bytes();
-    for (_, offset, bytes) in placed(std::iter::once(length), block_bytes, &present) {
-        let (piece, behind) = rest
-            .split_at_checked(bytes as usize)
-            .ok_or(TransferError::Unfitting)?;
-        content[offset as usize..][..piece.len()].copy_from_slice(piece);
-        rest = behind;
-    }
-    Ok(content)
+    extents
 }
 
 /// The extents of the spans whose digests differ, neighbours joined.
@@ -511,4 +457,41 @@ fn differing_extents(spans: &[(usize, Span)], ours: &[u8], theirs: &[u8]) -> Vec
         first += count;
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extents_are_counted_once() {
+        let run = |span, offset, bytes| Placed {
+            span,
+            offset,
+            bytes,
+        };
+        let unit = EXTENT_BYTES;
+        assert_eq!(extents_of(&[]), 0);
+        let runs = [
+            run(0, 0, 8192),
+            run(0, 16384, 8192),
+            run(0, unit - 8192, 2 * unit),
+            run(1, 2 * unit, unit),
+        ];
+        assert_eq!(extents_of(&runs), 4);
+    }
+
+    #[test]
+    fn dense_differences_show_after_some_ranges_and_go_again() {
+        let density = Density::default();
+        assert!(!density.is_high());
+        for _ in 0..16 {
+            density.note(64, 64);
+        }
+        assert!(density.is_high());
+        for _ in 0..16 {
+            density.note(64, 0);
+        }
+        assert!(!density.is_high());
+    }
 }

@@ -48,8 +48,7 @@ impl From<DiskError> for WalError {
     }
 }
 
-/// Empties pg_wal, where nothing of the old timeline may be left, and brings the WAL from start to stop with
-/// all history files.
+/// Brings the WAL from start to stop with all history files into an empty pg_wal.
 ///
 /// # Errors
 /// A segment is not on the source any more, or something cannot be moved or written.
@@ -77,7 +76,7 @@ pub(super) async fn bring(
         })
         .collect::<Result<Vec<_>, _>>()?;
     let worker = |error| WalError::Transfer(TransferError::Worker(error));
-    let emptied = {
+    let noted = {
         let target = Arc::clone(target);
         let done: Vec<RelPath> = named
             .iter()
@@ -85,12 +84,10 @@ pub(super) async fn bring(
                 RelPath::parse(format!("{ARCHIVE_STATUS}/{}.done", file.name).as_bytes()).ok()
             })
             .collect();
-        run.workers.run(move || {
-            target.empty_wal()?;
-            done.iter().try_for_each(|path| target.make_empty(path))
-        })
+        run.workers
+            .run(move || done.iter().try_for_each(|path| target.make_empty(path)))
     };
-    emptied.await.map_err(worker)??;
+    noted.await.map_err(worker)??;
     let work = named.iter().map(|(file, path)| FileWork {
         entry: file.entry,
         path: path.clone(),

@@ -34,18 +34,23 @@ pub enum Baseline<'a> {
     Zeros,
 }
 
-/// Chooses the blocks of `bytes` that differ from the baseline: inserts their numbers, counted from
-/// `first`, into `present` and appends them to `chosen`.
-pub fn choose(
+/// Moves the blocks of `bytes`, a span's content, that differ from the baseline to its beginning, one after the
+/// other, and inserts their numbers, counted from `first`, into `present`. Returns how many bytes they have.
+pub fn keep_differing(
     key: &SessionKey,
-    bytes: &[u8],
+    bytes: &mut [u8],
     block_bytes: u32,
     baseline: Baseline<'_>,
     first: usize,
     present: &mut BitSet,
-    chosen: &mut Vec<u8>,
-) {
-    for (number, block) in bytes.chunks(block_bytes as usize).enumerate() {
+) -> usize {
+    let block_bytes = block_bytes as usize;
+    let mut end = 0;
+    let mut start = 0;
+    let mut number = 0;
+    while start < bytes.len() {
+        let next = (start + block_bytes).min(bytes.len());
+        let block = &bytes[start..next];
         let is_same = match baseline {
             Baseline::Digests(digests) => digests
                 .get(number * DIGEST_BYTES..(number + 1) * DIGEST_BYTES)
@@ -54,9 +59,15 @@ pub fn choose(
         };
         if !is_same {
             present.insert(first + number);
-            chosen.extend_from_slice(block);
+            if end != start {
+                bytes.copy_within(start..next, end);
+            }
+            end += next - start;
         }
+        start = next;
+        number += 1;
     }
+    end
 }
 
 /// Whether all bytes are zero.
@@ -70,22 +81,45 @@ pub fn is_zero(bytes: &[u8]) -> bool {
         && rest.iter().all(|byte| *byte == 0)
 }
 
-/// The pieces of a reply: for each block of the spans that is in `present`, in order, which span, the
-/// offset within the span and the length. The blocks' bytes follow one another in the reply.
-pub fn placed<'a>(
-    span_bytes: impl Iterator<Item = u32> + 'a,
+/// A run of neighbouring blocks in a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placed {
+    /// Index of its span.
+    pub span: usize,
+    /// Offset within the span.
+    pub offset: u32,
+    pub bytes: u32,
+}
+
+/// The runs of blocks of the spans that are in `present`, in order; no run goes beyond its span. Their bytes
+/// follow one another in the reply.
+#[must_use]
+pub fn placed(
+    span_bytes: impl Iterator<Item = u32>,
     block_bytes: u32,
-    present: &'a BitSet,
-) -> impl Iterator<Item = (usize, u32, u32)> + 'a {
+    present: &BitSet,
+) -> Vec<Placed> {
+    let mut runs: Vec<Placed> = Vec::new();
     let mut first = 0;
-    span_bytes.enumerate().flat_map(move |(span, bytes)| {
-        let start = first;
+    for (span, bytes) in span_bytes.enumerate() {
+        for (number, (offset, bytes)) in pieces(bytes, block_bytes).enumerate() {
+            if !present.contains(first + number) {
+                continue;
+            }
+            match runs.last_mut() {
+                Some(run) if run.span == span && run.offset + run.bytes == offset => {
+                    run.bytes += bytes;
+                }
+                _ => runs.push(Placed {
+                    span,
+                    offset,
+                    bytes,
+                }),
+            }
+        }
         first += piece_count(bytes, block_bytes);
-        pieces(bytes, block_bytes)
-            .enumerate()
-            .filter(move |(number, _)| present.contains(start + number))
-            .map(move |(_, (offset, length))| (span, offset, length))
-    })
+    }
+    runs
 }
 
 #[cfg(test)]
@@ -105,13 +139,14 @@ mod tests {
             Baseline::Digests(&digests)
         };
         let mut present = BitSet::default();
-        let mut chosen = Vec::new();
-        choose(&KEY, new, block, baseline, 0, &mut present, &mut chosen);
+        let mut chosen = new.to_vec();
+        let kept = keep_differing(&KEY, &mut chosen, block, baseline, 0, &mut present);
+        chosen.truncate(kept);
         let lengths = std::iter::once(u32::try_from(new.len()).unwrap());
         let mut rest = &chosen[..];
-        for (_, offset, length) in placed(lengths, block, &present) {
-            let (piece, behind) = rest.split_at(length as usize);
-            old[offset as usize..][..length as usize].copy_from_slice(piece);
+        for run in placed(lengths, block, &present) {
+            let (piece, behind) = rest.split_at(run.bytes as usize);
+            old[run.offset as usize..][..piece.len()].copy_from_slice(piece);
             rest = behind;
         }
         assert!(rest.is_empty());
@@ -147,6 +182,24 @@ mod tests {
             prop_assert_eq!(exchange(&mut target, &new, 128, true), full);
             prop_assert_eq!(target, new);
         }
+    }
+
+    #[test]
+    fn neighbouring_blocks_are_one_run_within_their_span() {
+        let mut present = BitSet::default();
+        // Spans of four blocks, the last of the first span short; of three blocks; of one.
+        for number in [0, 2, 3, 4, 5, 7] {
+            present.insert(number);
+        }
+        let run = |span, offset, bytes| Placed {
+            span,
+            offset,
+            bytes,
+        };
+        assert_eq!(
+            placed([35, 30, 10].into_iter(), 10, &present),
+            [run(0, 0, 10), run(0, 20, 15), run(1, 0, 20), run(2, 0, 10)]
+        );
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod read;
 pub mod root;
 pub mod target;
 pub mod walk;
+pub mod writing;
 
 use std::io;
 use std::path::{Path, PathBuf};

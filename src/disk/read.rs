@@ -1,34 +1,78 @@
-//! Positional reads.
+//! Positional reads, and how they leave the page cache as they found it.
 
 use std::fs::File;
+use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use rustix::fs::Advice;
+use rustix::io::{Errno, ReadWriteFlags};
+
 use super::DiskError;
+
+/// What a read does to the system's page cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cache {
+    /// As the system likes: what was read stays for a while.
+    Fill,
+    /// What was cached stays, and what was not does not come.
+    Leave,
+}
+
+/// `RWF_DONTCACHE` (since Linux 6.14, `include/uapi/linux/fs.h`): pages that the read brings in go when it is
+/// done, read-ahead included; pages that were there stay.
+const DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
 
 /// Fills `buffer` from `offset` on; what lies beyond the end of the file reads as zero bytes, as a
 /// base backup pads a file that shrank (PostgreSQL `basebackup.c:sendFile`). Returns the bytes that
 /// the file really had there.
 ///
 /// # Errors
-/// The system's error with `path`.
-pub fn read_padded(
-    file: &File,
-    path: &Path,
-    offset: u64,
-    buffer: &mut [u8],
-) -> Result<usize, DiskError> {
+/// The system's error.
+pub fn read_padded(file: &File, offset: u64, buffer: &mut [u8], cache: Cache) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
-        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
+        let (rest, at) = (&mut buffer[filled..], offset + filled as u64);
+        let count = match cache {
+            Cache::Fill => file.read_at(rest, at),
+            Cache::Leave => read_and_leave(file, at, rest),
+        };
+        match count {
             Ok(0) => break,
             Ok(count) => filled += count,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(DiskError::new("read", path, error)),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
     buffer[filled..].fill(0);
     Ok(filled)
+}
+
+fn read_and_leave(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    match rustix::io::preadv2(file, &mut [IoSliceMut::new(buffer)], offset, DONTCACHE) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => read_and_drop(file, offset, buffer),
+        result => Ok(result?),
+    }
+}
+
+/// Does by hand what the kernel or the file system cannot: reads what is cached, and drops what had to be
+/// brought. A piece whose first page was not cached is dropped as a whole.
+fn read_and_drop(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    // Pages that read-ahead brought would look as if they had been cached before.
+    let _ = rustix::fs::fadvise(file, 0, None, Advice::Random);
+    let pieces = &mut [IoSliceMut::new(buffer)];
+    match rustix::io::preadv2(file, pieces, offset, ReadWriteFlags::NOWAIT) {
+        Err(Errno::AGAIN) => {}
+        // Who cannot say what is cached must not drop it.
+        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => return file.read_at(buffer, offset),
+        result => return Ok(result?),
+    }
+    let count = file.read_at(buffer, offset)?;
+    let length = std::num::NonZeroU64::new(count as u64);
+    if length.is_some() {
+        let _ = rustix::fs::fadvise(file, offset, length, Advice::DontNeed);
+    }
+    Ok(count)
 }
 
 /// Reads an open file as long as it is, but at most `limit` bytes of it.
@@ -83,11 +127,16 @@ mod tests {
         let path = dir.path().join("f");
         std::fs::write(&path, b"abc").unwrap();
         let file = File::open(&path).unwrap();
+        for cache in [Cache::Fill, Cache::Leave] {
+            let mut buffer = [7; 5];
+            assert_eq!(read_padded(&file, 1, &mut buffer, cache).unwrap(), 2);
+            assert_eq!(&buffer, b"bc\0\0\0");
+            assert_eq!(read_padded(&file, 9, &mut buffer, cache).unwrap(), 0);
+            assert_eq!(buffer, [0; 5]);
+        }
         let mut buffer = [7; 5];
-        assert_eq!(read_padded(&file, &path, 1, &mut buffer).unwrap(), 2);
-        assert_eq!(&buffer, b"bc\0\0\0");
-        assert_eq!(read_padded(&file, &path, 9, &mut buffer).unwrap(), 0);
-        assert_eq!(buffer, [0; 5]);
+        assert_eq!(read_and_drop(&file, 1, &mut buffer).unwrap(), 2);
+        assert_eq!(&buffer[..2], b"bc");
     }
 
     #[test]

@@ -6,7 +6,6 @@
 
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
@@ -17,6 +16,7 @@ use super::durable;
 use super::facts;
 use super::root::Roots;
 use super::walk;
+use super::writing::Writing;
 use crate::digest::Verified;
 use crate::path::RelPath;
 use crate::pg::layout;
@@ -165,19 +165,9 @@ impl ClosedTarget {
         Ok(file)
     }
 
-    /// Writes verified bytes at an offset of a file that [`ClosedTarget::fit`] has opened.
-    ///
-    /// # Errors
-    /// The system's error, such as a full disk.
-    pub fn write_at(
-        &self,
-        file: &File,
-        path: &RelPath,
-        offset: u64,
-        bytes: VerifiedPart<'_>,
-    ) -> Result<(), DiskError> {
-        file.write_all_at(bytes.0, offset)
-            .map_err(|error| DiskError::new("write", &self.roots.display(path), error))
+    /// Begins to write to a file that [`ClosedTarget::fit`] has opened.
+    pub fn writing<'a>(&'a self, file: &'a File, path: &'a RelPath) -> Writing<'a> {
+        Writing::new(file, path, &self.roots, self.sync)
     }
 
     /// Writes a file as a whole.
@@ -186,7 +176,7 @@ impl ClosedTarget {
     /// The system's error.
     pub fn write_whole(&self, path: &RelPath, bytes: &Verified<Vec<u8>>) -> Result<(), DiskError> {
         let file = self.fit(path, bytes.bytes().len() as u64)?;
-        self.write_at(&file, path, 0, VerifiedPart(bytes.bytes()))
+        self.writing(&file, path).write_at(0, bytes.into())
     }
 
     /// Makes an empty file: `archive_status/….done`.
@@ -380,26 +370,4 @@ fn empty_linked(link: &Path) -> Result<u64, DiskError> {
         done.map_err(|error| DiskError::new("remove", &path, error))?;
     }
     Ok(removed)
-}
-
-/// A part of verified bytes.
-#[derive(Debug, Clone, Copy)]
-pub struct VerifiedPart<'a>(&'a [u8]);
-
-/// Cuts verified bytes into the parts that a reply's blocks are, given their lengths in order.
-///
-/// Returns `None` when the lengths do not add up to what was sent.
-#[must_use]
-pub fn parts(
-    bytes: &Verified<Vec<u8>>,
-    lengths: impl IntoIterator<Item = u32>,
-) -> Option<Vec<VerifiedPart<'_>>> {
-    let mut rest = bytes.bytes();
-    let mut parts = Vec::new();
-    for length in lengths {
-        let (part, behind) = rest.split_at_checked(length as usize)?;
-        parts.push(VerifiedPart(part));
-        rest = behind;
-    }
-    rest.is_empty().then_some(parts)
 }

@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, B
 use tokio::sync::mpsc;
 use tokio_io_timeout::TimeoutReader;
 
+use crate::buffer::Buffer;
 use crate::wire::codec::{self, CodecError, HEADER_BYTES, Header, PREAMBLE_BYTES};
 use crate::wire::message::RequestId;
 
@@ -20,7 +21,7 @@ const BUFFER_BYTES: usize = 64 * 1024;
 pub struct Frame {
     pub id: RequestId,
     pub head: Vec<u8>,
-    pub body: Vec<u8>,
+    pub body: Buffer,
 }
 
 impl Frame {
@@ -32,10 +33,11 @@ impl Frame {
 }
 
 /// An encoded frame on its way out.
-#[derive(Debug)]
 pub struct Outgoing {
     prefix: Vec<u8>,
-    body: Vec<u8>,
+    body: Buffer,
+    /// Goes when the frame has been written.
+    held: Option<Box<dyn Send>>,
 }
 
 impl Outgoing {
@@ -46,10 +48,22 @@ impl Outgoing {
     pub fn new<M: Serialize>(
         id: RequestId,
         message: &M,
-        body: Vec<u8>,
+        body: impl Into<Buffer>,
     ) -> Result<Self, CodecError> {
+        let body = body.into();
         let prefix = codec::encode(id, message, body.len())?;
-        Ok(Self { prefix, body })
+        Ok(Self {
+            prefix,
+            body,
+            held: None,
+        })
+    }
+
+    /// Keeps a value until the frame is written: the room that its body takes.
+    #[must_use]
+    pub fn holding(mut self, held: impl Send + 'static) -> Self {
+        self.held = Some(Box::new(held));
+        self
     }
 
     /// Bytes that the frame takes on the link.
@@ -143,8 +157,10 @@ pub async fn read_frame(
         }
     }
     let header = Header::decode(&header)?;
-    let head = read_exactly(reader, header.head_bytes).await?;
-    let body = read_exactly(reader, header.body_bytes).await?;
+    let mut head = vec![0; header.head_bytes as usize];
+    fill(reader, &mut head).await?;
+    let mut body = Buffer::with_length(header.body_bytes as usize);
+    fill(reader, &mut body).await?;
     Ok(Some(Frame {
         id: header.id,
         head,
@@ -152,18 +168,11 @@ pub async fn read_frame(
     }))
 }
 
-async fn read_exactly(
-    reader: &mut (impl AsyncRead + Unpin),
-    bytes: u32,
-) -> Result<Vec<u8>, FrameError> {
-    let mut buffer = Vec::with_capacity(bytes as usize);
-    let mut limited = reader.take(u64::from(bytes));
-    while buffer.len() < bytes as usize {
-        if limited.read_buf(&mut buffer).await? == 0 {
-            return Err(FrameError::Truncated);
-        }
+async fn fill(reader: &mut (impl AsyncRead + Unpin), buffer: &mut [u8]) -> Result<(), FrameError> {
+    match reader.read_exact(buffer).await {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(FrameError::Truncated),
+        filled => Ok(filled.map(drop)?),
     }
-    Ok(buffer)
 }
 
 /// Writes the preamble and then whatever comes through the channel, until it closes or the stream
@@ -183,6 +192,7 @@ pub async fn write_frames(
         while let Some(frame) = next {
             writer.write_all(&frame.prefix).await?;
             writer.write_all(&frame.body).await?;
+            drop(frame.held);
             next = outgoing.try_recv().ok();
         }
         writer.flush().await?;

@@ -2,9 +2,11 @@
 //! code whatever the link is.
 
 pub mod frames;
+pub mod stdio;
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
@@ -282,6 +284,12 @@ pub fn open(from: &From) -> std::io::Result<Link> {
                 format!("could not run \"{}\": {error}", program.display()),
             )
         })?;
+    for pipe in [
+        child.stdin.as_ref().map(AsFd::as_fd),
+        child.stdout.as_ref().map(AsFd::as_fd),
+    ] {
+        stdio::widen(pipe);
+    }
     let broken = || std::io::Error::other("a child process has no standard streams");
     let (reader, writer) = (
         child.stdout.take().ok_or_else(broken)?,

@@ -162,13 +162,14 @@ mod tests {
                 offset: 65_536,
                 bytes: 8192,
             }],
+            hungry: true,
         };
         let frame = encode(7, &message, 16).unwrap();
         // A change of these bytes is a change of the protocol: raise PROTOCOL.
         assert_eq!(
             frame,
             [
-                7, 0, 0, 0, 9, 0, 0, 0, 16, 0, 0, 0, 5, 1, 172, 2, 128, 128, 4, 128, 64
+                7, 0, 0, 0, 10, 0, 0, 0, 16, 0, 0, 0, 5, 1, 172, 2, 128, 128, 4, 128, 64, 1
             ]
         );
         let header = Header::decode(frame[..HEADER_BYTES].try_into().unwrap()).unwrap();

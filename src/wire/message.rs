@@ -15,7 +15,7 @@ use crate::pg::timeline::TimelineId;
 
 /// Version of the protocol. Both sides must be equal: client and agent are one program, and a rebuild
 /// is no place for guesses about an older peer.
-pub const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 2;
 
 /// How often the agent says something at least.
 pub const ALIVE_EVERY: Duration = Duration::from_secs(5);
@@ -29,6 +29,8 @@ pub type RequestId = u32;
 /// How the agent compresses what it sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Compression {
+    /// Body by body: zstd where the link is what the run waits for, or where it costs next to nothing.
+    Auto,
     None,
     Lz4,
     /// zstd with a level from 1 to 19.
@@ -37,7 +39,9 @@ pub enum Compression {
 
 /// The text is no compression method.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unrecognized compression method \"{0}\": use none, lz4, zstd or zstd:LEVEL (1 to 19)")]
+#[error(
+    "unrecognized compression method \"{0}\": use auto, none, lz4, zstd or zstd:LEVEL (1 to 19)"
+)]
 pub struct UnknownCompression(String);
 
 impl FromStr for Compression {
@@ -47,6 +51,7 @@ impl FromStr for Compression {
         let unknown = || UnknownCompression(text.to_owned());
         match text.split_once(':') {
             None => match text {
+                "auto" => Ok(Self::Auto),
                 "none" => Ok(Self::None),
                 "lz4" => Ok(Self::Lz4),
                 "zstd" => Ok(Self::Zstd(1)),
@@ -64,6 +69,7 @@ impl FromStr for Compression {
 impl fmt::Display for Compression {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Auto => f.write_str("auto"),
             Self::None => f.write_str("none"),
             Self::Lz4 => f.write_str("lz4"),
             Self::Zstd(level) => write!(f, "zstd:{level}"),
@@ -100,6 +106,8 @@ pub enum Request {
         compression: Compression,
         /// Worker threads of the agent.
         jobs: u16,
+        /// Most bytes that the agent may read in a second, if there is a limit.
+        max_rate: Option<u64>,
         /// Read without a bracket; the results only inform.
         survey: bool,
     },
@@ -114,12 +122,12 @@ pub enum Request {
     /// Entries from number `from` on; the first such request walks the tree. Answer:
     /// [`Answer::ManifestPart`].
     Manifest { from: u32 },
-    /// Answer: [`Answer::Digests`]; its body has a digest for every extent of every span in order. What
-    /// lies beyond the end of a file counts as zero bytes.
-    Digests { spans: Vec<Span> },
+    /// Answer: [`Answer::Digests`]. `have` is the digest of the client's digests of every extent of every span
+    /// in order. What lies beyond the end of a file counts as zero bytes.
+    Digests { spans: Vec<Span>, have: Digest },
     /// Answer: [`Answer::Blocks`]. Body: the client's digests of all blocks of all spans in order, or
-    /// nothing when the client has only zero bytes there.
-    Blocks { spans: Vec<Span> },
+    /// nothing when the client has only zero bytes there. `hungry`: the client has nothing else to do.
+    Blocks { spans: Vec<Span>, hungry: bool },
     /// A file as a whole, as it is now. Answer: [`Answer::Delta`]. Body: a signature of the client's file
     /// (`compare::rolling`), whose digest is `have`.
     Delta { entry: EntryId, have: Digest },
@@ -156,6 +164,7 @@ pub enum Answer {
         /// With the last part.
         last: Option<ManifestEnd>,
     },
+    /// Body: the agent's digests of all extents, or nothing when they are the client's.
     Digests {
         /// Indices of spans whose file is gone.
         gone: Vec<u16>,

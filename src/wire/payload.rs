@@ -1,6 +1,7 @@
 //! Packing of bodies: compression where it pays, a digest always.
 
 use super::message::{Codec, Compression, Packed};
+use crate::buffer::Buffer;
 use crate::digest::{SessionKey, Verified};
 
 /// Least share that compression must save, as a divisor: less than 1/16 is not worth unpacking.
@@ -17,16 +18,55 @@ pub enum PayloadError {
     Damaged(#[from] crate::digest::Damaged),
 }
 
+/// What the choice of the compression depends on where nobody made it.
+#[derive(Debug, Clone, Copy)]
+pub struct Load {
+    /// Bytes of finished answers that the link did not take yet.
+    pub waiting_bytes: u64,
+    /// The client has nothing to do but wait for answers.
+    pub is_hungry: bool,
+    /// Time that the agent's threads have worked, packing included.
+    pub worked_nanos: u64,
+    /// Time of that in which they packed.
+    pub packing_nanos: u64,
+}
+
+/// Answers of so many bytes that wait show that the link is slower than the agent.
+const BACKLOG: u64 = 6 * 1024 * 1024;
+
+/// So many show that there is time to compress better.
+const LONG_BACKLOG: u64 = 24 * 1024 * 1024;
+
+/// Part of the agent's time that packing may take when nothing says that the link is slow, as a divisor: few
+/// bytes are made fewer at hardly any cost.
+const CHEAP: u64 = 12;
+
+/// The compression for the next body: what was asked for, or what serves the run best now.
+#[must_use]
+pub fn choose(asked: Compression, load: Load) -> Compression {
+    match asked {
+        Compression::Auto if load.is_hungry && load.waiting_bytes > LONG_BACKLOG => {
+            Compression::Zstd(3)
+        }
+        Compression::Auto if load.is_hungry && load.waiting_bytes > BACKLOG => Compression::Zstd(1),
+        Compression::Auto if load.packing_nanos.saturating_mul(CHEAP) < load.worked_nanos => {
+            Compression::Zstd(1)
+        }
+        Compression::Auto => Compression::None,
+        asked => asked,
+    }
+}
+
 /// Packs `bytes`, at most `u32::MAX` of them.
 #[must_use]
-pub fn pack(bytes: Vec<u8>, key: &SessionKey, compression: Compression) -> (Packed, Vec<u8>) {
+pub fn pack(bytes: Buffer, key: &SessionKey, compression: Compression) -> (Packed, Buffer) {
     let mut packed = Packed {
         codec: Codec::Raw,
         bytes: u32::try_from(bytes.len()).expect("bodies are bounded by BODY_MAX"),
         digest: key.digest(&bytes),
     };
     let smaller = match compression {
-        Compression::None => None,
+        Compression::None | Compression::Auto => None,
         Compression::Lz4 => Some((Codec::Lz4, lz4_flex::block::compress(&bytes))),
         Compression::Zstd(level) => zstd::bulk::compress(&bytes, level)
             .ok()
@@ -35,7 +75,7 @@ pub fn pack(bytes: Vec<u8>, key: &SessionKey, compression: Compression) -> (Pack
     match smaller {
         Some((codec, smaller)) if smaller.len() + bytes.len() / WORTH < bytes.len() => {
             packed.codec = codec;
-            (packed, smaller)
+            (packed, smaller.into())
         }
         _ => (packed, bytes),
     }
@@ -48,26 +88,36 @@ pub fn pack(bytes: Vec<u8>, key: &SessionKey, compression: Compression) -> (Pack
 /// fails its digest.
 pub fn unpack(
     packed: &Packed,
-    body: Vec<u8>,
+    body: Buffer,
     key: &SessionKey,
     limit: usize,
-) -> Result<Verified<Vec<u8>>, PayloadError> {
+) -> Result<Verified<Buffer>, PayloadError> {
     let announced = packed.bytes;
     if announced as usize > limit {
         return Err(PayloadError::TooLong { announced, limit });
     }
     let malformed = PayloadError::Malformed { announced };
-    let bytes = match packed.codec {
-        Codec::Raw => body,
-        // Both are told the announced length as the most that they may make: no compression bomb.
+    // Both have room for the announced length only: no compression bomb.
+    let room = || Buffer::with_length(announced as usize);
+    let (bytes, length) = match packed.codec {
+        Codec::Raw => {
+            let length = body.len();
+            (body, length)
+        }
         Codec::Lz4 => {
-            lz4_flex::block::decompress(&body, announced as usize).map_err(|_| malformed.clone())?
+            let mut bytes = room();
+            let length = lz4_flex::block::decompress_into(&body, &mut bytes)
+                .map_err(|_| malformed.clone())?;
+            (bytes, length)
         }
         Codec::Zstd => {
-            zstd::bulk::decompress(&body, announced as usize).map_err(|_| malformed.clone())?
+            let mut bytes = room();
+            let length = zstd::bulk::decompress_to_buffer(&body, &mut bytes[..])
+                .map_err(|_| malformed.clone())?;
+            (bytes, length)
         }
     };
-    if bytes.len() != announced as usize {
+    if length != announced as usize {
         return Err(malformed);
     }
     Ok(Verified::check(key, bytes, packed.digest)?)
@@ -81,7 +131,7 @@ mod tests {
     const KEY: SessionKey = SessionKey([9; 32]);
 
     fn round_trip_holds(bytes: &[u8], compression: Compression) {
-        let (packed, body) = pack(bytes.to_vec(), &KEY, compression);
+        let (packed, body) = pack(bytes.to_vec().into(), &KEY, compression);
         assert!(body.len() <= bytes.len());
         let unpacked = unpack(&packed, body, &KEY, bytes.len()).unwrap();
         assert_eq!(unpacked.bytes(), bytes);
@@ -112,16 +162,60 @@ mod tests {
         ) {
             for codec in [Codec::Raw, Codec::Lz4, Codec::Zstd] {
                 let packed = Packed { codec, bytes: announced, digest: KEY.digest(b"") };
-                let _ = unpack(&packed, body.clone(), &KEY, 50_000);
+                let _ = unpack(&packed, body.clone().into(), &KEY, 50_000);
             }
         }
     }
 
     #[test]
+    fn compression_is_chosen_where_the_link_is_slow_or_it_costs_little() {
+        let load = Load {
+            waiting_bytes: 0,
+            is_hungry: true,
+            worked_nanos: 1_000_000,
+            packing_nanos: 1_000_000 / CHEAP + 1,
+        };
+        let auto = |load| choose(Compression::Auto, load);
+        assert_eq!(auto(load), Compression::None);
+        let packing_nanos = 1;
+        assert_eq!(
+            auto(Load {
+                packing_nanos,
+                ..load
+            }),
+            Compression::Zstd(1)
+        );
+        let waiting_bytes = BACKLOG + 1;
+        let behind = Load {
+            waiting_bytes,
+            ..load
+        };
+        assert_eq!(auto(behind), Compression::Zstd(1));
+        // The client is what the run waits for, not the link.
+        let is_hungry = false;
+        assert_eq!(
+            auto(Load {
+                is_hungry,
+                ..behind
+            }),
+            Compression::None
+        );
+        let waiting_bytes = LONG_BACKLOG + 1;
+        assert_eq!(
+            auto(Load {
+                waiting_bytes,
+                ..load
+            }),
+            Compression::Zstd(3)
+        );
+        assert_eq!(choose(Compression::Lz4, behind), Compression::Lz4);
+    }
+
+    #[test]
     fn a_compression_bomb_is_refused() {
         for compression in [Compression::Lz4, Compression::Zstd(1)] {
-            let (mut packed, body) = pack(vec![0; 10_000_000], &KEY, compression);
-            assert!(unpack(&packed, body.clone(), &KEY, 1_000_000).is_err());
+            let (mut packed, body) = pack(vec![0; 10_000_000].into(), &KEY, compression);
+            assert!(unpack(&packed, body.to_vec().into(), &KEY, 1_000_000).is_err());
             packed.bytes = 1000;
             assert!(unpack(&packed, body, &KEY, 1_000_000).is_err());
         }
@@ -130,8 +224,11 @@ mod tests {
     #[test]
     fn a_flipped_bit_is_noticed() {
         for compression in ALL {
-            let (packed, mut body) =
-                pack((0..=255).cycle().take(9000).collect(), &KEY, compression);
+            let (packed, mut body) = pack(
+                (0..=255).cycle().take(9000).collect::<Vec<u8>>().into(),
+                &KEY,
+                compression,
+            );
             let middle = body.len() / 2;
             body[middle] ^= 1;
             assert!(unpack(&packed, body, &KEY, 9000).is_err(), "{compression}");

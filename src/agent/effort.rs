@@ -1,0 +1,167 @@
+//! How hard the agent works: what it compresses, how fast it reads, how much it holds.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use crate::buffer::Buffer;
+use crate::digest::SessionKey;
+use crate::wire::message::{Compression, Packed};
+use crate::wire::payload::{self, Load};
+
+/// Bytes of answers that may be in the making or wait for the link: bounds the agent's memory whatever the
+/// client asks for.
+const HELD_MAX: u64 = 64 * 1024 * 1024;
+
+/// What a permit stands for.
+const PERMIT_BYTES: u64 = 64 * 1024;
+
+/// What the agent keeps count of while it reads.
+#[derive(Debug)]
+pub struct Effort {
+    compression: Compression,
+    /// Bytes of finished answers that the link did not take yet.
+    waiting: Arc<AtomicU64>,
+    reading_nanos: AtomicU64,
+    packing_nanos: AtomicU64,
+    room: Arc<Semaphore>,
+    /// Bytes a second, and when the next may be read.
+    limit: Option<(u64, Mutex<Instant>)>,
+}
+
+impl Effort {
+    /// Begins at zero. `max_rate`: most bytes to read in a second.
+    #[must_use]
+    pub fn new(compression: Compression, max_rate: Option<u64>) -> Self {
+        let permits = usize::try_from(HELD_MAX / PERMIT_BYTES).unwrap_or(usize::MAX);
+        Self {
+            compression,
+            waiting: Arc::default(),
+            reading_nanos: AtomicU64::new(0),
+            packing_nanos: AtomicU64::new(0),
+            room: Arc::new(Semaphore::new(permits)),
+            limit: max_rate
+                .filter(|rate| *rate > 0)
+                .map(|rate| (rate, Mutex::new(Instant::now()))),
+        }
+    }
+
+    /// Waits until an answer of so many bytes may be made; it is held until the returned value goes.
+    pub async fn hold(&self, bytes: u64) -> Held {
+        let permits = bytes.min(HELD_MAX).div_ceil(PERMIT_BYTES).max(1);
+        let permits = u32::try_from(permits).unwrap_or(u32::MAX);
+        // The semaphore is never closed.
+        let permit = Arc::clone(&self.room).acquire_many_owned(permits).await;
+        Held {
+            _permit: permit.ok(),
+            waiting: Arc::clone(&self.waiting),
+            bytes: 0,
+        }
+    }
+
+    /// Waits until so many bytes may be read.
+    pub async fn pace(&self, bytes: u64) {
+        let Some((rate, next)) = &self.limit else {
+            return;
+        };
+        let turn = {
+            let mut next = next.lock().await;
+            // Time in which nothing was asked for is not saved up.
+            let turn = (*next).max(Instant::now());
+            let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(*rate);
+            *next = turn + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+            turn
+        };
+        tokio::time::sleep_until(turn).await;
+    }
+
+    /// Counts the time that a reading job took, packing included.
+    pub fn worked(&self, time: Duration) {
+        add(&self.reading_nanos, time);
+    }
+
+    /// Packs an answer's body in the way that serves the run best now.
+    #[must_use]
+    pub fn pack(&self, bytes: Buffer, key: &SessionKey, is_hungry: bool) -> (Packed, Buffer) {
+        let load = Load {
+            waiting_bytes: self.waiting.load(Ordering::Relaxed),
+            is_hungry,
+            worked_nanos: self.reading_nanos.load(Ordering::Relaxed),
+            packing_nanos: self.packing_nanos.load(Ordering::Relaxed),
+        };
+        let began = std::time::Instant::now();
+        let packed = payload::pack(bytes, key, payload::choose(self.compression, load));
+        add(&self.packing_nanos, began.elapsed());
+        packed
+    }
+}
+
+fn add(nanos: &AtomicU64, time: Duration) {
+    let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    nanos.fetch_add(time, Ordering::Relaxed);
+}
+
+/// Room for one answer, until the link has taken it.
+#[derive(Debug)]
+pub struct Held {
+    _permit: Option<OwnedSemaphorePermit>,
+    waiting: Arc<AtomicU64>,
+    bytes: u64,
+}
+
+impl Held {
+    /// The answer is made and has so many bytes.
+    #[must_use]
+    pub fn waits(mut self, bytes: u64) -> Self {
+        self.bytes = bytes;
+        self.waiting.fetch_add(bytes, Ordering::Relaxed);
+        self
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.waiting.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_spreads_reading_over_time() {
+        let effort = Effort::new(Compression::None, Some(1_000_000));
+        let began = Instant::now();
+        for _ in 0..5 {
+            effort.pace(500_000).await;
+        }
+        // The first one starts at once; what it read has to be paid before the next.
+        assert_eq!(began.elapsed().as_millis(), 2000);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        let later = Instant::now();
+        effort.pace(500_000).await;
+        effort.pace(500_000).await;
+        assert_eq!(later.elapsed().as_millis(), 500);
+    }
+
+    #[tokio::test]
+    async fn answers_that_nobody_takes_stop_the_making_of_more() {
+        let effort = Effort::new(Compression::None, None);
+        let first = effort.hold(HELD_MAX - PERMIT_BYTES).await.waits(5);
+        let second = effort.hold(1).await;
+        {
+            let third = std::pin::pin!(effort.hold(1));
+            assert!(futures_util::FutureExt::now_or_never(third).is_none());
+        }
+        assert_eq!(effort.waiting.load(Ordering::Relaxed), 5);
+        drop(first);
+        assert_eq!(effort.waiting.load(Ordering::Relaxed), 0);
+        // More than there is room for waits for all of the room, and no longer.
+        drop(second);
+        let _all = effort.hold(u64::MAX).await;
+    }
+}

@@ -1,0 +1,75 @@
+//! Values of options that are more than a number or a text.
+
+use clap::ValueEnum;
+
+/// Whose configuration files the standby has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ConfigSide {
+    Target,
+    Source,
+}
+
+/// How the source makes its checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Checkpoint {
+    Fast,
+    Spread,
+}
+
+/// Least rate that can be asked for, as `pg_basebackup --max-rate` has it (PostgreSQL
+/// `src/include/backup/basebackup.h:MAX_RATE_LOWER`).
+const RATE_MIN_KB: u64 = 32;
+
+/// A rate in bytes a second: kilobytes, or with the suffix k, M or G.
+///
+/// # Errors
+/// What is wrong with the text.
+pub fn parse_rate(text: &str) -> Result<u64, String> {
+    let (digits, unit) = match text.strip_suffix(['k', 'M', 'G']) {
+        None => (text, 1),
+        Some(digits) if text.ends_with('k') => (digits, 1),
+        Some(digits) if text.ends_with('M') => (digits, 1024),
+        Some(digits) => (digits, 1024 * 1024),
+    };
+    let kilobytes = digits
+        .parse::<u64>()
+        .ok()
+        .filter(|_| digits.bytes().all(|digit| digit.is_ascii_digit()))
+        .and_then(|number| number.checked_mul(unit))
+        .filter(|kilobytes| kilobytes.checked_mul(1024).is_some())
+        .ok_or_else(|| "use a number of kilobytes, or one with suffix k, M or G".to_owned())?;
+    if kilobytes < RATE_MIN_KB {
+        return Err(format!("the least rate is {RATE_MIN_KB} kB a second"));
+    }
+    Ok(kilobytes * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_kilobytes_unless_they_say_otherwise() {
+        for (text, bytes) in [
+            ("32", 32 * 1024),
+            ("100k", 100 * 1024),
+            ("200M", 200 << 20),
+            ("3G", 3 << 30),
+        ] {
+            assert_eq!(parse_rate(text), Ok(bytes), "{text}");
+        }
+        for text in [
+            "",
+            "31",
+            "0",
+            "M",
+            "1.5M",
+            "-5M",
+            "+5M",
+            "10T",
+            "99999999999999999G",
+        ] {
+            assert!(parse_rate(text).is_err(), "{text}");
+        }
+    }
+}
