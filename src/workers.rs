@@ -81,6 +81,17 @@ impl Workers {
     }
 }
 
+/// How far the agent stands behind whoever else wants the processors of the source's host, on the scale of
+/// nice(1). Linux takes the priority of reads and writes from it as well (`ioprio_set(2)`).
+const NICE: i32 = 10;
+
+/// From here on this thread, and all that it starts, let others go first. A refusal is no reason to stop.
+pub fn let_others_first() {
+    if let Ok(priority) = rustix::process::getpriority_process(None) {
+        let _ = rustix::process::setpriority_process(None, priority.max(NICE));
+    }
+}
+
 /// Runs a long blocking job on a thread of its own, beside the pool. It runs to its end even when the waiting
 /// side is dropped.
 ///

@@ -232,7 +232,7 @@ fn help_of(arguments: &[&str]) -> String {
 
 #[test]
 fn short_help_of_rebuild() {
-    assert_snapshot!(help_of(&["pg_reseed", "rebuild", "-?"]), @r"
+    assert_snapshot!(help_of(&["pg_reseed", "rebuild", "-?"]), @"
     Make a data directory a standby of a running server
 
     Usage: pg_reseed rebuild -D PGDATA -d CONNINFO [--from AGENT] [OPTION]...
@@ -282,7 +282,8 @@ fn short_help_of_rebuild() {
       -l, --log-file <FILE>    Log file of the server that --start starts
           --wait <SECS>        Seconds to wait for stop, start and streaming [default: 60]
       -j, --jobs <N>           Worker threads on each side
-      -Z, --compress <METHOD>  Compression between the sides: none, lz4, zstd[:LEVEL]
+      -Z, --compress <METHOD>  Compression between the sides: auto, none, lz4, zstd[:LEVEL]
+      -r, --max-rate <RATE>    Most that the source reads and sends a second: kB, or suffix k, M, G
       -N, --no-sync            Do not wait for data to be safe on disk
 
     Output options:

@@ -110,7 +110,7 @@ const HOMES: [(&str, &[&str]); 15] = [
     ("lz4_flex", &["wire"]),
     ("postcard", &["wire"]),
     ("rayon", &["workers"]),
-    ("rustix", &["disk", "link", "postmaster"]),
+    ("rustix", &["disk", "link", "postmaster", "workers"]),
     ("shlex", &["link", "postmaster"]),
     ("tokio_postgres", &["sql"]),
     ("tracing_subscriber", &["ui"]),

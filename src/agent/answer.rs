@@ -6,11 +6,11 @@ use std::sync::Arc;
 use super::effort::Effort;
 use super::tree::read_fault;
 use crate::buffer::Buffer;
-use crate::compare::blocks::{Baseline, digest_pieces, keep_differing, piece_count};
+use crate::compare::blocks::{Baseline, digest_pieces, digest_zeros, keep_differing, piece_count};
 use crate::compare::rolling;
 use crate::digest::{DIGEST_BYTES, Digest, SessionKey};
 use crate::disk::DiskError;
-use crate::disk::read::{Cache, read_most, read_padded};
+use crate::disk::read::{Cache, is_hole, read_most, read_padded};
 use crate::disk::root::Roots;
 use crate::geometry::{
     BitSet, EXTENT_BYTES, EntryId, RANGE_BYTES, SPANS_MAX, Span, WHOLE_MAX_BYTES,
@@ -74,6 +74,10 @@ impl Reader {
                 digests.resize(digests.len() + count * DIGEST_BYTES, 0);
                 continue;
             };
+            if is_hole(file, span.offset, span.bytes) {
+                digest_zeros(&self.key, span.bytes, EXTENT_BYTES, &mut digests);
+                continue;
+            }
             // In pieces that stay in the processor's cache between reading and hashing.
             for (offset, bytes) in span.pieces(PIECE_BYTES) {
                 let piece = &mut buffer[..bytes as usize];
@@ -115,6 +119,10 @@ impl Reader {
             let count = piece_count(span.bytes, self.block_bytes);
             let (path, file) = self.reuse(&mut opened, span.entry)?;
             if let Some(file) = file {
+                if digests.is_empty() && is_hole(file, span.offset, span.bytes) {
+                    first += count;
+                    continue;
+                }
                 let baseline = digests
                     .get(first * DIGEST_BYTES..(first + count) * DIGEST_BYTES)
                     .map_or(Baseline::Zeros, Baseline::Digests);

@@ -382,7 +382,7 @@ pub struct RebuildArguments {
     )]
     pub compress: Option<Compression>,
 
-    /// Most that is read and sent on the source in a second: kB, or with suffix k, M, G
+    /// Most that the source reads and sends a second: kB, or suffix k, M, G
     ///
     /// How much the agent reads of the source's files in a second at most, and so sends at most, in
     /// kilobytes; the suffixes k, M and G (as in 200M) mean kilobytes, megabytes and gigabytes. At least 32 kB.

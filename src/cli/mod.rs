@@ -34,6 +34,7 @@ use crate::link::stdio;
 use crate::pg::conninfo::Conninfo;
 use crate::ui::report::{self, FailureReport};
 use crate::ui::{Ui, log};
+use crate::workers;
 
 /// Does what the arguments say.
 pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
@@ -175,6 +176,7 @@ fn serve(typed: ServeArguments) -> ExitCode {
         pgdata: typed.pgdata,
         passfile,
     };
+    workers::let_others_first();
     let runtime = match Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return cannot_begin(&format!("could not start threads: {error}")),

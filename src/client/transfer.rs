@@ -16,10 +16,10 @@ use super::land::Landing;
 use super::source::{Source, SourceError};
 use super::task::{FileWork, Task, Way, tasks};
 use crate::buffer::Buffer;
-use crate::compare::blocks::{Placed, differing, digest_pieces, piece_count, placed};
+use crate::compare::blocks::{Placed, differing, digest_pieces, digest_zeros, piece_count, placed};
 use crate::digest::{DIGEST_BYTES, Damaged, SessionKey};
 use crate::disk::DiskError;
-use crate::disk::read::{Cache, read_padded};
+use crate::disk::read::{Cache, is_hole, read_padded};
 use crate::disk::root::Roots;
 use crate::disk::target::ClosedTarget;
 use crate::event::Counters;
@@ -395,6 +395,10 @@ fn read_digests(
             Some((last, handle)) if last == file => handle,
             _ => &opened.insert((*file, roots.open_regular(path)?)).1,
         };
+        if is_hole(handle, span.offset, span.bytes) {
+            digest_zeros(key, span.bytes, unit, &mut digests);
+            continue;
+        }
         for (offset, bytes) in span.pieces(PIECE_BYTES) {
             let piece = &mut buffer[..bytes as usize];
             let at = span.offset + u64::from(offset);

@@ -10,6 +10,19 @@ pub fn digest_pieces(key: &SessionKey, bytes: &[u8], unit: u32, digests: &mut Ve
     }
 }
 
+/// As [`digest_pieces`] of so many zero bytes.
+pub fn digest_zeros(key: &SessionKey, bytes: u32, unit: u32, digests: &mut Vec<u8>) {
+    let zeros = vec![0; unit.min(bytes) as usize];
+    let whole = key.digest(&zeros);
+    for (_, length) in pieces(bytes, unit) {
+        let digest = match zeros.get(..length as usize) {
+            Some(short) if length < unit => key.digest(short),
+            _ => whole,
+        };
+        digests.extend_from_slice(&digest.0);
+    }
+}
+
 /// Number of digests that [`digest_pieces`] makes of so many bytes.
 #[must_use]
 pub fn piece_count(bytes: u32, unit: u32) -> usize {
@@ -200,6 +213,16 @@ mod tests {
             placed([35, 30, 10].into_iter(), 10, &present),
             [run(0, 0, 10), run(0, 20, 15), run(1, 0, 20), run(2, 0, 10)]
         );
+    }
+
+    #[test]
+    fn zeros_have_the_digests_of_zeros() {
+        for bytes in [1, 10, 25, 30] {
+            let (mut short, mut long) = (Vec::new(), Vec::new());
+            digest_zeros(&KEY, bytes, 10, &mut short);
+            digest_pieces(&KEY, &vec![0; bytes as usize], 10, &mut long);
+            assert_eq!(short, long, "{bytes}");
+        }
     }
 
     #[test]
