@@ -10,7 +10,7 @@ use crate::compare::blocks::{Baseline, digest_pieces, digest_zeros, keep_differi
 use crate::compare::rolling;
 use crate::digest::{DIGEST_BYTES, Digest, SessionKey};
 use crate::disk::DiskError;
-use crate::disk::read::{Cache, is_hole, read_most, read_padded};
+use crate::disk::read::{is_hole, read_in_pieces, read_most, read_padded};
 use crate::disk::root::Roots;
 use crate::geometry::{
     BitSet, EXTENT_BYTES, EntryId, RANGE_BYTES, SPANS_MAX, Span, WHOLE_MAX_BYTES,
@@ -46,9 +46,6 @@ pub struct Reader {
     pub is_survey: bool,
 }
 
-/// Bytes read at once to be hashed: few calls, and still in the processor's cache when they are hashed.
-const PIECE_BYTES: u32 = 4 * EXTENT_BYTES;
-
 /// An answer with its body.
 pub type Reply = (Answer, Buffer);
 
@@ -64,7 +61,6 @@ impl Reader {
         Self::check(spans)?;
         let mut gone = Vec::new();
         let mut digests = Vec::new();
-        let mut buffer = Buffer::with_length(PIECE_BYTES as usize);
         let mut opened: Option<(EntryId, Opened<'_>)> = None;
         for (index, span) in spans.iter().enumerate() {
             let (path, file) = self.reuse(&mut opened, span.entry)?;
@@ -78,12 +74,9 @@ impl Reader {
                 digest_zeros(&self.key, span.bytes, EXTENT_BYTES, &mut digests);
                 continue;
             }
-            // In pieces that stay in the processor's cache between reading and hashing.
-            for (offset, bytes) in span.pieces(PIECE_BYTES) {
-                let piece = &mut buffer[..bytes as usize];
-                self.read(path, file, span.offset + u64::from(offset), piece)?;
-                digest_pieces(&self.key, piece, EXTENT_BYTES, &mut digests);
-            }
+            let take = |piece: &[u8]| digest_pieces(&self.key, piece, EXTENT_BYTES, &mut digests);
+            read_in_pieces(file, span.offset, span.bytes, take)
+                .map_err(|error| self.fault(path, error))?;
         }
         if gone.is_empty() && self.key.digest(&digests) == have {
             digests.clear();
@@ -270,7 +263,7 @@ impl Reader {
         Ok((*path, file.as_ref()))
     }
 
-    /// Fills `buffer` from a file that the source's server uses too: its page cache stays as it is.
+    /// Fills `buffer`, with zeros beyond the end of the file.
     fn read(
         &self,
         path: &RelPath,
@@ -278,13 +271,14 @@ impl Reader {
         offset: u64,
         buffer: &mut [u8],
     ) -> Result<(), Fault> {
-        match read_padded(file, offset, buffer, Cache::Leave) {
+        match read_padded(file, offset, buffer) {
             Ok(_) => Ok(()),
-            Err(error) => {
-                let path = self.roots.display(path);
-                Err(read_fault(&DiskError::new("read", &path, error)))
-            }
+            Err(error) => Err(self.fault(path, error)),
         }
+    }
+
+    fn fault(&self, path: &RelPath, error: std::io::Error) -> Fault {
+        read_fault(&DiskError::new("read", &self.roots.display(path), error))
     }
 
     /// Checks the pages that are about to travel, and reads those again that look wrong. `pages` holds

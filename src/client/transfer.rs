@@ -15,11 +15,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::land::Landing;
 use super::source::{Source, SourceError};
 use super::task::{FileWork, Task, Way, tasks};
-use crate::buffer::Buffer;
 use crate::compare::blocks::{Placed, differing, digest_pieces, digest_zeros, piece_count, placed};
 use crate::digest::{DIGEST_BYTES, Damaged, SessionKey};
 use crate::disk::DiskError;
-use crate::disk::read::{Cache, is_hole, read_padded};
+use crate::disk::read::{is_hole, read_in_pieces};
 use crate::disk::root::Roots;
 use crate::disk::target::ClosedTarget;
 use crate::event::Counters;
@@ -38,10 +37,6 @@ const ASKED_MAX: u32 = 48 * 1024 * 1024;
 
 /// What a permit stands for.
 const PERMIT_BYTES: u32 = 64 * 1024;
-
-/// Bytes read at once to be hashed: a multiple of the extents and of the blocks, few calls, and still in the
-/// processor's cache when they are hashed.
-const PIECE_BYTES: u32 = 4 * EXTENT_BYTES;
 
 /// Moving a range did not work.
 #[derive(Debug, thiserror::Error)]
@@ -387,7 +382,6 @@ fn read_digests(
     unit: u32,
 ) -> Result<Vec<u8>, TransferError> {
     let mut digests = Vec::new();
-    let mut buffer = Buffer::with_length(PIECE_BYTES as usize);
     let mut opened: Option<(usize, std::fs::File)> = None;
     for (file, span) in spans {
         let path = &task.files[*file].path;
@@ -399,13 +393,9 @@ fn read_digests(
             digest_zeros(key, span.bytes, unit, &mut digests);
             continue;
         }
-        for (offset, bytes) in span.pieces(PIECE_BYTES) {
-            let piece = &mut buffer[..bytes as usize];
-            let at = span.offset + u64::from(offset);
-            read_padded(handle, at, piece, Cache::Fill)
-                .map_err(|error| DiskError::new("read", &roots.display(path), error))?;
-            digest_pieces(key, piece, unit, &mut digests);
-        }
+        let take = |piece: &[u8]| digest_pieces(key, piece, unit, &mut digests);
+        read_in_pieces(handle, span.offset, span.bytes, take)
+            .map_err(|error| DiskError::new("read", &roots.display(path), error))?;
     }
     Ok(digests)
 }

@@ -1,7 +1,7 @@
 //! Every file call. Each function is one act, with the path in its error; no policy.
 //!
 //! [`root`] opens beneath a data directory, [`walk`] lists it, [`read`] reads it. Only [`target`]
-//! writes, with [`close`] and [`durable`] below it; the agent names neither.
+//! writes, with [`close`], [`writing`] and [`durable`] below it; the agent names neither.
 
 pub mod close;
 pub mod durable;
@@ -14,6 +14,11 @@ pub mod writing;
 
 use std::io;
 use std::path::{Path, PathBuf};
+
+/// `RWF_DONTCACHE` (since Linux 6.14, `include/uapi/linux/fs.h`): pages that a read brings in go when it is done,
+/// read-ahead included, and pages that were there stay; what is written is on its way to the disk at once, and
+/// goes from memory when it is there.
+const DONTCACHE: rustix::io::ReadWriteFlags = rustix::io::ReadWriteFlags::from_bits_retain(0x80);
 
 /// A file call failed.
 #[derive(Debug, thiserror::Error)]

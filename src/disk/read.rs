@@ -8,36 +8,57 @@ use std::path::Path;
 use rustix::fs::{Advice, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
 
-use super::DiskError;
+use super::{DONTCACHE, DiskError};
+use crate::buffer::Buffer;
+use crate::geometry::pieces;
 
-/// What a read does to the system's page cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cache {
-    /// As the system likes: what was read stays for a while.
-    Fill,
-    /// What was cached stays, and what was not does not come.
-    Leave,
-}
+/// Bytes of a cached file that are read at once to be hashed: few calls, and still in the processor's cache when
+/// they are hashed. A multiple of the extents and of the blocks.
+const PIECE_BYTES: u32 = 256 * 1024;
 
-/// `RWF_DONTCACHE` (since Linux 6.14, `include/uapi/linux/fs.h`): pages that the read brings in go when it is
-/// done, read-ahead included; pages that were there stay.
-const DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
-
-/// Fills `buffer` from `offset` on; what lies beyond the end of the file reads as zero bytes, as a
-/// base backup pads a file that shrank (PostgreSQL `basebackup.c:sendFile`). Returns the bytes that
-/// the file really had there.
+/// Reads a part of a file, at most a range, and hands it over in pieces of whole extents but for the last one. What
+/// lies beyond the end of the file reads as zero bytes. The page cache stays as it is.
 ///
 /// # Errors
 /// The system's error.
-pub fn read_padded(file: &File, offset: u64, buffer: &mut [u8], cache: Cache) -> io::Result<usize> {
+pub fn read_in_pieces(
+    file: &File,
+    offset: u64,
+    bytes: u32,
+    mut take: impl FnMut(&[u8]),
+) -> io::Result<()> {
+    let mut buffer = Buffer::with_length(bytes.min(PIECE_BYTES) as usize);
+    for (at, length) in pieces(bytes, PIECE_BYTES) {
+        let piece = &mut buffer[..length as usize];
+        let cached = rustix::io::preadv2(
+            file,
+            &mut [IoSliceMut::new(piece)],
+            offset + u64::from(at),
+            ReadWriteFlags::NOWAIT,
+        );
+        if cached != Ok(length as usize) {
+            // A disk is fastest when it is told at once what is wanted (measured: 4 MiB at a time 3.5 GB/s,
+            // 256 KiB 1.3 GB/s), and while it reads nothing of this is in a processor's cache.
+            let mut rest = Buffer::with_length((bytes - at) as usize);
+            read_padded(file, offset + u64::from(at), &mut rest)?;
+            take(&rest);
+            break;
+        }
+        take(piece);
+    }
+    Ok(())
+}
+
+/// Fills `buffer` from `offset` on; what lies beyond the end of the file reads as zero bytes, as a
+/// base backup pads a file that shrank (PostgreSQL `basebackup.c:sendFile`). The page cache stays as it is: what
+/// was cached stays, and what was not does not come. Returns the bytes that the file really had there.
+///
+/// # Errors
+/// The system's error.
+pub fn read_padded(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
-        let (rest, at) = (&mut buffer[filled..], offset + filled as u64);
-        let count = match cache {
-            Cache::Fill => file.read_at(rest, at),
-            Cache::Leave => read_and_leave(file, at, rest),
-        };
-        match count {
+        match read_and_leave(file, offset + filled as u64, &mut buffer[filled..]) {
             Ok(0) => break,
             Ok(count) => filled += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -149,16 +170,40 @@ mod tests {
         let path = dir.path().join("f");
         std::fs::write(&path, b"abc").unwrap();
         let file = File::open(&path).unwrap();
-        for cache in [Cache::Fill, Cache::Leave] {
-            let mut buffer = [7; 5];
-            assert_eq!(read_padded(&file, 1, &mut buffer, cache).unwrap(), 2);
-            assert_eq!(&buffer, b"bc\0\0\0");
-            assert_eq!(read_padded(&file, 9, &mut buffer, cache).unwrap(), 0);
-            assert_eq!(buffer, [0; 5]);
-        }
+        let mut buffer = [7; 5];
+        assert_eq!(read_padded(&file, 1, &mut buffer).unwrap(), 2);
+        assert_eq!(&buffer, b"bc\0\0\0");
+        assert_eq!(read_padded(&file, 9, &mut buffer).unwrap(), 0);
+        assert_eq!(buffer, [0; 5]);
         let mut buffer = [7; 5];
         assert_eq!(read_and_drop(&file, 1, &mut buffer).unwrap(), 2);
         assert_eq!(&buffer[..2], b"bc");
+    }
+
+    #[test]
+    fn pieces_make_up_the_part_whether_cached_or_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let content: Vec<u8> = (0..700_000_u32).map(|at| (at % 251) as u8).collect();
+        std::fs::write(&path, &content).unwrap();
+        let file = File::open(&path).unwrap();
+        file.sync_all().unwrap();
+        for is_cached in [true, false] {
+            for (offset, bytes) in [(0, 700_000), (10, 262_144), (600_000, 300_000), (5, 1)] {
+                if !is_cached {
+                    rustix::fs::fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+                }
+                let mut read = Vec::new();
+                read_in_pieces(&file, offset, bytes, |piece| {
+                    assert_eq!(read.len() % PIECE_BYTES as usize, 0);
+                    read.extend_from_slice(piece);
+                })
+                .unwrap();
+                let mut expected = content[offset as usize..].to_vec();
+                expected.resize(bytes as usize, 0);
+                assert!(read == expected, "{offset} {bytes} {is_cached}");
+            }
+        }
     }
 
     #[test]

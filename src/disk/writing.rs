@@ -7,17 +7,13 @@ use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::Advice;
-use rustix::io::{Errno, ReadWriteFlags};
+use rustix::io::Errno;
 
-use super::DiskError;
 use super::root::Roots;
+use super::{DONTCACHE, DiskError};
 use crate::digest::Verified;
 use crate::geometry::EXTENT_BYTES;
 use crate::path::RelPath;
-
-/// `RWF_DONTCACHE` (since Linux 6.14, `include/uapi/linux/fs.h`): the kernel begins to write at once, and drops
-/// the pages when that is done.
-const DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
 
 /// Files below this length are left to the sync at the end, which writes many of them in one go.
 const EARLY_MIN_BYTES: u64 = 1024 * 1024;
