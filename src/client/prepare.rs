@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures_util::{StreamExt, TryStreamExt, stream};
+
 use super::close::Close;
 use super::conf;
 use super::failure::{Failure, TargetState};
@@ -12,13 +14,13 @@ use super::look::{self, Hold};
 use super::options::RebuildOptions;
 use super::run::Run;
 use super::source::{Source, SourceError};
-use super::task::FileWork;
 use super::transfer::fetch_small;
-use super::work::{self, Work};
+use super::work::{self, TargetWalk, Work};
 use crate::disk::target::ClosedTarget;
 use crate::event::{Event, Stage};
 use crate::facts::{Condition, Running, SourceFacts, TargetCluster, TargetFacts};
-use crate::manifest::Entry;
+use crate::manifest::{EntryKind, Folder, Listing, Manifest};
+use crate::pg::layout;
 use crate::pg::lsn::Lsn;
 use crate::plan::guard::{self, Cleared, Situation};
 use crate::plan::refusal::Refusal;
@@ -26,7 +28,11 @@ use crate::plan::standby as standby_plan;
 use crate::plan::tablespaces::{self, TargetPlaces};
 use crate::postmaster;
 use crate::wire::message::{Answer, ManifestEnd, Request, SlotWish};
+use crate::wire::{listing, payload};
 use crate::workers;
+
+/// Parts of the manifest that are asked for ahead, so that a link with a long delay stays busy.
+const PARTS_AHEAD: usize = 8;
 
 /// The target as it was found, held against other runs.
 pub(super) struct Looked {
@@ -144,8 +150,8 @@ async fn close_in_order(
         .map_err(|error| error.untouched())?;
 
     run.stage(Stage::Manifest);
-    let (entries, end) = manifest(source).await.map_err(|error| error.untouched())?;
-    let work = plan(run, &target, &facts, &cleared, &entries, &end)?;
+    let lists = lists(run, source, &target, &facts, &cleared).await?;
+    let work = plan(run, &facts, &cleared, lists)?;
     let old_auto_conf = match work.auto_conf {
         Some((entry, bytes)) => {
             let block_bytes = facts.control.block_bytes;
@@ -380,40 +386,89 @@ async fn open_bracket(
     }
 }
 
-pub(super) async fn manifest(source: &Source) -> Result<(Vec<Entry>, ManifestEnd), SourceError> {
-    let mut entries = Vec::new();
-    loop {
-        let from = u32::try_from(entries.len()).map_err(|_| SourceError::Unfitting("manifest"))?;
-        let answer = source.ask(&Request::Manifest { from }, Vec::new()).await?;
-        let (
-            Answer::ManifestPart {
-                entries: part,
-                last,
-            },
-            _,
-        ) = answer
-        else {
-            return Err(SourceError::Unfitting("manifest"));
-        };
-        if part.is_empty() && last.is_none() {
-            return Err(SourceError::Unfitting("manifest"));
-        }
-        entries.extend(part);
-        if let Some(end) = last {
-            return Ok((entries, end));
-        }
+/// What both sides have.
+pub(super) struct Lists {
+    manifest: Arc<Manifest>,
+    end: ManifestEnd,
+    tree: Listing<layout::Kind>,
+}
+
+/// Lists what both sides have, at the same time.
+///
+/// # Errors
+/// The source cannot be listed, or the target.
+pub(super) async fn lists(
+    run: &Run<'_>,
+    source: &Source,
+    target: &TargetFacts,
+    facts: &SourceFacts,
+    cleared: &Cleared,
+) -> Result<Lists, Failure> {
+    let walk = TargetWalk::new(run.options, target, facts, cleared.findings());
+    let walked = run.workers.run(move || walk.walk());
+    let (manifest, walked) = futures_util::future::join(manifest(run, source), walked).await;
+    let (manifest, end) = manifest.map_err(|error| error.untouched())?;
+    let tree = walked
+        .map_err(|error| Failure::untouched(&error))?
+        .map_err(|error| Failure::untouched(&error))?;
+    Ok(Lists {
+        manifest: Arc::new(manifest),
+        end,
+        tree,
+    })
+}
+
+async fn manifest(run: &Run<'_>, source: &Source) -> Result<(Manifest, ManifestEnd), SourceError> {
+    let (first, parts, mut end) = manifest_part(run, source, 0).await?;
+    let mut manifest = Manifest::default();
+    append(&mut manifest, first)?;
+    let rest = (1..parts).map(|number| manifest_part(run, source, number));
+    let mut rest = std::pin::pin!(stream::iter(rest).buffered(PARTS_AHEAD));
+    while let Some((part, _, part_end)) = rest.try_next().await? {
+        append(&mut manifest, part)?;
+        end = part_end;
     }
+    let end = end.ok_or(SourceError::Unfitting("manifest"))?;
+    Ok((manifest, end))
+}
+
+/// A part with the number of all parts, and what comes with the last one.
+async fn manifest_part(
+    run: &Run<'_>,
+    source: &Source,
+    part: u32,
+) -> Result<(Vec<Folder<EntryKind>>, u32, Option<ManifestEnd>), SourceError> {
+    let unfitting = SourceError::Unfitting("manifest");
+    let request = Request::Manifest { part };
+    let (answer, body) = source.ask(&request, Vec::new()).await?;
+    let Answer::ManifestPart { parts, packed, end } = answer else {
+        return Err(unfitting);
+    };
+    let decoded = payload::unpack(&packed, body, &run.key, listing::PART_BYTES)
+        .ok()
+        .and_then(|bytes| listing::decode(bytes.bytes()).ok());
+    Ok((decoded.ok_or(unfitting)?, parts, end))
+}
+
+fn append(manifest: &mut Manifest, part: Vec<Folder<EntryKind>>) -> Result<(), SourceError> {
+    let mut folders = part.into_iter();
+    folders
+        .try_for_each(|folder| manifest.append(folder))
+        .map_err(|_| SourceError::Unfitting("manifest"))
 }
 
 /// Turns the manifest into work, and lets the guards judge that need sizes.
 pub(super) fn plan(
     run: &Run<'_>,
-    target: &TargetFacts,
     facts: &SourceFacts,
     cleared: &Cleared,
-    entries: &[Entry],
-    end: &ManifestEnd,
+    lists: Lists,
 ) -> Result<Work, Failure> {
+    let Lists {
+        manifest,
+        end,
+        tree,
+    } = lists;
     let options = run.options;
     let findings = cleared.findings();
     let oids = end.tablespaces.iter().map(|space| space.oid);
@@ -425,7 +480,7 @@ pub(super) fn plan(
     }
     let host_local =
         work::host_local(options, facts, &base).map_err(|error| Failure::untouched(&error))?;
-    let make = || work::make(options, target, facts, findings, &host_local, entries);
+    let make = || work::make(options, facts, findings, &host_local, &manifest, &tree);
     let work = workers::in_place(make).map_err(|error| Failure::untouched(&error))?;
     guard::max_delete(options.max_delete, work.removed_files)
         .map_err(|refusal| Failure::refused(&[refusal]))?;
@@ -435,14 +490,10 @@ pub(super) fn plan(
             "\"{name}\" on the source is a link, a special file or not readable, and is left out."
         ));
     }
-    let sum = |bytes: fn(&FileWork) -> u64| {
-        let all = work.files.iter().map(bytes);
-        all.fold(0, u64::saturating_add)
-    };
     run.events.tell(&Event::Planned {
         files: work.files.len() as u64,
-        compare_bytes: sum(|file| file.common),
-        fetch_bytes: sum(FileWork::fetch_bytes),
+        compare_bytes: work.files.compare_bytes(),
+        fetch_bytes: work.files.fetch_bytes(),
     });
     Ok(work)
 }

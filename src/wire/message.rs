@@ -9,13 +9,12 @@ use serde::{Deserialize, Serialize};
 use crate::digest::{Digest, SessionKey};
 use crate::facts::{SourceFacts, Tablespace};
 use crate::geometry::{BitSet, EntryId, Span};
-use crate::manifest::Entry;
 use crate::pg::lsn::Lsn;
 use crate::pg::timeline::TimelineId;
 
 /// Version of the protocol. Both sides must be equal: client and agent are one program, and a rebuild
 /// is no place for guesses about an older peer.
-pub const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 2;
 
 /// How often the agent says something at least.
 pub const ALIVE_EVERY: Duration = Duration::from_secs(5);
@@ -111,9 +110,9 @@ pub enum Request {
         fast_checkpoint: bool,
         slot: SlotWish,
     },
-    /// Entries from number `from` on; the first such request walks the tree. Answer:
-    /// [`Answer::ManifestPart`].
-    Manifest { from: u32 },
+    /// A part of the manifest, by its number from 0; the first such request walks the tree. Many may be asked
+    /// for ahead once the first has told how many there are. Answer: [`Answer::ManifestPart`].
+    Manifest { part: u32 },
     /// Answer: [`Answer::Digests`]; its body has a digest for every extent of every span in order. What
     /// lies beyond the end of a file counts as zero bytes.
     Digests { spans: Vec<Span> },
@@ -151,10 +150,13 @@ pub enum Answer {
         start_lsn: Lsn,
         slot: String,
     },
+    /// Body: the part's entries ([`super::listing`]), packed.
     ManifestPart {
-        entries: Vec<Entry>,
+        /// How many parts there are: at least one.
+        parts: u32,
+        packed: Packed,
         /// With the last part.
-        last: Option<ManifestEnd>,
+        end: Option<ManifestEnd>,
     },
     Digests {
         /// Indices of spans whose file is gone.

@@ -22,5 +22,6 @@
 //! ends; nothing that was already proven is lost by it.
 
 pub mod codec;
+pub mod listing;
 pub mod message;
 pub mod payload;
