@@ -97,7 +97,7 @@ const FORBIDDEN_ON: [(u8, &[&str], &str); 3] = [
 ];
 
 /// Libraries and the one module that may name them: a library that has one home can be replaced.
-const HOMES: [(&str, &[&str]); 15] = [
+const HOMES: [(&str, &[&str]); 14] = [
     ("blake3", &["digest"]),
     ("clap", &["cli", "ui"]),
     ("crc32c", &["pg"]),
@@ -111,7 +111,6 @@ const HOMES: [(&str, &[&str]); 15] = [
     ("shlex", &["link", "postmaster"]),
     ("tokio_postgres", &["sql"]),
     ("tracing_subscriber", &["ui"]),
-    ("walkdir", &["disk"]),
     ("zstd", &["wire"]),
 ];
 
@@ -641,7 +640,7 @@ mod the_checker {
                 "disk/walk.rs",
                 "use tokio::process;\nfn f() { process::Command::new(\"ls\"); }",
             ),
-            ("agent/tree.rs", "use walkdir::WalkDir;"),
+            ("agent/tree.rs", "use rustix::fs::RawDir;"),
             ("sql/slot.rs", "use clap::Parser;"),
             ("nowhere.rs", ""),
         ] {

@@ -419,42 +419,55 @@ pub(super) async fn lists(
 }
 
 async fn manifest(run: &Run<'_>, source: &Source) -> Result<(Manifest, ManifestEnd), SourceError> {
-    let (first, parts, mut end) = manifest_part(run, source, 0).await?;
-    let mut manifest = Manifest::default();
-    append(&mut manifest, first)?;
+    let first = manifest_part(run, source, 0).await?;
+    let parts = first.parts;
     let rest = (1..parts).map(|number| manifest_part(run, source, number));
-    let mut rest = std::pin::pin!(stream::iter(rest).buffered(PARTS_AHEAD));
-    while let Some((part, _, part_end)) = rest.try_next().await? {
-        append(&mut manifest, part)?;
-        end = part_end;
+    let rest = stream::iter(rest).buffered(PARTS_AHEAD);
+    let mut all = std::pin::pin!(stream::iter([Ok(first)]).chain(rest));
+    let mut manifest = Manifest::default();
+    let (mut end, mut packed_bytes) = (None, 0);
+    while let Some(part) = all.try_next().await? {
+        for folder in part.folders {
+            manifest
+                .append(folder)
+                .map_err(|_| SourceError::Unfitting("manifest"))?;
+        }
+        packed_bytes += part.packed_bytes;
+        end = part.end;
     }
     let end = end.ok_or(SourceError::Unfitting("manifest"))?;
+    let entries = manifest.len();
+    tracing::debug!("manifest: {entries} entries in {packed_bytes} bytes, {parts} parts");
     Ok((manifest, end))
 }
 
-/// A part with the number of all parts, and what comes with the last one.
-async fn manifest_part(
-    run: &Run<'_>,
-    source: &Source,
-    part: u32,
-) -> Result<(Vec<Folder<EntryKind>>, u32, Option<ManifestEnd>), SourceError> {
-    let unfitting = SourceError::Unfitting("manifest");
+/// A part of the manifest.
+struct Part {
+    folders: Vec<Folder<EntryKind>>,
+    /// Bytes that it took on the link.
+    packed_bytes: usize,
+    /// How many parts there are.
+    parts: u32,
+    /// With the last one.
+    end: Option<ManifestEnd>,
+}
+
+async fn manifest_part(run: &Run<'_>, source: &Source, part: u32) -> Result<Part, SourceError> {
+    let unfitting = || SourceError::Unfitting("manifest");
     let request = Request::Manifest { part };
     let (answer, body) = source.ask(&request, Vec::new()).await?;
     let Answer::ManifestPart { parts, packed, end } = answer else {
-        return Err(unfitting);
+        return Err(unfitting());
     };
-    let decoded = payload::unpack(&packed, body, &run.key, listing::PART_BYTES)
-        .ok()
-        .and_then(|bytes| listing::decode(bytes.bytes()).ok());
-    Ok((decoded.ok_or(unfitting)?, parts, end))
-}
-
-fn append(manifest: &mut Manifest, part: Vec<Folder<EntryKind>>) -> Result<(), SourceError> {
-    let mut folders = part.into_iter();
-    folders
-        .try_for_each(|folder| manifest.append(folder))
-        .map_err(|_| SourceError::Unfitting("manifest"))
+    let packed_bytes = body.len();
+    let bytes =
+        payload::unpack(&packed, body, &run.key, listing::PART_BYTES).map_err(|_| unfitting())?;
+    Ok(Part {
+        folders: listing::decode(bytes.bytes()).map_err(|_| unfitting())?,
+        packed_bytes,
+        parts,
+        end,
+    })
 }
 
 /// Turns the manifest into work, and lets the guards judge that need sizes.

@@ -209,9 +209,7 @@ impl Work {
                         || findings.stale_tablespaces.contains(&oid)
                 })
         };
-        let here = manifest::join(manifest, tree)
-            .filter_map(|pair| Some((pair.right?, pair.left.is_some())));
-        let removals = action::removals(here, host_local, policy, is_wanted);
+        let removals = action::removals(manifest, tree, host_local, policy, is_wanted);
         self.removed_files = removals.limited_files;
         self.removals = Arc::new(removals.remove);
         let kept = removals.kept_foreign.iter().chain(&removals.kept_own);

@@ -58,8 +58,8 @@ impl Listed {
 /// What a file system keeps in its own top directory; only root may look into it.
 const LOST_AND_FOUND: &[u8] = b"lost+found";
 
-/// Room for what the system tells of a directory at once; a million names come in some hundred calls.
-const LIST_BYTES: usize = 128 * 1024;
+/// Room for what the system tells of a directory at once: a million names come in some hundred calls.
+const LIST_BYTES: usize = 64 * 1024;
 
 /// Fewest files whose sizes are worth more than one thread.
 const SIZES_PER_THREAD: usize = 8192;
@@ -129,6 +129,10 @@ impl Directory {
         directory
             .found
             .sort_unstable_by(|a, b| a.name(names).cmp(b.name(names)));
+        // Made anew while the directory was read, a name may be told twice.
+        directory
+            .found
+            .dedup_by(|a, b| a.name(names) == b.name(names));
         Ok(directory)
     }
 

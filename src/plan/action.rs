@@ -11,7 +11,7 @@
 use std::collections::HashSet;
 
 use crate::geometry::{EXTENT_BYTES, ROLLING_MAX_BYTES};
-use crate::manifest::{Entry, EntryKind, Item, Listing};
+use crate::manifest::{Entry, EntryKind, Listing, Manifest, join};
 use crate::path::RelPath;
 use crate::pg::layout::{Class, HostLocal, Kind, classify, is_written_whole, tablespace_oid};
 
@@ -224,13 +224,13 @@ pub struct Removals {
     pub emptied: Vec<RelPath>,
 }
 
-/// Decides what goes from the target, given all that it has, in order, each with whether the manifest has it
-/// too. A directory that holds something that stays does not go either. `is_wanted` says of a path that the
-/// manifest does not have whether it is wanted nevertheless: of `pg_tblspc/<oid>`, when a placement is. Remembers
-/// directories and what goes, not every file.
+/// Decides what goes from the target, given both lists. A directory that holds something that stays does not go
+/// either. `is_wanted` says of a path that the manifest does not have whether it is wanted nevertheless: of
+/// `pg_tblspc/<oid>`, when a placement is. Remembers directories and what goes, not every file.
 #[must_use]
-pub fn removals<'a>(
-    target: impl Iterator<Item = (Item<'a, Kind>, bool)>,
+pub fn removals(
+    manifest: &Manifest,
+    tree: &Listing<Kind>,
     host_local: &HostLocal,
     policy: HostPolicy,
     is_wanted: impl Fn(&RelPath) -> bool,
@@ -241,7 +241,9 @@ pub fn removals<'a>(
     let mut occupied = HashSet::new();
     // Whose files stay is mostly the same as with the file before.
     let mut last_occupied: Option<&RelPath> = None;
-    for (item, is_in_manifest) in target {
+    for pair in join(manifest, tree) {
+        let Some(item) = pair.right else { continue };
+        let is_in_manifest = pair.left.is_some();
         let path = item.path();
         let class = classify(&path, item.kind, host_local);
         let fate = fate(class, || is_in_manifest || is_wanted(&path));
@@ -249,7 +251,7 @@ pub fn removals<'a>(
             if why == Why::NotOnSource && item.kind != Kind::Directory {
                 found.limited_files += 1;
             }
-            going.push((item, why));
+            going.push((item.id, why));
             continue;
         }
         if last_occupied.is_none() || last_occupied != item.directory {
@@ -270,6 +272,7 @@ pub fn removals<'a>(
     }
     let going = going
         .into_iter()
+        .filter_map(|(id, why)| Some((tree.get(id)?, why)))
         .filter(|(item, _)| item.kind != Kind::Directory || !occupied.contains(&item.path()))
         .map(|(item, why)| {
             let kind = item.kind;
@@ -589,25 +592,25 @@ mod tests {
     }
 
     fn removed() -> Removals {
-        let wanted: BTreeSet<RelPath> = [
-            "PG_VERSION",
-            "base",
-            "base/5",
-            "base/5/1",
-            "pg_tblspc",
-            "pg_tblspc/7/PG_15_202209061",
-            "pg_tblspc/7/PG_15_202209061/5",
-        ]
-        .map(path)
-        .into();
-        let target = listing(TARGET);
-        let target = target
-            .iter()
-            .map(|item| (item, wanted.contains(&item.path())));
+        let manifest = listing(&[
+            ("PG_VERSION", EntryKind::File),
+            ("base", EntryKind::Directory),
+            ("base/5", EntryKind::Directory),
+            ("base/5/1", EntryKind::File),
+            ("pg_tblspc", EntryKind::Directory),
+            ("pg_tblspc/7/PG_15_202209061", EntryKind::Directory),
+            ("pg_tblspc/7/PG_15_202209061/5", EntryKind::Directory),
+        ]);
         let placed = path("pg_tblspc/7");
-        removals(target, &host_local(), HostPolicy::FillGaps, |path| {
-            *path == placed
-        })
+        let policy = HostPolicy::FillGaps;
+        let is_wanted = |path: &RelPath| *path == placed;
+        removals(
+            &manifest,
+            &listing(TARGET),
+            &host_local(),
+            policy,
+            is_wanted,
+        )
     }
 
     #[test]
@@ -689,8 +692,14 @@ mod tests {
             ("pg_tblspc/9/PG_14_202107181", Kind::Directory),
             ("pg_tblspc/9/PG_15_202209061", Kind::Directory),
         ]);
-        let target = target.iter().map(|item| (item, false));
-        let found = removals(target, &host_local(), HostPolicy::FillGaps, |_| false);
+        let nothing = Manifest::default();
+        let found = removals(
+            &nothing,
+            &target,
+            &host_local(),
+            HostPolicy::FillGaps,
+            |_| false,
+        );
         let gone: Vec<String> = found.remove.iter().map(|r| r.path().to_string()).collect();
         assert_eq!(gone, ["pg_tblspc/9/PG_15_202209061"]);
     }

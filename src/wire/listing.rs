@@ -4,14 +4,14 @@
 //! of each entry only how its name differs from the one before: five or six bytes, before the body is packed.
 //!
 //! A part is a row of items; numbers are varints. Each item begins with the length of its new bytes, times 4,
-//! plus what it is (see [`Tag`]), then how many bytes it shares with the one before, then the new bytes, then a
+//! plus what it is (`Tag`), then how many bytes it shares with the one before, then the new bytes, then a
 //! file's size. A part begins at the top directory.
 
 use crate::geometry::EntryId;
 use crate::manifest::{EntryKind, Folder, Item, ListingError, Manifest};
 use crate::path::RelPath;
 
-/// Most bytes of names and of directories' paths in a part, with [`ITEM_BYTES`] for each of both: bounds what
+/// Most bytes of names and of directories' paths in a part, with `ITEM_BYTES` for each of both: bounds what
 /// the encoded part takes on the wire, and the decoded one in memory.
 pub const PART_BYTES: usize = 1024 * 1024;
 
