@@ -17,13 +17,13 @@ use pg_reseed::compare::blocks::{Baseline, differing, digest_pieces, is_zero, ke
 use pg_reseed::compare::rolling;
 use pg_reseed::digest::{DIGEST_BYTES, SessionKey};
 use pg_reseed::geometry::{BitSet, EXTENT_BYTES, EntryId, RANGE_BYTES, SPANS_MAX, Span};
-use pg_reseed::manifest::{Entry, EntryKind};
+use pg_reseed::manifest::{EntryKind, Folder, Manifest};
 use pg_reseed::path::RelPath;
 use pg_reseed::pg::lsn::Lsn;
 use pg_reseed::pg::page::{self, PageVerdict};
 use pg_reseed::wire::codec::{self, HEADER_BYTES, Header};
-use pg_reseed::wire::message::{Answer, Codec, Compression, ManifestEnd, Packed, Request};
-use pg_reseed::wire::payload;
+use pg_reseed::wire::message::{Answer, Codec, Compression, Packed, Request};
+use pg_reseed::wire::{listing, payload};
 
 const KEY: SessionKey = SessionKey([7; 32]);
 const BLOCK_BYTES: u32 = 8192;
@@ -273,47 +273,33 @@ fn shifting(c: &mut Criterion) {
     group.finish();
 }
 
-/// A million entries, in parts, as the agent encodes and the client decodes and collects them. All that
-/// knows the manifest's types is in this function and in [`entries`].
+/// A million entries, in parts, as the agent encodes and the client decodes and collects them.
 fn manifest(c: &mut Criterion) {
     const ENTRIES: usize = 1_000_000;
-    // `PART_ENTRIES` of `agent::session`.
-    const PART: usize = 3000;
 
-    let tree = entries(ENTRIES);
-    // Each part is copied out of the tree first, as `Session::manifest` does.
-    let part = |from: usize| {
-        let to = tree.len().min(from + PART);
-        let last = (to == tree.len()).then(|| ManifestEnd {
-            tablespaces: Vec::new(),
-            skipped: Vec::new(),
-        });
-        Answer::ManifestPart {
-            entries: tree[from..to].to_vec(),
-            last,
-        }
-    };
+    let all = entries(ENTRIES);
     let encode = || {
-        (0..tree.len())
-            .step_by(PART)
-            .map(|from| codec::encode(1, &part(from), 0).unwrap())
+        let starts = listing::part_starts(&all);
+        let mut items = all.iter().peekable();
+        (1..=starts.len())
+            .map(|next| {
+                let part: Vec<_> = std::iter::from_fn(|| {
+                    items.next_if(|item| starts.get(next).is_none_or(|start| item.id < *start))
+                })
+                .collect();
+                listing::encode(part.into_iter())
+            })
             .collect::<Vec<_>>()
     };
     let decode = |parts: &[Vec<u8>]| {
-        let mut all = Vec::new();
-        for part in parts {
-            let Answer::ManifestPart { entries, last } = decoded(part) else {
-                panic!("another answer");
-            };
-            all.extend(entries);
-            if last.is_some() {
-                break;
-            }
+        let mut manifest = Manifest::default();
+        for folder in parts.iter().flat_map(|part| listing::decode(part).unwrap()) {
+            manifest.append(folder).unwrap();
         }
-        all
+        manifest
     };
     let parts = encode();
-    assert!(decode(&parts) == tree);
+    assert_eq!(decode(&parts).len(), all.len());
 
     let mut group = c.benchmark_group("manifest of 1000000 entries");
     group.sample_size(10);
@@ -326,21 +312,28 @@ fn manifest(c: &mut Criterion) {
 }
 
 /// Entries with names and sizes like those of many databases full of small relations.
-fn entries(count: usize) -> Vec<Entry> {
+fn entries(count: usize) -> Manifest {
     let mut paint = Paint::new(8);
-    (0..count)
-        .map(|number| {
-            let database = 16_384 + number / 5000;
-            let relation = 20_000 + number % 5000 / 4;
-            let fork = ["", "_fsm", "_vm", ".1"][number % 4];
-            let path = format!("base/{database}/{relation}{fork}");
-            Entry {
-                path: RelPath::parse(path.as_bytes()).unwrap(),
-                kind: EntryKind::File,
-                size: u64::from(BLOCK_BYTES) * (paint.roll() % 131_072),
-            }
-        })
-        .collect()
+    let folders = (0..count.div_ceil(5000)).map(|database| {
+        let path = format!("base/{}", 16_384 + database);
+        let mut folder = Folder::new(Some(RelPath::parse(path.as_bytes()).unwrap()));
+        let mut names: Vec<_> = (0..5000)
+            .map(|number| {
+                format!(
+                    "{}{}",
+                    20_000 + number / 4,
+                    ["", "_fsm", "_vm", ".1"][number % 4]
+                )
+            })
+            .collect();
+        names.sort();
+        for name in names {
+            let size = u64::from(BLOCK_BYTES) * (paint.roll() % 131_072);
+            folder.push(name.as_bytes(), EntryKind::File, size).unwrap();
+        }
+        folder
+    });
+    Manifest::from_folders(folders.collect()).unwrap()
 }
 
 // -------------------------------------------------------------------------------------------- input

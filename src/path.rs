@@ -2,6 +2,7 @@
 //!
 //! Bytes, not text: PostgreSQL does not ask that file names be UTF-8.
 
+use std::cmp::Ordering;
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
@@ -32,6 +33,25 @@ pub enum PathError {
     Dots,
     #[error("the path contains a NUL byte")]
     Nul,
+    #[error("the name contains a slash")]
+    Slash,
+}
+
+/// Checks that a name can stand behind a directory (`None`: at the top), without making the path.
+///
+/// # Errors
+/// The first rule of [`RelPath`] that the path would break; [`PathError::Slash`] when the name is more
+/// than one component.
+pub fn check_name(directory: Option<&RelPath>, name: &[u8]) -> Result<(), PathError> {
+    let above = directory.map_or(0, |directory| directory.0.len() + 1);
+    match name {
+        b"" => Err(PathError::EmptyComponent),
+        b"." | b".." => Err(PathError::Dots),
+        _ if above + name.len() > MAX_BYTES => Err(PathError::TooLong),
+        _ if name.contains(&0) => Err(PathError::Nul),
+        _ if name.contains(&b'/') => Err(PathError::Slash),
+        _ => Ok(()),
+    }
 }
 
 impl RelPath {
@@ -104,6 +124,15 @@ impl RelPath {
         Self::parse(&bytes)
     }
 
+    /// Compares by components: what lies beneath a directory follows it before anything else does,
+    /// `notes/a` before `notes.d`.
+    #[must_use]
+    pub fn cmp_components(&self, other: &RelPath) -> Ordering {
+        // No name holds a NUL, so a slash that counts as one is less than all that a name can hold.
+        let key = |byte: &u8| if *byte == b'/' { 0 } else { *byte };
+        self.0.iter().map(key).cmp(other.0.iter().map(key))
+    }
+
     /// Whether this path is `ancestor` or lies beneath it, by whole components.
     #[must_use]
     pub fn starts_with(&self, ancestor: &RelPath) -> bool {
@@ -174,6 +203,39 @@ mod tests {
         assert!(!path.starts_with(&RelPath::parse(b"pg_w").unwrap()));
         assert_eq!(path.parent().unwrap().as_bytes(), b"pg_wal");
         assert_eq!(path.name(), b"x");
+    }
+
+    #[test]
+    fn a_name_is_checked_as_the_path_with_it_would_be() {
+        let directory = RelPath::parse(&[b'd'; MAX_BYTES - 3]).unwrap();
+        for (name, error) in [
+            (&b""[..], PathError::EmptyComponent),
+            (b".", PathError::Dots),
+            (b"..", PathError::Dots),
+            (b"abc", PathError::TooLong),
+            (b"\0", PathError::Nul),
+            (b"/", PathError::Slash),
+        ] {
+            assert_eq!(check_name(Some(&directory), name), Err(error), "{name:?}");
+        }
+        assert_eq!(check_name(Some(&directory), b"ab"), Ok(()));
+        assert_eq!(check_name(None, b"abc"), Ok(()));
+    }
+
+    #[test]
+    fn what_lies_beneath_a_directory_follows_it() {
+        let mut paths = [
+            "notes.d", "notes", "base/5.1", "notes/a", "base/5/1", "base/5",
+        ]
+        .map(|text| RelPath::parse(text.as_bytes()).unwrap());
+        paths.sort_by(RelPath::cmp_components);
+        let names = paths.map(|path| path.to_string());
+        assert_eq!(
+            names,
+            [
+                "base/5", "base/5/1", "base/5.1", "notes", "notes/a", "notes.d"
+            ]
+        );
     }
 
     #[test]

@@ -644,7 +644,7 @@ mod the_checker {
                 "disk/walk.rs",
                 "use tokio::process;\nfn f() { process::Command::new(\"ls\"); }",
             ),
-            ("agent/tree.rs", "use walkdir::WalkDir;"),
+            ("agent/tree.rs", "use rustix::fs::RawDir;"),
             ("sql/slot.rs", "use clap::Parser;"),
             ("nowhere.rs", ""),
         ] {

@@ -15,6 +15,7 @@ use crate::disk::root::Roots;
 use crate::geometry::{
     BitSet, EXTENT_BYTES, EntryId, RANGE_BYTES, SPANS_MAX, Span, WHOLE_MAX_BYTES,
 };
+use crate::manifest::Manifest;
 use crate::path::RelPath;
 use crate::pg::control::ControlFile;
 use crate::pg::layout;
@@ -34,7 +35,7 @@ const PAGE_PAUSE: std::time::Duration = std::time::Duration::from_millis(2);
 pub struct Reader {
     pub roots: Roots,
     /// The files by their numbers.
-    pub files: Vec<RelPath>,
+    pub files: Arc<Manifest>,
     pub key: SessionKey,
     pub effort: Arc<Effort>,
     pub block_bytes: u32,
@@ -50,7 +51,7 @@ pub struct Reader {
 pub type Reply = (Answer, Buffer);
 
 /// A file of the manifest, open; `None` when it is gone.
-type Opened<'a> = (&'a RelPath, Option<std::fs::File>);
+type Opened = (RelPath, Option<std::fs::File>);
 
 impl Reader {
     /// Digests of all extents of the spans, unless they are those of the client, whose digest is `have`.
@@ -61,7 +62,7 @@ impl Reader {
         Self::check(spans)?;
         let mut gone = Vec::new();
         let mut digests = Vec::new();
-        let mut opened: Option<(EntryId, Opened<'_>)> = None;
+        let mut opened: Option<(EntryId, Opened)> = None;
         for (index, span) in spans.iter().enumerate() {
             let (path, file) = self.reuse(&mut opened, span.entry)?;
             let Some(file) = file else {
@@ -107,7 +108,7 @@ impl Reader {
         let mut end = 0;
         let mut damaged = Vec::new();
         let mut first = 0;
-        let mut opened: Option<(EntryId, Opened<'_>)> = None;
+        let mut opened: Option<(EntryId, Opened)> = None;
         for (index, span) in spans.iter().enumerate() {
             let count = piece_count(span.bytes, self.block_bytes);
             let (path, file) = self.reuse(&mut opened, span.entry)?;
@@ -164,7 +165,7 @@ impl Reader {
         let (path, file) = self.open(entry)?;
         let mut new = Vec::new();
         if let Some(file) = &file {
-            new = read_most(file, &self.roots.display(path), WHOLE_MAX_BYTES)
+            new = read_most(file, &self.roots.display(&path), WHOLE_MAX_BYTES)
                 .map_err(|error| read_fault(&error))?;
         }
         let digest = self.key.digest(&new);
@@ -236,14 +237,15 @@ impl Reader {
         Ok(())
     }
 
-    fn open(&self, entry: EntryId) -> Result<Opened<'_>, Fault> {
-        let path = self.files.get(entry.0 as usize).ok_or_else(|| {
+    fn open(&self, entry: EntryId) -> Result<Opened, Fault> {
+        let item = self.files.get(entry).ok_or_else(|| {
             Fault::new(
                 FaultKind::Protocol,
                 format!("file number {} is not in the manifest", entry.0),
             )
         })?;
-        match self.roots.open_regular(path) {
+        let path = item.path();
+        match self.roots.open_regular(&path) {
             Ok(file) => Ok((path, Some(file))),
             Err(error) if error.is_missing() => Ok((path, None)),
             Err(error) => Err(read_fault(&error)),
@@ -251,16 +253,16 @@ impl Reader {
     }
 
     /// Opens a file unless the last span was of the same one.
-    fn reuse<'a, 'o>(
-        &'a self,
-        opened: &'o mut Option<(EntryId, Opened<'a>)>,
+    fn reuse<'o>(
+        &self,
+        opened: &'o mut Option<(EntryId, Opened)>,
         entry: EntryId,
-    ) -> Result<(&'a RelPath, Option<&'o std::fs::File>), Fault> {
+    ) -> Result<(&'o RelPath, Option<&'o std::fs::File>), Fault> {
         if opened.as_ref().is_none_or(|(last, _)| *last != entry) {
             *opened = Some((entry, self.open(entry)?));
         }
         let (_, (path, file)) = opened.as_ref().expect("it was just set");
-        Ok((*path, file.as_ref()))
+        Ok((path, file.as_ref()))
     }
 
     /// Fills `buffer`, with zeros beyond the end of the file.

@@ -9,7 +9,7 @@ use super::bracket::{self, Bracket, OwnedSlot, server_fault};
 use super::effort::Effort;
 use super::look;
 use super::options::ServeOptions;
-use super::tree::{self, Tree, WalkRules, read_fault};
+use super::tree::{self, Tree, WalkRules, list_fault, read_fault};
 use crate::buffer::Buffer;
 use crate::digest::SessionKey;
 use crate::disk::facts as disk_facts;
@@ -18,22 +18,26 @@ use crate::disk::walk;
 use crate::errors::chain;
 use crate::facts::SourceFacts;
 use crate::geometry::EntryId;
+use crate::manifest::{EntryKind, Folder, Listing};
 use crate::path::RelPath;
 use crate::pg::lsn::{Lsn, SegmentName, segments};
 use crate::pg::timeline::TimelineId;
 use crate::sql::{Canceller, Defaults, Session as Sql};
+use crate::wire::listing;
 use crate::wire::message::{
     Answer, Compression, Fault, FaultKind, ManifestEnd, Notice, Request, SlotWish, WalFile,
 };
 use crate::workers;
 
-/// Entries in one part of the manifest: far below the limit of a head even with the longest paths.
-const PART_ENTRIES: usize = 3000;
+/// Most threads of the walk, whatever the client asks for.
+const WALK_THREADS_MAX: usize = 32;
 
 /// What the client chose at the beginning.
 #[derive(Debug, Clone, Copy)]
 struct Configuration {
     key: SessionKey,
+    /// Threads for the walk.
+    jobs: usize,
     is_survey: bool,
 }
 
@@ -93,6 +97,7 @@ impl Session {
             Request::Configure {
                 key,
                 compression,
+                jobs,
                 max_rate,
                 survey,
                 ..
@@ -103,6 +108,7 @@ impl Session {
                 self.effort = Arc::new(Effort::new(compression, max_rate));
                 self.configuration = Some(Configuration {
                     key,
+                    jobs: usize::from(jobs).min(WALK_THREADS_MAX),
                     is_survey: survey,
                 });
                 Answer::Ready {
@@ -123,7 +129,7 @@ impl Session {
                 slot,
             } => self.open_bracket(&label, fast_checkpoint, &slot).await?,
             // The walk reads many directories: other work goes on meanwhile.
-            Request::Manifest { from } => workers::in_place(|| self.manifest(from))?,
+            Request::Manifest { part } => return workers::in_place(|| self.manifest(part)),
             Request::CloseBracket => self.close_bracket().await?,
             Request::WalFiles { timeline, from, to } => self.wal_files(timeline, from, to).await?,
             Request::Standbys => {
@@ -203,7 +209,7 @@ impl Session {
         Ok(answer)
     }
 
-    fn manifest(&mut self, from: u32) -> Result<Answer, Fault> {
+    fn manifest(&mut self, part: u32) -> Result<Reply, Fault> {
         let configuration = self.configuration()?;
         let facts = self.facts.as_ref().ok_or_else(|| unlawful("a manifest"))?;
         if self.tree.is_none() {
@@ -236,14 +242,10 @@ impl Session {
                 log_directory: RelPath::parse(facts.log_directory.as_bytes()).ok(),
                 tablespaces,
             };
-            let tree = tree::walk(&roots, &rules)?;
+            let tree = tree::walk(&roots, &rules, configuration.jobs)?;
             self.reader = Some(Arc::new(Reader {
                 roots,
-                files: tree
-                    .entries
-                    .iter()
-                    .map(|entry| entry.path.clone())
-                    .collect(),
+                files: Arc::clone(&tree.manifest),
                 key: configuration.key,
                 effort: Arc::clone(&self.effort),
                 block_bytes: facts.control.block_bytes,
@@ -254,14 +256,27 @@ impl Session {
             self.tree = Some(tree);
         }
         let tree = self.tree.as_ref().expect("it was just made");
-        let from = from as usize;
-        let to = tree.entries.len().min(from.saturating_add(PART_ENTRIES));
-        let entries = tree.entries.get(from..to).unwrap_or_default().to_vec();
-        let last = (to == tree.entries.len()).then(|| ManifestEnd {
-            tablespaces: tree.tablespaces.clone(),
-            skipped: tree.skipped.clone(),
-        });
-        Ok(Answer::ManifestPart { entries, last })
+        let place = part as usize;
+        let from = *tree.parts.get(place).ok_or_else(|| {
+            Fault::new(
+                FaultKind::Protocol,
+                format!("the manifest has no part {part}"),
+            )
+        })?;
+        let next = tree.parts.get(place + 1);
+        let to = next.map_or(tree.manifest.len(), |next| next.0);
+        let items = tree.manifest.iter_from(from).take((to - from.0) as usize);
+        let encoded = listing::encode(items);
+        let (packed, body) = self.effort.pack(encoded.into(), &configuration.key, true);
+        let answer = Answer::ManifestPart {
+            parts: u32::try_from(tree.parts.len()).unwrap_or(u32::MAX),
+            packed,
+            end: next.is_none().then(|| ManifestEnd {
+                tablespaces: tree.tablespaces.clone(),
+                skipped: tree.skipped.clone(),
+            }),
+        };
+        Ok((answer, body))
     }
 
     async fn close_bracket(&mut self) -> Result<Answer, Fault> {
@@ -329,23 +344,24 @@ impl Session {
                 wanted.push((name.into_owned(), found.size));
             }
         }
+        wanted.sort();
+        let mut folder = Folder::new(None);
         let mut files = Vec::new();
-        let mut paths = Vec::new();
-        for (name, bytes) in wanted {
-            let number = u32::try_from(paths.len()).unwrap_or(u32::MAX);
-            let path = RelPath::parse(name.as_bytes())
-                .map_err(|error| Fault::new(FaultKind::Read, error.to_string()))?;
-            paths.push(path);
+        for (number, (name, bytes)) in (0..).zip(wanted) {
+            folder
+                .push(name.as_bytes(), EntryKind::File, bytes)
+                .map_err(|error| list_fault(&error))?;
             files.push(WalFile {
                 entry: EntryId(number),
                 name,
                 bytes,
             });
         }
+        let listing = Listing::from_folders(vec![folder]).map_err(|error| list_fault(&error))?;
         let roots = Roots::open(&wal, []).map_err(|error| read_fault(&error))?;
         self.reader = Some(Arc::new(Reader {
             roots,
-            files: paths,
+            files: Arc::new(listing),
             key: configuration.key,
             effort: Arc::clone(&self.effort),
             block_bytes: facts.control.block_bytes,

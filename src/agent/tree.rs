@@ -1,20 +1,28 @@
 //! The walk that makes the manifest: everything that a base backup would send, in directory order.
 
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::disk::root::Roots;
 use crate::disk::walk::{self, Kind};
 use crate::errors::chain;
 use crate::facts::Tablespace;
-use crate::manifest::{Entry, EntryKind};
-use crate::path::RelPath;
+use crate::geometry::EntryId;
+use crate::manifest::{EntryKind, Folder, Listing, ListingError, Manifest};
+use crate::path::{RelPath, check_name};
 use crate::pg::layout::{self, Class, HostLocal};
+use crate::wire::listing;
 use crate::wire::message::{Fault, FaultKind};
 
 /// What the walk found.
 #[derive(Debug)]
 pub struct Tree {
-    pub entries: Vec<Entry>,
+    pub manifest: Arc<Manifest>,
+    /// The first entry of each part in which the manifest travels.
+    pub parts: Vec<EntryId>,
     /// Foreign links and special files, which a base backup leaves out too, and what may not be read.
     pub skipped: Vec<String>,
     pub tablespaces: Vec<Tablespace>,
@@ -30,67 +38,120 @@ pub struct WalkRules {
     pub tablespaces: Vec<Tablespace>,
 }
 
-/// Walks the data directory and its tablespaces.
+/// A directory to be visited: where it is, and its path in the data directory, `None` for the top.
+type Place = (PathBuf, Option<RelPath>);
+
+/// What a visit saw.
+struct Seen {
+    folders: Vec<Folder<EntryKind>>,
+    skipped: Vec<RelPath>,
+    below: Vec<Place>,
+}
+
+/// Walks the data directory and its tablespaces with so many threads.
 ///
 /// # Errors
 /// A directory that cannot be listed; a link or special file where PostgreSQL keeps data.
-pub fn walk(roots: &Roots, rules: &WalkRules) -> Result<Tree, Fault> {
-    let mut tree = Tree {
-        entries: Vec::new(),
-        skipped: Vec::new(),
-        tablespaces: rules.tablespaces.clone(),
-    };
-    let data = roots.data().path().to_owned();
-    let mut pending: Vec<(PathBuf, Option<RelPath>)> = vec![(data, None)];
-    while let Some((directory, at)) = pending.pop() {
-        let listed = match walk::list(&directory) {
-            Ok(listed) => listed,
-            // Dropped since its parent was listed.
-            Err(error) if error.is_missing() && at.is_some() => continue,
-            Err(error) => return Err(read_fault(&error)),
-        };
-        let unlogged = at
-            .as_ref()
-            .filter(|at| layout::holds_relations(at))
-            .map(|_| layout::unlogged_relfilenodes(listed.iter().map(|entry| &entry.name[..])));
-        let mut below = Vec::new();
-        for found in listed {
-            if unlogged
-                .as_ref()
-                .is_some_and(|unlogged| layout::is_excluded_unlogged(&found.name, unlogged))
-            {
-                continue;
-            }
-            let path = match &at {
-                None => RelPath::parse(&found.name),
-                Some(at) => at.join(&found.name),
-            }
-            .map_err(|error| {
-                let name = directory.join(found.file_name());
-                Fault::new(
-                    FaultKind::Read,
-                    format!("cannot name \"{}\": {error}", name.display()),
-                )
-            })?;
-            visit(&mut tree, &mut below, &directory, path, &found, rules)?;
-        }
-        // Depth first and in name order: neighbours on disk stay neighbours in the manifest.
-        pending.extend(below.into_iter().rev());
+pub fn walk(roots: &Roots, rules: &WalkRules, threads: usize) -> Result<Tree, Fault> {
+    let start = vec![(roots.data().path().to_owned(), None)];
+    let visits = walk::spread(start, threads, |place| {
+        let mut seen = visit(&place, rules, threads)?;
+        let below = std::mem::take(&mut seen.below);
+        Ok::<_, Fault>((seen, below))
+    })?;
+    let (mut folders, mut skipped) = (Vec::new(), Vec::new());
+    for seen in visits {
+        folders.extend(seen.folders);
+        skipped.extend(seen.skipped);
     }
-    Ok(tree)
+    skipped.sort_by(RelPath::cmp_components);
+    let manifest = Listing::from_folders(folders).map_err(|error| list_fault(&error))?;
+    Ok(Tree {
+        parts: listing::part_starts(&manifest),
+        manifest: Arc::new(manifest),
+        skipped: skipped.iter().map(ToString::to_string).collect(),
+        tablespaces: rules.tablespaces.clone(),
+    })
 }
 
-fn visit(
-    tree: &mut Tree,
-    below: &mut Vec<(PathBuf, Option<RelPath>)>,
-    directory: &Path,
-    path: RelPath,
-    found: &walk::Listed,
+fn visit((place, at): &Place, rules: &WalkRules, threads: usize) -> Result<Seen, Fault> {
+    let mut seen = Seen {
+        folders: Vec::new(),
+        skipped: Vec::new(),
+        below: Vec::new(),
+    };
+    let mut directory = match walk::Directory::read(place) {
+        Ok(directory) => directory,
+        // Dropped since its parent was listed.
+        Err(error) if error.is_missing() && at.is_some() => return Ok(seen),
+        Err(error) => return Err(read_fault(&error)),
+    };
+    let unlogged = at
+        .as_ref()
+        .filter(|at| layout::holds_relations(at))
+        .map(|_| layout::unlogged_relfilenodes(directory.iter().map(|(name, _)| name)));
+    let mut fault = None;
+    directory.retain(|name, kind| {
+        let wanted = is_wanted(
+            &mut seen,
+            place,
+            at.as_ref(),
+            name,
+            kind,
+            unlogged.as_ref(),
+            rules,
+        );
+        fault.is_none()
+            && wanted.unwrap_or_else(|error| {
+                fault = Some(error);
+                false
+            })
+    });
+    if let Some(fault) = fault {
+        return Err(fault);
+    }
+    let mut folder = Folder::new(at.clone());
+    folder.reserve(directory.len(), directory.name_bytes());
+    directory.sizes::<Fault>(threads, |name, kind, size| {
+        let kind = match kind {
+            Kind::File => EntryKind::File,
+            // Of the others only directories are wanted, and links to such as are emptied.
+            _ => EntryKind::Directory,
+        };
+        folder
+            .push(name, kind, size)
+            .map_err(|error| list_fault(&error))
+    })?;
+    seen.folders.push(folder);
+    Ok(seen)
+}
+
+/// Whether a name is an entry of the manifest in its own directory. Notes what else it means.
+fn is_wanted(
+    seen: &mut Seen,
+    place: &Path,
+    at: Option<&RelPath>,
+    name: &[u8],
+    kind: Kind,
+    unlogged: Option<&HashSet<u32>>,
     rules: &WalkRules,
-) -> Result<(), Fault> {
-    let here = directory.join(found.file_name());
-    let kind = found.kind.in_layout();
-    if found.kind == Kind::Symlink
+) -> Result<bool, Fault> {
+    if unlogged.is_some_and(|unlogged| layout::is_excluded_unlogged(name, unlogged)) {
+        return Ok(false);
+    }
+    let here = || place.join(OsStr::from_bytes(name));
+    check_name(at, name).map_err(|error| {
+        Fault::new(
+            FaultKind::Read,
+            format!("cannot name \"{}\": {error}", here().display()),
+        )
+    })?;
+    let path = match at {
+        None => RelPath::parse(name),
+        Some(at) => at.join(name),
+    }
+    .expect("the name was just checked");
+    if kind == Kind::Symlink
         && let Some(oid) = layout::tablespace_oid(&path)
         && rules.tablespaces.iter().any(|space| space.oid == oid)
     {
@@ -98,42 +159,31 @@ fn visit(
         let version = path
             .join(rules.version_directory.as_bytes())
             .map_err(|error| Fault::new(FaultKind::Read, error.to_string()))?;
-        tree.entries.push(Entry {
-            path: version.clone(),
-            kind: EntryKind::Directory,
-            size: 0,
-        });
-        below.push((here.join(&rules.version_directory), Some(version)));
-        return Ok(());
+        let mut folder = Folder::new(Some(path));
+        folder
+            .push(version.name(), EntryKind::Directory, 0)
+            .map_err(|error| list_fault(&error))?;
+        seen.folders.push(folder);
+        let location = here().join(&rules.version_directory);
+        seen.below.push((location, Some(version)));
+        return Ok(false);
     }
-    match layout::classify(&path, kind, &HostLocal::none()) {
-        Class::Control | Class::InsideEmptied | Class::LeftOut | Class::Ours => {}
-        Class::EmptiedDirectory => tree.entries.push(Entry {
-            path,
-            kind: EntryKind::Directory,
-            size: 0,
-        }),
+    match layout::classify(&path, kind.in_layout(), &HostLocal::none()) {
+        Class::Control | Class::InsideEmptied | Class::LeftOut | Class::Ours => Ok(false),
+        Class::EmptiedDirectory => Ok(true),
         Class::HostLocal | Class::Foreign
-            if matches!(found.kind, Kind::File | Kind::Directory) && !walk::is_readable(&here) =>
+            if matches!(kind, Kind::File | Kind::Directory) && !walk::is_readable(&here()) =>
         {
-            tree.skipped.push(path.to_string());
+            seen.skipped.push(path);
+            Ok(false)
         }
-        Class::Synchronised | Class::HostLocal | Class::Foreign => match found.kind {
-            Kind::File => tree.entries.push(Entry {
-                path,
-                kind: EntryKind::File,
-                size: found.size,
-            }),
+        Class::Synchronised | Class::HostLocal | Class::Foreign => match kind {
+            Kind::File => Ok(true),
             Kind::Directory => {
-                let is_log = rules.log_directory.as_ref() == Some(&path);
-                tree.entries.push(Entry {
-                    path: path.clone(),
-                    kind: EntryKind::Directory,
-                    size: 0,
-                });
-                if !is_log {
-                    below.push((here, Some(path)));
+                if rules.log_directory.as_ref() != Some(&path) {
+                    seen.below.push((here(), Some(path)));
                 }
+                Ok(true)
             }
             Kind::Symlink | Kind::Special => {
                 let top = path.components().next().unwrap_or_default();
@@ -147,11 +197,22 @@ fn visit(
                          may be links.",
                     ));
                 }
-                tree.skipped.push(path.to_string());
+                seen.skipped.push(path);
+                Ok(false)
             }
         },
     }
-    Ok(())
+}
+
+/// A fault for a list that cannot be made.
+pub(super) fn list_fault(error: &ListingError) -> Fault {
+    Fault::new(FaultKind::Read, chain(error))
+}
+
+impl From<crate::disk::DiskError> for Fault {
+    fn from(error: crate::disk::DiskError) -> Self {
+        read_fault(&error)
+    }
 }
 
 /// A fault for a file call that failed.

@@ -94,7 +94,7 @@ pub(super) async fn carry_out(run: &Run<'_>, half: Half) -> Result<Carried, Fail
     };
     let moving = async {
         transfer
-            .run(work.files.iter().cloned())
+            .run(work.files.iter())
             .await
             .map_err(|error| Failure::half_way_with(&error, error.hint()))
     };
@@ -221,17 +221,21 @@ async fn remove(
     found: Found,
 ) -> Result<(), Failure> {
     let gone_files = found.gone.len() as u64;
-    let gone = work
-        .files
+    let gone: Vec<RelPath> = found
+        .gone
         .iter()
-        .filter(|file| found.gone.contains(&file.entry))
-        .map(|file| file.path.clone());
-    let paths: Vec<RelPath> = work.removals.iter().cloned().chain(gone).collect();
+        .filter_map(|entry| work.files.path(*entry))
+        .collect();
+    let removals = Arc::clone(&work.removals);
     let (target, emptied) = (Arc::clone(target), work.emptied.clone());
     let version_directory = tablespaces::version_directory(facts);
     let stale = cleared.findings().stale_tablespaces.clone();
     let removed = run.workers.run(move || {
-        for path in &paths {
+        // Backwards: content before its directory.
+        for item in removals.iter().rev() {
+            target.remove(&item.path())?;
+        }
+        for path in &gone {
             target.remove(path)?;
         }
         for path in &emptied {

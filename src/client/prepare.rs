@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures_util::{StreamExt, TryStreamExt, stream};
+
 use super::close::Close;
 use super::conf;
 use super::failure::{Failure, TargetState};
@@ -12,13 +14,13 @@ use super::look::{self, Hold};
 use super::options::RebuildOptions;
 use super::run::Run;
 use super::source::{Source, SourceError};
-use super::task::FileWork;
 use super::whole::fetch_small;
-use super::work::{self, Work};
+use super::work::{self, TargetWalk, Work};
 use crate::disk::target::ClosedTarget;
 use crate::event::{Event, Stage};
 use crate::facts::{Condition, Running, SourceFacts, TargetCluster, TargetFacts};
-use crate::manifest::Entry;
+use crate::manifest::{EntryKind, Folder, Listing, Manifest};
+use crate::pg::layout;
 use crate::pg::lsn::Lsn;
 use crate::plan::guard::{self, Cleared, Situation};
 use crate::plan::refusal::Refusal;
@@ -26,7 +28,11 @@ use crate::plan::standby as standby_plan;
 use crate::plan::tablespaces::{self, TargetPlaces};
 use crate::postmaster;
 use crate::wire::message::{Answer, ManifestEnd, Request, SlotWish};
+use crate::wire::{listing, payload};
 use crate::workers;
+
+/// Parts of the manifest that are asked for ahead, so that a link with a long delay stays busy.
+const PARTS_AHEAD: usize = 8;
 
 /// The target as it was found, held against other runs.
 pub(super) struct Looked {
@@ -153,8 +159,8 @@ async fn close_in_order(
     let ((), start_lsn) = futures_util::future::try_join(login, bracket).await?;
 
     run.stage(Stage::Manifest);
-    let (entries, end) = manifest(source).await.map_err(|error| error.untouched())?;
-    let work = plan(run, &target, &facts, &cleared, &entries, &end)?;
+    let lists = lists(run, source, &target, &facts, &cleared).await?;
+    let work = plan(run, &facts, &cleared, lists)?;
     let old_auto_conf = match work.auto_conf {
         Some((entry, bytes)) => {
             let block_bytes = facts.control.block_bytes;
@@ -390,40 +396,102 @@ async fn open_bracket(
     }
 }
 
-pub(super) async fn manifest(source: &Source) -> Result<(Vec<Entry>, ManifestEnd), SourceError> {
-    let mut entries = Vec::new();
-    loop {
-        let from = u32::try_from(entries.len()).map_err(|_| SourceError::Unfitting("manifest"))?;
-        let answer = source.ask(&Request::Manifest { from }, Vec::new()).await?;
-        let (
-            Answer::ManifestPart {
-                entries: part,
-                last,
-            },
-            _,
-        ) = answer
-        else {
-            return Err(SourceError::Unfitting("manifest"));
-        };
-        if part.is_empty() && last.is_none() {
-            return Err(SourceError::Unfitting("manifest"));
+/// What both sides have.
+pub(super) struct Lists {
+    manifest: Arc<Manifest>,
+    end: ManifestEnd,
+    tree: Listing<layout::Kind>,
+}
+
+/// Lists what both sides have, at the same time.
+///
+/// # Errors
+/// The source cannot be listed, or the target.
+pub(super) async fn lists(
+    run: &Run<'_>,
+    source: &Source,
+    target: &TargetFacts,
+    facts: &SourceFacts,
+    cleared: &Cleared,
+) -> Result<Lists, Failure> {
+    let walk = TargetWalk::new(run.options, target, facts, cleared.findings());
+    let walked = run.workers.run(move || walk.walk());
+    let (manifest, walked) = futures_util::future::join(manifest(run, source), walked).await;
+    let (manifest, end) = manifest.map_err(|error| error.untouched())?;
+    let tree = walked
+        .map_err(|error| Failure::untouched(&error))?
+        .map_err(|error| Failure::untouched(&error))?;
+    Ok(Lists {
+        manifest: Arc::new(manifest),
+        end,
+        tree,
+    })
+}
+
+async fn manifest(run: &Run<'_>, source: &Source) -> Result<(Manifest, ManifestEnd), SourceError> {
+    let first = manifest_part(run, source, 0).await?;
+    let parts = first.parts;
+    let rest = (1..parts).map(|number| manifest_part(run, source, number));
+    let rest = stream::iter(rest).buffered(PARTS_AHEAD);
+    let mut all = std::pin::pin!(stream::iter([Ok(first)]).chain(rest));
+    let mut manifest = Manifest::default();
+    let (mut end, mut packed_bytes) = (None, 0);
+    while let Some(part) = all.try_next().await? {
+        for folder in part.folders {
+            manifest
+                .append(folder)
+                .map_err(|_| SourceError::Unfitting("manifest"))?;
         }
-        entries.extend(part);
-        if let Some(end) = last {
-            return Ok((entries, end));
-        }
+        packed_bytes += part.packed_bytes;
+        end = part.end;
     }
+    let end = end.ok_or(SourceError::Unfitting("manifest"))?;
+    let entries = manifest.len();
+    tracing::debug!("manifest: {entries} entries in {packed_bytes} bytes, {parts} parts");
+    Ok((manifest, end))
+}
+
+/// A part of the manifest.
+struct Part {
+    folders: Vec<Folder<EntryKind>>,
+    /// Bytes that it took on the link.
+    packed_bytes: usize,
+    /// How many parts there are.
+    parts: u32,
+    /// With the last one.
+    end: Option<ManifestEnd>,
+}
+
+async fn manifest_part(run: &Run<'_>, source: &Source, part: u32) -> Result<Part, SourceError> {
+    let unfitting = || SourceError::Unfitting("manifest");
+    let request = Request::Manifest { part };
+    let (answer, body) = source.ask(&request, Vec::new()).await?;
+    let Answer::ManifestPart { parts, packed, end } = answer else {
+        return Err(unfitting());
+    };
+    let packed_bytes = body.len();
+    let bytes =
+        payload::unpack(&packed, body, &run.key, listing::PART_BYTES).map_err(|_| unfitting())?;
+    Ok(Part {
+        folders: listing::decode(bytes.bytes()).map_err(|_| unfitting())?,
+        packed_bytes,
+        parts,
+        end,
+    })
 }
 
 /// Turns the manifest into work, and lets the guards judge that need sizes.
 pub(super) fn plan(
     run: &Run<'_>,
-    target: &TargetFacts,
     facts: &SourceFacts,
     cleared: &Cleared,
-    entries: &[Entry],
-    end: &ManifestEnd,
+    lists: Lists,
 ) -> Result<Work, Failure> {
+    let Lists {
+        manifest,
+        end,
+        tree,
+    } = lists;
     let options = run.options;
     let findings = cleared.findings();
     let oids = end.tablespaces.iter().map(|space| space.oid);
@@ -435,7 +503,7 @@ pub(super) fn plan(
     }
     let host_local =
         work::host_local(options, facts, &base).map_err(|error| Failure::untouched(&error))?;
-    let make = || work::make(options, target, facts, findings, &host_local, entries);
+    let make = || work::make(options, facts, findings, &host_local, &manifest, &tree);
     let work = workers::in_place(make).map_err(|error| Failure::untouched(&error))?;
     guard::max_delete(options.max_delete, work.removed_files)
         .map_err(|refusal| Failure::refused(&[refusal]))?;
@@ -445,14 +513,10 @@ pub(super) fn plan(
             "\"{name}\" on the source is a link, a special file or not readable, and is left out."
         ));
     }
-    let sum = |bytes: fn(&FileWork) -> u64| {
-        let all = work.files.iter().map(bytes);
-        all.fold(0, u64::saturating_add)
-    };
     run.events.tell(&Event::Planned {
         files: work.files.len() as u64,
-        compare_bytes: sum(|file| file.common),
-        fetch_bytes: sum(FileWork::fetch_bytes),
+        compare_bytes: work.files.compare_bytes(),
+        fetch_bytes: work.files.fetch_bytes(),
     });
     Ok(work)
 }

@@ -84,14 +84,10 @@ pub(super) fn damaged_pages(work: &Work, found: &Found) -> Vec<DamagedPage> {
         .damaged
         .iter()
         .map(|block| DamagedPage {
-            path: work
-                .files
-                .iter()
-                .find(|file| file.entry == block.entry)
-                .map_or_else(
-                    || format!("file {}", block.entry.0),
-                    |file| file.path.to_string(),
-                ),
+            path: work.files.path(block.entry).map_or_else(
+                || format!("file {}", block.entry.0),
+                |path| path.to_string(),
+            ),
             block: block.block,
             expected_checksum: block.expected_checksum,
             actual_checksum: block.actual_checksum,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::conf;
 use super::failure::Failure;
 use super::outcome::Outcome;
-use super::prepare::{bindir, facts, judge, judge_login, manifest, plan, standby_settings};
+use super::prepare::{bindir, facts, judge, judge_login, lists, plan, standby_settings};
 use super::run::Run;
 use super::source::Source;
 use super::summary::{self, Told};
@@ -35,8 +35,8 @@ pub(super) async fn survey(
     let bindir = bindir(options, &facts)?;
     judge_login(run, &facts, bindir.as_deref()).await?;
     run.stage(Stage::Manifest);
-    let (entries, end) = manifest(source).await.map_err(|error| error.untouched())?;
-    let work = plan(run, target, &facts, &cleared, &entries, &end)?;
+    let lists = lists(run, source, target, &facts, &cleared).await?;
+    let work = plan(run, &facts, &cleared, lists)?;
     if work.auto_conf.is_none() {
         let old = conf::auto_conf(&options.pgdata).map_err(|error| Failure::untouched(&error))?;
         standby_plan::auto_conf(&old, &BTreeMap::new(), &standby_settings(options)?)
@@ -66,7 +66,7 @@ pub(super) async fn survey(
         run.key,
         facts.control.block_bytes,
     )
-    .run(work.files.iter().cloned())
+    .run(work.files.iter())
     .await
     .map_err(|error| Failure::untouched(&error))?;
     let gone = found.gone.len() as u64;

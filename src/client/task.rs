@@ -1,6 +1,9 @@
 //! The files' work, cut into what one request covers.
 
+use std::sync::Arc;
+
 use crate::geometry::{EntryId, RANGE_BYTES, SPANS_MAX, Span, ranges};
+use crate::manifest::Manifest;
 use crate::path::RelPath;
 
 /// What is to be done for one file.
@@ -18,14 +21,79 @@ pub(super) struct FileWork {
     pub whole: bool,
 }
 
-impl FileWork {
+/// The work for all files, in the manifest's order: as little of each as must be remembered.
+#[derive(Debug, Default)]
+pub(super) struct Files {
+    manifest: Arc<Manifest>,
+    planned: Vec<Planned>,
+}
+
+/// What the manifest does not say about a [`FileWork`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Planned {
+    pub entry: EntryId,
+    pub common: u64,
+    pub fit: bool,
+    pub whole: bool,
+}
+
+impl Files {
+    /// No work yet for files of a manifest.
+    pub fn of(manifest: Arc<Manifest>) -> Self {
+        // Most files of most manifests are compared; what is not used costs addresses, not memory.
+        let planned = Vec::with_capacity(manifest.len() as usize);
+        Self { manifest, planned }
+    }
+
+    /// Adds a file behind all others.
+    pub fn push(&mut self, planned: Planned) {
+        self.planned.push(planned);
+    }
+
+    /// Number of files.
+    pub fn len(&self) -> usize {
+        self.planned.len()
+    }
+
+    /// All files, each made as it is taken.
+    pub fn iter(&self) -> impl Iterator<Item = FileWork> {
+        self.planned.iter().filter_map(|planned| {
+            let item = self.manifest.get(planned.entry)?;
+            Some(FileWork {
+                entry: planned.entry,
+                path: item.path(),
+                bytes: item.size,
+                common: planned.common,
+                fit: planned.fit,
+                whole: planned.whole,
+            })
+        })
+    }
+
+    /// The path of an entry, if there is work for it.
+    pub fn path(&self, entry: EntryId) -> Option<RelPath> {
+        self.planned
+            .binary_search_by_key(&entry, |planned| planned.entry)
+            .ok()?;
+        Some(self.manifest.get(entry)?.path())
+    }
+
+    /// Bytes that are compared.
+    pub fn compare_bytes(&self) -> u64 {
+        let bytes = self.planned.iter().map(|planned| planned.common);
+        bytes.fold(0, u64::saturating_add)
+    }
+
     /// Bytes that will be read from the source whatever the comparison says.
     pub fn fetch_bytes(&self) -> u64 {
-        if self.whole && self.common > 0 {
-            0
-        } else {
-            self.bytes.saturating_sub(self.common)
-        }
+        let bytes = self.planned.iter().map(|planned| {
+            if planned.whole && planned.common > 0 {
+                return 0;
+            }
+            let item = self.manifest.get(planned.entry);
+            item.map_or(0, |item| item.size.saturating_sub(planned.common))
+        });
+        bytes.fold(0, u64::saturating_add)
     }
 }
 

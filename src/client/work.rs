@@ -1,38 +1,43 @@
 //! From the manifest to work: what is compared, fetched, made, removed and kept.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::conf;
 use super::options::RebuildOptions;
-use super::task::FileWork;
+use super::task::{Files, Planned};
 use crate::disk::DiskError;
 use crate::disk::facts as disk;
 use crate::disk::walk;
 use crate::facts::{Condition, SourceFacts, TargetFacts};
 use crate::geometry::{EntryId, ROLLING_MAX_BYTES};
-use crate::manifest::{Entry, EntryKind};
+use crate::manifest::{self, Entry, EntryKind, Folder, Listing, Manifest};
 use crate::path::RelPath;
 use crate::pg::layout::{self, Class, HostLocal, PatternError};
 use crate::pg::relfile;
-use crate::plan::action::{self, Action, HostPolicy, TargetEntry};
+use crate::plan::action::{self, Action, HostPolicy, Removal, TargetEntry};
 use crate::plan::guard::{Findings, RoomNeed};
 use crate::plan::tablespaces;
 
 /// Segments of WAL that the room must be enough for beside the files: the run's own WAL is not known yet.
 const WAL_SEGMENTS: u64 = 4;
 
+/// A directory to be visited: where it is, and its path in the data directory, `None` for the top.
+type Place = (PathBuf, Option<RelPath>);
+
 /// Everything that has to be done to the target.
 #[derive(Debug, Default)]
 pub(super) struct Work {
-    /// In the manifest's order.
-    pub files: Vec<FileWork>,
+    pub files: Files,
     /// To be made, parents first.
     pub directories: Vec<RelPath>,
     /// What stands where something of another kind must be, and goes first.
     pub replaced: Vec<RelPath>,
-    /// In an order in which each can be removed.
-    pub removals: Vec<RelPath>,
+    /// Backwards, each can be removed.
+    pub removals: Arc<Listing<Removal>>,
     /// Directories whose content goes; pg_wal is emptied in its own way.
     pub emptied: Vec<RelPath>,
     /// Files that the source does not have.
@@ -66,45 +71,49 @@ pub(super) fn host_local(
     Ok(host_local)
 }
 
-/// Holds the manifest against the target's tree.
+/// Holds the manifest against what the target has.
 ///
 /// # Errors
-/// A directory of the target that cannot be listed.
+/// A directory of the target that cannot be looked at.
 pub(super) fn make(
     options: &RebuildOptions,
-    target: &TargetFacts,
     facts: &SourceFacts,
     findings: &Findings,
     host_local: &HostLocal,
-    entries: &[Entry],
+    manifest: &Arc<Manifest>,
+    tree: &Listing<layout::Kind>,
 ) -> Result<Work, DiskError> {
-    let has_content = matches!(target.condition, Condition::Cluster(_));
-    let tree = tree(options, facts, findings, has_content)?;
     let policy = policy(options, findings);
-    let mut work = Work::default();
+    let mut work = Work {
+        files: Files::of(Arc::clone(manifest)),
+        ..Work::default()
+    };
     let mut growth = Growth::new(options, findings);
     // Links and files of the target that stay where the source has a directory.
-    let mut kept_from = HashSet::new();
-    for (number, entry) in entries.iter().enumerate() {
-        let id = EntryId(u32::try_from(number).unwrap_or(u32::MAX));
+    let mut kept_from: HashSet<RelPath> = HashSet::new();
+    for pair in manifest::join(manifest, tree) {
+        let Some(item) = pair.left else { continue };
+        let entry = item.entry();
         work.full_copy_bytes = work.full_copy_bytes.saturating_add(entry.size);
         if entry.path.as_bytes() == b"postgresql.auto.conf" {
             // It is written at the end; only where its text comes from is decided here.
             if policy == HostPolicy::TakeSource && entry.kind == EntryKind::File {
-                work.auto_conf = Some((id, entry.size));
+                work.auto_conf = Some((item.id, entry.size));
             }
             continue;
         }
-        if entry
-            .path
-            .parent()
-            .is_some_and(|above| kept_from.contains(&above))
+        if item
+            .directory
+            .is_some_and(|above| kept_from.contains(above))
         {
-            kept_from.insert(entry.path.clone());
+            kept_from.insert(entry.path);
             continue;
         }
-        let here = tree.get(&entry.path).copied();
-        let action = match action::decide(entry, here, host_local, policy) {
+        let here = pair.right.map(|here| TargetEntry {
+            kind: here.kind,
+            size: here.size,
+        });
+        let action = match action::decide(&entry, here, host_local, policy) {
             // Closing makes these, pg_wal perhaps as a link.
             Action::MakeDirectory { obstacle: None } if is_required(&entry.path) => Action::Keep,
             action => action,
@@ -113,16 +122,14 @@ pub(super) fn make(
         if action == Action::Keep && entry.kind == EntryKind::Directory && is_in_the_way {
             kept_from.insert(entry.path.clone());
         }
-        work.add(id, entry, action, here);
-        if let Some(file) = work.files.last().filter(|file| file.entry == id) {
-            growth.add(&entry.path, file.bytes, here);
+        if work.add(item.id, &entry, action, here) {
+            growth.add(&entry.path, entry.size, here);
         }
     }
-    let version_directory = tablespaces::version_directory(facts);
-    work.judge_rest(findings, host_local, policy, &tree, entries);
-    work.count_stale(options, findings, &version_directory)?;
+    work.judge_rest(findings, host_local, policy, tree, manifest);
+    work.count_stale(options, findings, &tablespaces::version_directory(facts))?;
     growth.add_bytes(
-        &options.pgdata,
+        None,
         WAL_SEGMENTS * u64::from(facts.control.wal_segment_bytes),
     );
     work.room = growth.needs()?;
@@ -144,40 +151,43 @@ fn policy(options: &RebuildOptions, findings: &Findings) -> HostPolicy {
 }
 
 impl Work {
-    fn add(&mut self, id: EntryId, entry: &Entry, action: Action, here: Option<TargetEntry>) {
+    /// Adds what is to be done for an entry, and returns whether that is work for a file.
+    fn add(
+        &mut self,
+        id: EntryId,
+        entry: &Entry,
+        action: Action,
+        here: Option<TargetEntry>,
+    ) -> bool {
         let path = || entry.path.clone();
-        let mut file = FileWork {
+        let mut file = Planned {
             entry: id,
-            path: path(),
-            bytes: entry.size,
             common: 0,
             fit: here.is_none_or(|here| here.size != entry.size),
             whole: false,
         };
         match action {
-            Action::Keep | Action::Skip => {}
+            Action::Keep | Action::Skip => return false,
             Action::MakeDirectory { obstacle } => {
                 self.replaced.extend(obstacle.map(|_| path()));
                 self.directories.push(path());
+                return false;
             }
             Action::Fetch { obstacle, .. } => {
                 self.replaced.extend(obstacle.map(|_| path()));
                 file.fit = true;
-                self.files.push(file);
             }
-            Action::Compare { compare_bytes, .. } => {
-                file.common = compare_bytes;
-                self.files.push(file);
-            }
+            Action::Compare { compare_bytes, .. } => file.common = compare_bytes,
             Action::Whole { obstacle } => {
                 self.replaced.extend(obstacle.map(|_| path()));
                 let here = here.filter(|here| here.kind == layout::Kind::File);
                 file.common = here.map_or(0, |here| here.size.min(ROLLING_MAX_BYTES));
                 file.fit = here.is_none_or(|here| here.size != file.common || here.size == 0);
                 file.whole = true;
-                self.files.push(file);
             }
         }
+        self.files.push(file);
+        true
     }
 
     /// Decides about what the target has.
@@ -186,13 +196,11 @@ impl Work {
         findings: &Findings,
         host_local: &HostLocal,
         policy: HostPolicy,
-        tree: &HashMap<RelPath, TargetEntry>,
-        entries: &[Entry],
+        tree: &Listing<layout::Kind>,
+        manifest: &Manifest,
     ) {
-        let wanted: HashSet<&RelPath> = entries.iter().map(|entry| &entry.path).collect();
         let is_wanted = |path: &RelPath| {
-            wanted.contains(path)
-                || is_required(path)
+            is_required(path)
                 || layout::tablespace_oid(path).is_some_and(|oid| {
                     findings
                         .placements
@@ -201,37 +209,15 @@ impl Work {
                         || findings.stale_tablespaces.contains(&oid)
                 })
         };
-        let here = tree.iter().map(|(path, entry)| (path.clone(), entry.kind));
-        let removals = action::removals(here, host_local, is_wanted);
-        self.removed_files = removals.limited_files();
-        self.removals = removals
-            .remove
-            .into_iter()
-            .map(|removal| removal.path)
-            .collect();
-        self.kept = removals
-            .kept_foreign
-            .iter()
-            .map(ToString::to_string)
-            .collect();
-        let mut own: Vec<&RelPath> = tree
-            .keys()
-            .filter(|path| path.parent().is_none_or(|above| !host_local.covers(&above)))
-            .filter(|path| host_local.covers(path))
-            .collect();
-        if policy == HostPolicy::TakeSource {
-            own.retain(|path| !wanted.contains(path));
-        }
-        self.kept.extend(own.into_iter().map(ToString::to_string));
+        let removals = action::removals(manifest, tree, host_local, policy, is_wanted);
+        self.removed_files = removals.limited_files;
+        self.removals = Arc::new(removals.remove);
+        let kept = removals.kept_foreign.iter().chain(&removals.kept_own);
+        self.kept = kept.map(ToString::to_string).collect();
         self.kept.sort();
-        self.emptied = tree
-            .iter()
-            .filter(|(path, entry)| {
-                layout::classify(path, entry.kind, host_local) == Class::EmptiedDirectory
-                    && path.components().next() != Some(b"pg_wal")
-            })
-            .map(|(path, _)| path.clone())
-            .collect();
+        self.emptied = removals.emptied;
+        self.emptied
+            .retain(|path| path.components().next() != Some(b"pg_wal"));
     }
 
     /// Counts what goes with tablespaces that the source does not have.
@@ -278,60 +264,97 @@ fn is_required(path: &RelPath) -> bool {
         .any(|name| name.as_bytes() == path.as_bytes())
 }
 
-/// All that the target has, by its path, with tablespaces where they will be: a seed may find them there. What is emptied anyway is not
-/// looked into.
-fn tree(
-    options: &RebuildOptions,
-    facts: &SourceFacts,
-    findings: &Findings,
-    has_content: bool,
-) -> Result<HashMap<RelPath, TargetEntry>, DiskError> {
-    let version_directory = tablespaces::version_directory(facts);
-    let mut found_all = HashMap::new();
-    let mut pending: Vec<(PathBuf, Option<RelPath>)> = Vec::new();
-    if has_content {
-        pending.push((options.pgdata.clone(), None));
-    }
-    for placement in &findings.placements {
-        let version = format!("pg_tblspc/{}/{version_directory}", placement.oid);
-        let (Some(location), Ok(path)) = (
-            placement.location_path(),
-            RelPath::parse(version.as_bytes()),
-        ) else {
-            continue;
-        };
-        let place = location.join(&version_directory);
-        if disk::directory(&place)?.is_some() {
-            let kind = layout::Kind::Directory;
-            found_all.insert(path.clone(), TargetEntry { kind, size: 0 });
-            pending.push((place, Some(path)));
+/// The walk through all that the target has, with tablespaces where they will be: a seed may find them there.
+/// What is emptied anyway is not looked into.
+pub(super) struct TargetWalk {
+    /// The data directory, unless it is empty or missing.
+    content: Option<PathBuf>,
+    /// What tablespaces have of this cluster, by their paths in the data directory.
+    located: Vec<(PathBuf, RelPath)>,
+    threads: usize,
+}
+
+impl TargetWalk {
+    pub fn new(
+        options: &RebuildOptions,
+        target: &TargetFacts,
+        facts: &SourceFacts,
+        findings: &Findings,
+    ) -> Self {
+        let version_directory = tablespaces::version_directory(facts);
+        let located = findings.placements.iter().filter_map(|placement| {
+            let path = format!("pg_tblspc/{}/{version_directory}", placement.oid);
+            Some((
+                placement.location_path()?.join(&version_directory),
+                RelPath::parse(path.as_bytes()).ok()?,
+            ))
+        });
+        let has_content = matches!(target.condition, Condition::Cluster(_));
+        Self {
+            content: has_content.then(|| options.pgdata.clone()),
+            located: located.collect(),
+            threads: options.jobs,
         }
     }
-    while let Some((directory, at)) = pending.pop() {
-        for found in walk::list(&directory)? {
-            let path = match &at {
-                None => RelPath::parse(&found.name),
-                Some(at) => at.join(&found.name),
-            };
-            // A name that no manifest can hold is none of PostgreSQL's.
-            let Ok(path) = path else { continue };
-            let kind = found.kind.in_layout();
-            let is_tablespace = layout::tablespace_oid(&path).is_some_and(|oid| {
-                findings
-                    .placements
-                    .iter()
-                    .any(|space| space.oid == oid && space.location.is_some())
-            });
-            let is_emptied =
-                layout::classify(&path, kind, &HostLocal::none()) == Class::EmptiedDirectory;
-            if kind == layout::Kind::Directory && !is_emptied && !is_tablespace {
-                pending.push((directory.join(found.file_name()), Some(path.clone())));
+
+    /// Walks.
+    ///
+    /// # Errors
+    /// A directory that cannot be listed.
+    pub fn walk(&self) -> Result<Listing<layout::Kind>, DiskError> {
+        let mut start = Vec::new();
+        let mut folders = Vec::new();
+        for (place, path) in &self.located {
+            if disk::directory(place)?.is_some() {
+                let mut folder = Folder::new(path.parent());
+                // A path without a name behind a directory does not get here.
+                let _ = folder.push(path.name(), layout::Kind::Directory, 0);
+                folders.push(folder);
+                start.push((place.clone(), Some(path.clone())));
             }
-            let size = found.size;
-            found_all.insert(path, TargetEntry { kind, size });
         }
+        start.extend(self.content.clone().map(|content| (content, None)));
+        let visit = |place| self.visit(place);
+        folders.extend(walk::spread(start, self.threads, visit)?);
+        Listing::from_folders(folders).map_err(|error| {
+            let place = self.content.as_deref().unwrap_or(Path::new("/"));
+            DiskError::new("list", place, std::io::Error::other(error))
+        })
     }
-    Ok(found_all)
+
+    /// Lists one directory, and tells which of those in it are to be visited.
+    fn visit(&self, (place, at): Place) -> Result<(Folder<layout::Kind>, Vec<Place>), DiskError> {
+        let directory = walk::Directory::read(&place)?;
+        let mut folder = Folder::new(at);
+        folder.reserve(directory.len(), directory.name_bytes());
+        let mut below = Vec::new();
+        directory.sizes::<DiskError>(self.threads, |name, kind, size| {
+            let kind = kind.in_layout();
+            // A name that no manifest can hold is none of PostgreSQL's.
+            if folder.push(name, kind, size).is_ok() && kind == layout::Kind::Directory {
+                below.extend(self.below(&place, folder.directory(), name));
+            }
+            Ok(())
+        })?;
+        Ok((folder, below))
+    }
+
+    fn below(&self, place: &Path, at: Option<&RelPath>, name: &[u8]) -> Option<Place> {
+        let path = match at {
+            None => RelPath::parse(name),
+            Some(at) => at.join(name),
+        };
+        let path = path.ok()?;
+        let class = layout::classify(&path, layout::Kind::Directory, &HostLocal::none());
+        // What has a location is looked at there.
+        let is_located = layout::tablespace_oid(&path).is_some()
+            && self
+                .located
+                .iter()
+                .any(|(_, located)| located.starts_with(&path));
+        let is_visited = class != Class::EmptiedDirectory && !is_located;
+        is_visited.then(|| (place.join(OsStr::from_bytes(name)), Some(path)))
+    }
 }
 
 /// How much each file system must take.
@@ -339,7 +362,8 @@ struct Growth {
     /// Where each tablespace will be.
     places: HashMap<u32, PathBuf>,
     pgdata: PathBuf,
-    by_place: BTreeMap<PathBuf, u64>,
+    /// By tablespace; `None` for the data directory.
+    by_place: BTreeMap<Option<u32>, u64>,
 }
 
 impl Growth {
@@ -357,35 +381,30 @@ impl Growth {
     fn add(&mut self, path: &RelPath, bytes: u64, here: Option<TargetEntry>) {
         let more = bytes.saturating_sub(here.map_or(0, |here| here.size));
         let mut components = path.components();
-        let place = match (components.next(), components.next()) {
-            (Some(b"pg_tblspc"), Some(name)) => {
-                relfile::number_without_leading_zero(name).and_then(|oid| self.places.get(&oid))
-            }
+        let oid = match (components.next(), components.next()) {
+            (Some(b"pg_tblspc"), Some(name)) => relfile::number_without_leading_zero(name),
             _ => None,
         };
-        let place = place.unwrap_or(&self.pgdata).clone();
-        self.add_bytes(&place, more);
+        self.add_bytes(oid.filter(|oid| self.places.contains_key(oid)), more);
     }
 
-    fn add_bytes(&mut self, place: &Path, bytes: u64) {
-        match self.by_place.get_mut(place) {
-            Some(sum) => *sum = sum.saturating_add(bytes),
-            None => {
-                self.by_place.insert(place.to_owned(), bytes);
-            }
-        }
+    fn add_bytes(&mut self, tablespace: Option<u32>, bytes: u64) {
+        let sum = self.by_place.entry(tablespace).or_default();
+        *sum = sum.saturating_add(bytes);
     }
 
     fn needs(self) -> Result<Vec<RoomNeed>, DiskError> {
         let mut by_device: BTreeMap<u64, RoomNeed> = BTreeMap::new();
-        for (place, bytes) in self.by_place {
-            let (device, available_bytes) = disk::free_space(&place)?;
+        for (tablespace, bytes) in &self.by_place {
+            let located = tablespace.and_then(|oid| self.places.get(&oid));
+            let place = located.unwrap_or(&self.pgdata);
+            let (device, available_bytes) = disk::free_space(place)?;
             let need = by_device.entry(device).or_insert(RoomNeed {
                 place: place.display().to_string(),
                 needed_bytes: 0,
                 available_bytes,
             });
-            need.needed_bytes = need.needed_bytes.saturating_add(bytes);
+            need.needed_bytes = need.needed_bytes.saturating_add(*bytes);
         }
         Ok(by_device.into_values().collect())
     }

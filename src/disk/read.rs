@@ -189,19 +189,19 @@ mod tests {
         let file = File::open(&path).unwrap();
         file.sync_all().unwrap();
         for is_cached in [true, false] {
-            for (offset, bytes) in [(0, 700_000), (10, 262_144), (600_000, 300_000), (5, 1)] {
+            for (from, bytes) in [(0, 700_000), (10, 262_144), (600_000, 300_000), (5, 1)] {
                 if !is_cached {
                     rustix::fs::fadvise(&file, 0, None, Advice::DontNeed).unwrap();
                 }
                 let mut read = Vec::new();
-                read_in_pieces(&file, offset, bytes, |piece| {
+                read_in_pieces(&file, from as u64, bytes, |piece| {
                     assert_eq!(read.len() % PIECE_BYTES as usize, 0);
                     read.extend_from_slice(piece);
                 })
                 .unwrap();
-                let mut expected = content[offset as usize..].to_vec();
+                let mut expected = content[from..].to_vec();
                 expected.resize(bytes as usize, 0);
-                assert!(read == expected, "{offset} {bytes} {is_cached}");
+                assert!(read == expected, "{from} {bytes} {is_cached}");
             }
         }
     }

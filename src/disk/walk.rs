@@ -2,8 +2,16 @@
 //! is safe inside the bracket because WAL replays both.
 
 use std::ffi::OsStr;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
+use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::thread::ScopedJoinHandle;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat};
+use rustix::io::Errno;
 
 use super::DiskError;
 use super::durable;
@@ -51,58 +59,283 @@ impl Listed {
 /// What a file system keeps in its own top directory; only root may look into it.
 const LOST_AND_FOUND: &[u8] = b"lost+found";
 
-/// Lists one directory, sorted by name. What vanishes meanwhile is left out, and so is `lost+found`.
+/// Room for what the system tells of a directory at once: a million names come in some hundred calls.
+const LIST_BYTES: usize = 64 * 1024;
+
+/// Fewest files whose sizes are worth more than one thread.
+const SIZES_PER_THREAD: usize = 8192;
+
+/// The names in one directory, in order. What they are is what the directory itself says: the files were
+/// not looked at yet.
+pub struct Directory {
+    handle: OwnedFd,
+    path: PathBuf,
+    names: Vec<u8>,
+    found: Vec<Found>,
+}
+
+/// A name in a directory: a million of them must not cost an allocation each.
+#[derive(Debug, Clone, Copy)]
+struct Found {
+    /// Where the name begins in the directory's names.
+    start: u32,
+    bytes: u16,
+    kind: Kind,
+}
+
+impl Directory {
+    /// Reads the names. What vanishes meanwhile may be among them; `lost+found` is not.
+    ///
+    /// # Errors
+    /// The system's error; a missing directory too.
+    pub fn read(path: &Path) -> Result<Self, DiskError> {
+        let failed = |error: Errno| DiskError::new("list", path, error);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut directory = Self {
+            handle: rustix::fs::open(path, flags, Mode::empty()).map_err(failed)?,
+            path: path.to_owned(),
+            names: Vec::new(),
+            found: Vec::new(),
+        };
+        let mut buffer = Vec::with_capacity(LIST_BYTES);
+        let mut listed = RawDir::new(&directory.handle, buffer.spare_capacity_mut());
+        while let Some(entry) = listed.next() {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name().to_bytes();
+            if matches!(name, b"." | b"..") {
+                continue;
+            }
+            let kind = match kind_of(entry.file_type()) {
+                Some(kind) => kind,
+                // The file system does not say it here.
+                None => match look(&directory.handle, path, name)? {
+                    Some(looked) => {
+                        kind_of(FileType::from_raw_mode(looked.st_mode)).unwrap_or(Kind::Special)
+                    }
+                    None => continue,
+                },
+            };
+            if kind == Kind::Directory && name == LOST_AND_FOUND {
+                continue;
+            }
+            let too_long = |_| failed(Errno::TOOBIG);
+            directory.found.push(Found {
+                start: u32::try_from(directory.names.len()).map_err(too_long)?,
+                bytes: u16::try_from(name.len()).map_err(too_long)?,
+                kind,
+            });
+            directory.names.extend_from_slice(name);
+        }
+        let names = &directory.names;
+        directory
+            .found
+            .sort_unstable_by(|a, b| a.name(names).cmp(b.name(names)));
+        // Made anew while the directory was read, a name may be told twice.
+        directory
+            .found
+            .dedup_by(|a, b| a.name(names) == b.name(names));
+        Ok(directory)
+    }
+
+    /// The names with what they are.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], Kind)> {
+        self.found
+            .iter()
+            .map(|found| (found.name(&self.names), found.kind))
+    }
+
+    /// Number of names.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.found.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+
+    /// Bytes of all names.
+    #[must_use]
+    pub fn name_bytes(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Leaves out the names that are not wanted.
+    pub fn retain(&mut self, mut is_wanted: impl FnMut(&[u8], Kind) -> bool) {
+        let names = &self.names;
+        self.found
+            .retain(|found| is_wanted(found.name(names), found.kind));
+    }
+
+    /// Asks for the sizes of the files, by several threads if there are many, and tells each name with what
+    /// it is and its size, 0 for what is no file. What vanished since is left out.
+    ///
+    /// # Errors
+    /// The system's error, or that of `tell`.
+    pub fn sizes<E: From<DiskError>>(
+        &self,
+        threads: usize,
+        mut tell: impl FnMut(&[u8], Kind, u64) -> Result<(), E>,
+    ) -> Result<(), E> {
+        // Some at a time, so that few sizes have to be remembered.
+        for batch in self.found.chunks(threads.max(1) * SIZES_PER_THREAD) {
+            let mut parts = batch.chunks(SIZES_PER_THREAD);
+            let first = parts.next().unwrap_or_default();
+            let sizes = std::thread::scope(|scope| {
+                let begin = |part| {
+                    let job = move || self.sizes_of(part);
+                    (part, std::thread::Builder::new().spawn_scoped(scope, job))
+                };
+                let others: Vec<_> = parts.map(begin).collect();
+                let mut sizes = self.sizes_of(first)?;
+                for (part, other) in others {
+                    sizes.extend(match other.map(ScopedJoinHandle::join) {
+                        Ok(Ok(found)) => found?,
+                        Ok(Err(panic)) => std::panic::resume_unwind(panic),
+                        // No thread to be had.
+                        Err(_) => self.sizes_of(part)?,
+                    });
+                }
+                Ok::<_, DiskError>(sizes)
+            })?;
+            for (found, size) in batch.iter().zip(sizes) {
+                if let Some(size) = size {
+                    tell(found.name(&self.names), found.kind, size)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn sizes_of(&self, part: &[Found]) -> Result<Vec<Option<u64>>, DiskError> {
+        let sizes = part.iter().map(|found| match found.kind {
+            Kind::File => {
+                let looked = look(&self.handle, &self.path, found.name(&self.names))?;
+                Ok(looked.map(|looked| u64::try_from(looked.st_size).unwrap_or(0)))
+            }
+            _ => Ok(Some(0)),
+        });
+        sizes.collect()
+    }
+}
+
+impl Found {
+    fn name(self, names: &[u8]) -> &[u8] {
+        &names[self.start as usize..][..usize::from(self.bytes)]
+    }
+}
+
+fn kind_of(found: FileType) -> Option<Kind> {
+    match found {
+        FileType::RegularFile => Some(Kind::File),
+        FileType::Directory => Some(Kind::Directory),
+        FileType::Symlink => Some(Kind::Symlink),
+        FileType::Unknown => None,
+        _ => Some(Kind::Special),
+    }
+}
+
+/// Looks at a name without following a link; `None` when it is gone.
+fn look(directory: &OwnedFd, path: &Path, name: &[u8]) -> Result<Option<Stat>, DiskError> {
+    match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(looked) => Ok(Some(looked)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => {
+            let path = path.join(OsStr::from_bytes(name));
+            Err(DiskError::new("list", &path, error))
+        }
+    }
+}
+
+/// Lists one directory, sorted by name. What vanishes meanwhile is left out, and so is `lost+found`. For
+/// directories of few names: each takes an allocation.
 ///
 /// # Errors
 /// The system's error; a missing directory too.
 pub fn list(path: &Path) -> Result<Vec<Listed>, DiskError> {
     let mut names = Vec::new();
-    for entry in walkdir::WalkDir::new(path)
-        .min_depth(1)
-        .max_depth(1)
-        .follow_links(false)
-        .follow_root_links(true)
-    {
-        let looked = entry.and_then(|entry| {
-            let metadata = entry.metadata()?;
-            Ok((entry, metadata))
-        });
-        let (entry, metadata) = match looked {
-            Ok(pair) => pair,
-            Err(error) => {
-                let is_below = error.depth() > 0;
-                let failed = error.path().unwrap_or(path).to_owned();
-                let cause = error
-                    .into_io_error()
-                    .unwrap_or_else(|| std::io::Error::other("a loop of links"));
-                if is_below && cause.kind() == std::io::ErrorKind::NotFound {
-                    continue;
-                }
-                return Err(DiskError::new("list", &failed, cause));
-            }
-        };
-        let file_type = metadata.file_type();
-        let kind = if file_type.is_file() {
-            Kind::File
-        } else if file_type.is_dir() {
-            Kind::Directory
-        } else if file_type.is_symlink() {
-            Kind::Symlink
-        } else {
-            Kind::Special
-        };
-        if kind == Kind::Directory && entry.file_name().as_bytes() == LOST_AND_FOUND {
-            continue;
-        }
-        let is_file = kind == Kind::File;
-        names.push(Listed {
-            name: entry.file_name().to_owned().into_vec(),
-            kind,
-            size: if is_file { metadata.len() } else { 0 },
-        });
-    }
-    names.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    Directory::read(path)?.sizes::<DiskError>(1, |name, kind, size| {
+        let name = name.to_vec();
+        names.push(Listed { name, kind, size });
+        Ok(())
+    })?;
     Ok(names)
+}
+
+/// What the threads of a walk share.
+struct Walk<P, T, E> {
+    pending: Vec<P>,
+    visiting: usize,
+    seen: Vec<T>,
+    failed: Option<E>,
+}
+
+/// Visits places, and those that a visit adds, by several threads; returns what was seen, in no order. The
+/// last place that was added comes first, so that few wait.
+///
+/// # Errors
+/// The first that a visit returns; places that were not visited yet are given up.
+pub fn spread<P: Send, T: Send, E: Send>(
+    start: Vec<P>,
+    threads: usize,
+    visit: impl Fn(P) -> Result<(T, Vec<P>), E> + Sync,
+) -> Result<Vec<T>, E> {
+    let walk = Mutex::new(Walk {
+        pending: start,
+        visiting: 0,
+        seen: Vec::new(),
+        failed: None,
+    });
+    let changed = Condvar::new();
+    // A thread that panics poisons nothing that others could see half-made.
+    let lock = || walk.lock().unwrap_or_else(PoisonError::into_inner);
+    let work = || {
+        let mut now = lock();
+        loop {
+            if now.failed.is_some() {
+                return;
+            }
+            if let Some(place) = now.pending.pop() {
+                now.visiting += 1;
+                drop(now);
+                let visited = std::panic::catch_unwind(AssertUnwindSafe(|| visit(place)));
+                now = lock();
+                now.visiting -= 1;
+                changed.notify_all();
+                match visited {
+                    Ok(Ok((seen, more))) => {
+                        now.seen.push(seen);
+                        now.pending.extend(more);
+                    }
+                    Ok(Err(error)) => now.failed = Some(error),
+                    Err(panic) => {
+                        // The others must not wait for what never comes.
+                        now.pending.clear();
+                        drop(now);
+                        std::panic::resume_unwind(panic);
+                    }
+                }
+            } else if now.visiting == 0 {
+                return;
+            } else {
+                now = changed.wait(now).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            // With fewer threads it takes longer.
+            let _ = std::thread::Builder::new().spawn_scoped(scope, work);
+        }
+        work();
+    });
+    let walk = walk.into_inner().unwrap_or_else(PoisonError::into_inner);
+    match walk.failed {
+        None => Ok(walk.seen),
+        Some(error) => Err(error),
+    }
 }
 
 /// The first name that a run which was killed at its very beginning cannot have left behind.
@@ -131,18 +364,21 @@ pub fn is_readable(path: &Path) -> bool {
 /// The system's error.
 pub fn count_files(path: &Path) -> Result<u64, DiskError> {
     let mut files = 0;
-    let mut pending = vec![path.to_owned()];
-    while let Some(directory) = pending.pop() {
-        let listed = match list(&directory) {
-            Ok(listed) => listed,
-            Err(error) if error.is_missing() => continue,
-            Err(error) => return Err(error),
-        };
-        for found in listed {
-            if found.kind == Kind::Directory {
-                pending.push(directory.join(found.file_name()));
-            } else {
-                files += 1;
+    for entry in walkdir::WalkDir::new(path)
+        .follow_root_links(true)
+        .min_depth(1)
+    {
+        match entry {
+            Ok(entry) if entry.file_type().is_dir() => {}
+            Ok(_) => files += 1,
+            Err(error) => {
+                let failed = error.path().unwrap_or(path).to_owned();
+                let cause = error
+                    .into_io_error()
+                    .unwrap_or_else(|| ErrorKind::Other.into());
+                if cause.kind() != ErrorKind::NotFound {
+                    return Err(DiskError::new("list", &failed, cause));
+                }
             }
         }
     }
@@ -173,5 +409,64 @@ mod tests {
             ]
         );
         assert!(list(&dir.path().join("none")).unwrap_err().is_missing());
+    }
+
+    #[test]
+    fn many_names_come_with_their_sizes_whatever_the_threads() {
+        let dir = tempfile::tempdir().unwrap();
+        let count = 2 * SIZES_PER_THREAD + 5;
+        for number in 0..count {
+            let file = std::fs::File::create(dir.path().join(format!("{number:06}"))).unwrap();
+            file.set_len(number as u64).unwrap();
+        }
+        for threads in [0, 1, 2, 5] {
+            let mut directory = Directory::read(dir.path()).unwrap();
+            assert_eq!(directory.len(), count);
+            directory.retain(|name, kind| name != b"000007" && kind == Kind::File);
+            std::fs::remove_file(dir.path().join("000009")).unwrap();
+            let mut told = 0;
+            directory
+                .sizes::<DiskError>(threads, |name, _, size| {
+                    assert_eq!(name, format!("{size:06}").as_bytes());
+                    told += 1;
+                    Ok(())
+                })
+                .unwrap();
+            assert_eq!(told, count - 2);
+            std::fs::File::create(dir.path().join("000009"))
+                .unwrap()
+                .set_len(9)
+                .unwrap();
+        }
+    }
+
+    #[test]
+    fn a_walk_visits_every_place_once_and_ends_with_an_error() {
+        // Places are the numbers below 1000, each of which leads to its double and one more.
+        let visit = |place: u32| {
+            let more = [2 * place, 2 * place + 1];
+            Ok::<_, u32>((
+                place,
+                more.into_iter().filter(|next| *next < 1000).collect(),
+            ))
+        };
+        for threads in [0, 1, 4] {
+            let mut seen = spread(vec![1], threads, visit).unwrap();
+            seen.sort_unstable();
+            assert!(seen.into_iter().eq(1..1000));
+            let failing = |place| if place == 700 { Err(7) } else { visit(place) };
+            assert_eq!(spread(vec![1], threads, failing), Err(7));
+            assert_eq!(spread(Vec::new(), threads, visit), Ok(Vec::new()));
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "expected by the test")]
+    fn a_walk_that_panics_does_not_hang() {
+        let visit = |place: u32| {
+            assert!(place != 5, "expected by the test");
+            Ok::<_, ()>(((), vec![place + 1]))
+        };
+        let _ = spread(vec![0], 3, visit);
     }
 }

@@ -8,10 +8,10 @@
 //! Links of tablespaces are made from their [`Placement`](super::tablespaces::Placement)s before the
 //! target is walked, so that what is seen beneath `pg_tblspc/<oid>/` is what is there afterwards.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 
 use crate::geometry::{EXTENT_BYTES, ROLLING_MAX_BYTES};
-use crate::manifest::{Entry, EntryKind};
+use crate::manifest::{Entry, EntryKind, Listing, Manifest, join};
 use crate::path::RelPath;
 use crate::pg::layout::{Class, HostLocal, Kind, classify, is_written_whole, tablespace_oid};
 
@@ -166,7 +166,7 @@ fn is_in_tablespaces(path: &RelPath) -> bool {
 
 /// What becomes of something that the target has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+enum Fate {
     /// It stays: the manifest has it, or it belongs to the host or to the run.
     Stay,
     /// It stays although nobody knows it: the DBA is told.
@@ -186,90 +186,100 @@ pub enum Why {
     LeftOut,
 }
 
-/// Decides what becomes of a path that the target has. `is_wanted` says whether the manifest has
+/// Decides what becomes of something of that class that the target has. `is_wanted` says whether the manifest has
 /// it, or, of `pg_tblspc/<oid>`, whether a placement does.
-#[must_use]
-pub fn fate(
-    path: &RelPath,
-    kind: Kind,
-    host_local: &HostLocal,
-    is_wanted: impl Fn(&RelPath) -> bool,
-) -> Fate {
-    match classify(path, kind, host_local) {
+fn fate(class: Class, is_wanted: impl Fn() -> bool) -> Fate {
+    match class {
         Class::HostLocal | Class::Ours | Class::EmptiedDirectory | Class::Control => Fate::Stay,
         Class::InsideEmptied => Fate::Go(Why::Emptied),
         Class::LeftOut => Fate::Go(Why::LeftOut),
-        Class::Synchronised if is_wanted(path) => Fate::Stay,
+        Class::Synchronised if is_wanted() => Fate::Stay,
         Class::Synchronised => Fate::Go(Why::NotOnSource),
-        Class::Foreign if is_wanted(path) => Fate::Stay,
+        Class::Foreign if is_wanted() => Fate::Stay,
         Class::Foreign => Fate::StayForeign,
     }
 }
 
-/// Something that goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What something that goes is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Removal {
-    pub path: RelPath,
     /// As what it goes: a link without what it leads to, a directory once it is empty.
     pub kind: Kind,
     pub why: Why,
 }
 
-/// What goes from the target, and what nobody knows.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// What becomes of what the target has.
+#[derive(Debug, Clone, Default)]
 pub struct Removals {
-    /// In an order in which each can be removed: content before its directory.
-    pub remove: Vec<Removal>,
+    /// What goes: backwards, so that content goes before its directory.
+    pub remove: Listing<Removal>,
+    /// How many files the source does not have: what `--max-delete` limits. What is emptied or left out in
+    /// every rebuild tells nothing about a mistake.
+    pub limited_files: u64,
     /// Kept, for the report: the outermost of what PostgreSQL does not know, without its content.
     pub kept_foreign: Vec<RelPath>,
+    /// Kept, for the report: the outermost of what belongs to the host.
+    pub kept_own: Vec<RelPath>,
+    /// Directories whose content goes.
+    pub emptied: Vec<RelPath>,
 }
 
-impl Removals {
-    /// How many files the source does not have: what `--max-delete` limits. What is emptied or left
-    /// out in every rebuild tells nothing about a mistake.
-    #[must_use]
-    pub fn limited_files(&self) -> u64 {
-        let files = self
-            .remove
-            .iter()
-            .filter(|removal| removal.why == Why::NotOnSource && removal.kind != Kind::Directory);
-        files.count() as u64
-    }
-}
-
-/// Decides what goes from the target, given all that it has, in any order. A directory that holds
-/// something that stays does not go either. Remembers directories and what goes, not every file.
+/// Decides what goes from the target, given both lists. A directory that holds something that stays does not go
+/// either. `is_wanted` says of a path that the manifest does not have whether it is wanted nevertheless: of
+/// `pg_tblspc/<oid>`, when a placement is. Remembers directories and what goes, not every file.
 #[must_use]
 pub fn removals(
-    target: impl IntoIterator<Item = (RelPath, Kind)>,
+    manifest: &Manifest,
+    tree: &Listing<Kind>,
     host_local: &HostLocal,
+    policy: HostPolicy,
     is_wanted: impl Fn(&RelPath) -> bool,
 ) -> Removals {
-    let mut remove = Vec::new();
-    let mut foreign = BTreeSet::new();
+    let mut found = Removals::default();
+    let mut going = Vec::new();
+    let mut foreign = HashSet::new();
     let mut occupied = HashSet::new();
-    for (path, kind) in target {
-        match fate(&path, kind, host_local, &is_wanted) {
-            Fate::Go(why) => remove.push(Removal { path, kind, why }),
-            Fate::Stay => occupy(&mut occupied, &path),
-            Fate::StayForeign => {
-                occupy(&mut occupied, &path);
-                foreign.insert(path);
+    // Whose files stay is mostly the same as with the file before.
+    let mut last_occupied: Option<&RelPath> = None;
+    for pair in join(manifest, tree) {
+        let Some(item) = pair.right else { continue };
+        let is_in_manifest = pair.left.is_some();
+        let path = item.path();
+        let class = classify(&path, item.kind, host_local);
+        let fate = fate(class, || is_in_manifest || is_wanted(&path));
+        if let Fate::Go(why) = fate {
+            if why == Why::NotOnSource && item.kind != Kind::Directory {
+                found.limited_files += 1;
             }
+            going.push((item.id, why));
+            continue;
+        }
+        if last_occupied.is_none() || last_occupied != item.directory {
+            occupy(&mut occupied, &path);
+            last_occupied = item.directory;
+        }
+        if fate == Fate::StayForeign && !has_ancestor(&path, |above| foreign.contains(above)) {
+            foreign.insert(path.clone());
+            found.kept_foreign.push(path);
+        } else if class == Class::EmptiedDirectory {
+            found.emptied.push(path);
+        } else if class == Class::HostLocal
+            && !(policy == HostPolicy::TakeSource && is_in_manifest)
+            && item.directory.is_none_or(|above| !host_local.covers(above))
+        {
+            found.kept_own.push(path);
         }
     }
-    remove.retain(|removal| removal.kind != Kind::Directory || !occupied.contains(&removal.path));
-    // A parent is a beginning of its children, and so sorts before them.
-    remove.sort_unstable_by(|a, b| b.path.cmp(&a.path));
-    let kept_foreign = foreign
-        .iter()
-        .filter(|path| !has_ancestor(path, |above| foreign.contains(above)))
-        .cloned()
-        .collect();
-    Removals {
-        remove,
-        kept_foreign,
-    }
+    let going = going
+        .into_iter()
+        .filter_map(|(id, why)| Some((tree.get(id)?, why)))
+        .filter(|(item, _)| item.kind != Kind::Directory || !occupied.contains(&item.path()))
+        .map(|(item, why)| {
+            let kind = item.kind;
+            (item, Removal { kind, why })
+        });
+    found.remove = Listing::of_items(going);
+    found
 }
 
 /// Notes the directories above a path.
@@ -302,6 +312,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::manifest::Folder;
 
     fn path(text: &str) -> RelPath {
         RelPath::parse(text.as_bytes()).unwrap()
@@ -563,21 +574,43 @@ mod tests {
         ("postmaster.pid", Kind::File),
     ];
 
+    fn listing<K: Copy>(content: &[(&str, K)]) -> Listing<K> {
+        let mut sorted: Vec<_> = content
+            .iter()
+            .map(|(name, kind)| (path(name), *kind))
+            .collect();
+        sorted.sort_by(|a, b| a.0.name().cmp(b.0.name()));
+        let mut folders: BTreeMap<Option<RelPath>, Folder<K>> = BTreeMap::new();
+        for (path, kind) in sorted {
+            let directory = path.parent();
+            let folder = folders
+                .entry(directory.clone())
+                .or_insert_with(|| Folder::new(directory));
+            folder.push(path.name(), kind, 0).unwrap();
+        }
+        Listing::from_folders(folders.into_values().collect()).unwrap()
+    }
+
     fn removed() -> Removals {
-        let wanted: BTreeSet<RelPath> = [
-            "PG_VERSION",
-            "base",
-            "base/5",
-            "base/5/1",
-            "pg_tblspc",
-            "pg_tblspc/7",
-            "pg_tblspc/7/PG_15_202209061",
-            "pg_tblspc/7/PG_15_202209061/5",
-        ]
-        .map(path)
-        .into();
-        let target = TARGET.iter().map(|(name, kind)| (path(name), *kind));
-        removals(target, &host_local(), |path| wanted.contains(path))
+        let manifest = listing(&[
+            ("PG_VERSION", EntryKind::File),
+            ("base", EntryKind::Directory),
+            ("base/5", EntryKind::Directory),
+            ("base/5/1", EntryKind::File),
+            ("pg_tblspc", EntryKind::Directory),
+            ("pg_tblspc/7/PG_15_202209061", EntryKind::Directory),
+            ("pg_tblspc/7/PG_15_202209061/5", EntryKind::Directory),
+        ]);
+        let placed = path("pg_tblspc/7");
+        let policy = HostPolicy::FillGaps;
+        let is_wanted = |path: &RelPath| *path == placed;
+        removals(
+            &manifest,
+            &listing(TARGET),
+            &host_local(),
+            policy,
+            is_wanted,
+        )
     }
 
     #[test]
@@ -587,8 +620,8 @@ mod tests {
             let mut names: Vec<String> = found
                 .remove
                 .iter()
-                .filter(|removal| removal.why == why)
-                .map(|removal| removal.path.to_string())
+                .filter(|removal| removal.kind.why == why)
+                .map(|removal| removal.path().to_string())
                 .collect();
             names.sort();
             names
@@ -622,7 +655,12 @@ mod tests {
         );
         let kept: Vec<String> = found.kept_foreign.iter().map(RelPath::to_string).collect();
         assert_eq!(kept, ["notes", "notes.d", "pg_tblspc/8/PG_14_202107181"]);
-        assert_eq!(found.limited_files(), 5);
+        assert_eq!(found.limited_files, 5);
+        assert_eq!(found.kept_own, [path("postgresql.conf")]);
+        assert_eq!(
+            found.emptied,
+            ["pg_replslot", "pg_wal", "pg_wal/archive_status"].map(path)
+        );
     }
 
     #[test]
@@ -633,29 +671,36 @@ mod tests {
             .iter()
             .map(|(name, kind)| (path(name), *kind))
             .collect();
-        for removal in &found.remove {
-            if removal.kind == Kind::Directory {
+        for removal in found.remove.iter().rev() {
+            let path = removal.path();
+            if removal.kind.kind == Kind::Directory {
                 let left = kinds
                     .keys()
-                    .filter(|inner| **inner != removal.path && inner.starts_with(&removal.path))
+                    .filter(|inner| **inner != path && inner.starts_with(&path))
                     .find(|inner| !gone.contains(*inner));
-                assert_eq!(left, None, "{} is not empty", removal.path);
+                assert_eq!(left, None, "{path} is not empty");
             }
-            gone.insert(removal.path.clone());
+            gone.insert(path);
         }
     }
 
     #[test]
     fn a_directory_that_holds_something_kept_stays() {
         // An in-place tablespace of the target, with another cluster's directory in it.
-        let target = [
+        let target = listing(&[
             ("pg_tblspc/9", Kind::Directory),
             ("pg_tblspc/9/PG_14_202107181", Kind::Directory),
             ("pg_tblspc/9/PG_15_202209061", Kind::Directory),
-        ]
-        .map(|(name, kind)| (path(name), kind));
-        let found = removals(target, &host_local(), |_| false);
-        let gone: Vec<String> = found.remove.iter().map(|r| r.path.to_string()).collect();
+        ]);
+        let nothing = Manifest::default();
+        let found = removals(
+            &nothing,
+            &target,
+            &host_local(),
+            HostPolicy::FillGaps,
+            |_| false,
+        );
+        let gone: Vec<String> = found.remove.iter().map(|r| r.path().to_string()).collect();
         assert_eq!(gone, ["pg_tblspc/9/PG_15_202209061"]);
     }
 }

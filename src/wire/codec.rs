@@ -15,7 +15,7 @@ pub const PREAMBLE_BYTES: usize = 12;
 /// endian.
 pub const HEADER_BYTES: usize = 12;
 
-/// Longest head: a part of the manifest.
+/// Longest head: the facts of the source, or what its walk skipped.
 pub const HEAD_MAX: u32 = 4 * 1024 * 1024;
 
 /// Longest body: a whole range that does not shrink, and some room for the packer.
@@ -182,10 +182,10 @@ mod tests {
 
     #[test]
     fn lengths_beyond_the_limit_are_refused_before_anything_is_allocated() {
-        let mut frame = encode(1, &Request::Manifest { from: 0 }, 0).unwrap();
+        let mut frame = encode(1, &Request::Manifest { part: 0 }, 0).unwrap();
         frame[8..12].copy_from_slice(&u32::MAX.to_le_bytes());
         assert!(Header::decode(frame[..HEADER_BYTES].try_into().unwrap()).is_err());
-        assert!(encode(1, &Request::Manifest { from: 0 }, BODY_MAX as usize + 1).is_err());
+        assert!(encode(1, &Request::Manifest { part: 0 }, BODY_MAX as usize + 1).is_err());
     }
 
     #[test]

@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 use crate::digest::{Digest, SessionKey};
 use crate::facts::{SourceFacts, Tablespace};
 use crate::geometry::{BitSet, EntryId, Span};
-use crate::manifest::Entry;
 use crate::pg::lsn::Lsn;
 use crate::pg::timeline::TimelineId;
 
@@ -119,9 +118,9 @@ pub enum Request {
         fast_checkpoint: bool,
         slot: SlotWish,
     },
-    /// Entries from number `from` on; the first such request walks the tree. Answer:
-    /// [`Answer::ManifestPart`].
-    Manifest { from: u32 },
+    /// A part of the manifest, by its number from 0; the first such request walks the tree. Many may be asked
+    /// for ahead once the first has told how many there are. Answer: [`Answer::ManifestPart`].
+    Manifest { part: u32 },
     /// Answer: [`Answer::Digests`]. `have` is the digest of the client's digests of every extent of every span
     /// in order. What lies beyond the end of a file counts as zero bytes.
     Digests { spans: Vec<Span>, have: Digest },
@@ -159,10 +158,13 @@ pub enum Answer {
         start_lsn: Lsn,
         slot: String,
     },
+    /// Body: the part's entries ([`super::listing`]), packed.
     ManifestPart {
-        entries: Vec<Entry>,
+        /// How many parts there are: at least one.
+        parts: u32,
+        packed: Packed,
         /// With the last part.
-        last: Option<ManifestEnd>,
+        end: Option<ManifestEnd>,
     },
     /// Body: the agent's digests of all extents, or nothing when they are the client's.
     Digests {

@@ -8,19 +8,21 @@
 //! fixed header with two lengths, a head (postcard) and a body (raw bytes, digests or data).
 //!
 //! **Order.** `Configure`, then `Facts`, then `OpenBracket` (or a survey, agreed in `Configure`, that
-//! reads without one), then `Manifest`. From there `Digests`, `Blocks`, `Delta` and `Control` may be
+//! reads without one), then `Manifest`, part by part, many in flight. From there `Digests`, `Blocks`, `Delta` and `Control` may be
 //! asked in any number, in any order, many in flight: each is stateless and idempotent given the
 //! manifest. `CloseBracket` must come when none of them is in flight; after it only `WalFiles`, reads
 //! of the files that it named, `Standbys` and `Bye` are allowed. The agent may send a [`message::Notice`] at
 //! any time.
 //!
 //! **Names.** A request names a file by its number in the agent's manifest, never by a path. Paths go
-//! from the agent to the client only, and decode only as [`crate::path::RelPath`].
+//! from the agent to the client only, in the parts of the manifest ([`listing`]), and decode only as names that
+//! can make a [`crate::path::RelPath`].
 //!
 //! **Limits.** [`codec::HEAD_MAX`] and [`codec::BODY_MAX`] bytes, [`crate::geometry::SPANS_MAX`] spans
 //! of [`crate::geometry::RANGE_BYTES`] in all. Whoever breaks a rule gets a fault and the connection
 //! ends; nothing that was already proven is lost by it.
 
 pub mod codec;
+pub mod listing;
 pub mod message;
 pub mod payload;

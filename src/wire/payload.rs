@@ -49,7 +49,7 @@ pub fn choose(asked: Compression, load: Load) -> Compression {
             Compression::Zstd(3)
         }
         Compression::Auto if load.is_hungry && load.waiting_bytes > BACKLOG => Compression::Zstd(1),
-        Compression::Auto if load.packing_nanos.saturating_mul(CHEAP) < load.worked_nanos => {
+        Compression::Auto if load.packing_nanos.saturating_mul(CHEAP) <= load.worked_nanos => {
             Compression::Zstd(1)
         }
         Compression::Auto => Compression::None,
