@@ -10,7 +10,7 @@ use crate::compare::blocks::{Baseline, digest_pieces, digest_zeros, keep_differi
 use crate::compare::rolling;
 use crate::digest::{DIGEST_BYTES, Digest, SessionKey};
 use crate::disk::DiskError;
-use crate::disk::read::{is_hole, read_in_pieces, read_most, read_padded};
+use crate::disk::read::{PieceReader, is_hole, read_most, read_padded};
 use crate::disk::root::Roots;
 use crate::geometry::{
     BitSet, EXTENT_BYTES, EntryId, RANGE_BYTES, SPANS_MAX, Span, WHOLE_MAX_BYTES,
@@ -62,6 +62,7 @@ impl Reader {
         Self::check(spans)?;
         let mut gone = Vec::new();
         let mut digests = Vec::new();
+        let mut reader = PieceReader::default();
         let mut opened: Option<(EntryId, Opened)> = None;
         for (index, span) in spans.iter().enumerate() {
             let (path, file) = self.reuse(&mut opened, span.entry)?;
@@ -76,7 +77,8 @@ impl Reader {
                 continue;
             }
             let take = |piece: &[u8]| digest_pieces(&self.key, piece, EXTENT_BYTES, &mut digests);
-            read_in_pieces(file, span.offset, span.bytes, take)
+            reader
+                .read(file, span.offset, span.bytes, take)
                 .map_err(|error| self.fault(path, error))?;
         }
         if gone.is_empty() && self.key.digest(&digests) == have {

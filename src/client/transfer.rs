@@ -18,7 +18,7 @@ use super::task::{FileWork, Task, Way, tasks};
 use crate::compare::blocks::{Placed, differing, digest_pieces, digest_zeros, piece_count, placed};
 use crate::digest::{DIGEST_BYTES, Damaged, SessionKey};
 use crate::disk::DiskError;
-use crate::disk::read::{is_hole, read_in_pieces};
+use crate::disk::read::{PieceReader, is_hole};
 use crate::disk::root::Roots;
 use crate::disk::target::ClosedTarget;
 use crate::event::Counters;
@@ -382,6 +382,7 @@ fn read_digests(
     unit: u32,
 ) -> Result<Vec<u8>, TransferError> {
     let mut digests = Vec::new();
+    let mut reader = PieceReader::default();
     let mut opened: Option<(usize, std::fs::File)> = None;
     for (file, span) in spans {
         let path = &task.files[*file].path;
@@ -394,7 +395,8 @@ fn read_digests(
             continue;
         }
         let take = |piece: &[u8]| digest_pieces(key, piece, unit, &mut digests);
-        read_in_pieces(handle, span.offset, span.bytes, take)
+        reader
+            .read(handle, span.offset, span.bytes, take)
             .map_err(|error| DiskError::new("read", &roots.display(path), error))?;
     }
     Ok(digests)
