@@ -4,6 +4,10 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, ValueEnum};
 
+/// The sizes that the published results have.
+const USUAL_SCALE: u64 = 100;
+const USUAL_MANY_FILES: u64 = 200_000;
+
 /// Times pg_reseed beside pg_basebackup, rsync, pgBackRest and pg_rewind, on this machine.
 #[derive(Debug, Parser)]
 #[command(name = "peers", bin_name = "make bench ARGS=")]
@@ -21,7 +25,7 @@ pub struct Args {
     pub runs: u32,
 
     /// pgbench's scale; 100 is 1.8 GB
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = USUAL_SCALE, value_parser = clap::value_parser!(u64).range(1..))]
     pub scale: u64,
 
     /// The caches that are measured; cold needs root
@@ -29,7 +33,7 @@ pub struct Args {
     pub caches: Vec<Cache>,
 
     /// How many files of relations the shape "many" has
-    #[arg(long, default_value_t = 200_000, value_name = "N")]
+    #[arg(long, default_value_t = USUAL_MANY_FILES, value_name = "N")]
     pub many_files: u64,
 
     /// How many sparse files of 1 GiB the shape "memory" adds to both sides
@@ -43,6 +47,10 @@ pub struct Args {
     /// What pg_reseed and pg_basebackup may read of the source in the shape "neighbour", per second
     #[arg(long, default_value = "64M", value_name = "RATE")]
     pub max_rate: String,
+
+    /// How long pgbench runs alone in the shape "neighbour"
+    #[arg(long, default_value_t = 20, value_name = "SECONDS")]
+    pub neighbour_seconds: u64,
 
     /// Measures pg_reseed and rsync over ssh to this host as well
     #[arg(long)]
@@ -61,9 +69,10 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub pg_reseed: Option<PathBuf>,
 
-    /// Where results.md, results.json and results.svg go
-    #[arg(long, value_name = "DIR", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/results"))]
-    pub output: PathBuf,
+    /// Where results.md, results.json and results.svg go; the default is benches/results for a run of
+    /// everything in its usual size, and benches/results/partial for any other
+    #[arg(long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
 
     /// Seconds after which a tool is stopped and counts as failed
     #[arg(long, default_value_t = 1800, value_name = "SECONDS")]
@@ -114,6 +123,19 @@ impl Cache {
 }
 
 impl Args {
+    /// Where the results go.
+    pub fn output(&self) -> PathBuf {
+        let is_whole = self.shapes.is_empty()
+            && self.tools.is_empty()
+            && self.scale == USUAL_SCALE
+            && self.many_files == USUAL_MANY_FILES;
+        let below = if is_whole { "" } else { "partial" };
+        let usual = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/results");
+        self.output
+            .clone()
+            .unwrap_or_else(|| PathBuf::from(usual).join(below))
+    }
+
     pub fn wants(&self, shape: ShapeName) -> bool {
         self.shapes.is_empty() || self.shapes.contains(&shape)
     }

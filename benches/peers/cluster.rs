@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::Result;
 use crate::cgroup::Side;
 use crate::host;
-use crate::process::{Runner, done, eventually};
+use crate::process::{Runner, done, eventually, give};
 
 /// How many tablespaces a cluster has besides its own directory.
 pub const SPACES: usize = 2;
@@ -43,9 +43,9 @@ pub struct Site {
 }
 
 impl Site {
-    pub fn create(folder: PathBuf, runner: &Runner) -> Result<Self> {
+    pub fn create(folder: PathBuf) -> Result<Self> {
         fs::create_dir(&folder)?;
-        runner.give(&folder)?;
+        give(&folder)?;
         Ok(Self { folder })
     }
 
@@ -75,7 +75,7 @@ impl Site {
     }
 
     /// Makes the place hold the same as `other`, file times included, with its own tablespaces.
-    pub fn put_back(&self, other: &Self, runner: &Runner) -> Result<()> {
+    pub fn put_back(&self, other: &Self) -> Result<()> {
         self.clear()?;
         let mut copy = Command::new("cp");
         copy.args(["-a", "--reflink=auto"]);
@@ -85,18 +85,18 @@ impl Site {
             }
         }
         done(copy.arg(&self.folder))?;
-        self.own_links(runner)
+        self.own_links()
     }
 
     /// Points the links in pg_tblspc into this place.
-    fn own_links(&self, runner: &Runner) -> Result<()> {
+    fn own_links(&self) -> Result<()> {
         for entry in fs::read_dir(self.data().join("pg_tblspc"))? {
             let link = entry?.path();
             let space = fs::read_link(&link)?;
             let name = space.file_name().ok_or("a tablespace without a name")?;
             fs::remove_file(&link)?;
             symlink(self.folder.join(name), &link)?;
-            runner.give(&link)?;
+            give(&link)?;
         }
         Ok(())
     }
@@ -125,7 +125,7 @@ pub fn initdb(site: &Site, runner: &Runner) -> Result<()> {
     done(initdb.arg("-D").arg(site.data()))?;
     for space in site.spaces() {
         fs::create_dir(&space)?;
-        runner.give(&space)?;
+        give(&space)?;
     }
     let path = site.data().join("postgresql.conf");
     let mut file = File::options().append(true).open(path)?;

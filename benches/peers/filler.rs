@@ -3,6 +3,8 @@
 
 use std::io::{self, Write};
 
+/// What words are made of.
+const LETTERS: &[u8] = b"etaoinsrhldcumfpgwybvk";
 /// How many different words there are.
 const WORDS: u64 = 4096;
 
@@ -36,7 +38,7 @@ pub fn text(line: &mut Vec<u8>, dice: &mut Dice, length: usize) {
         let mut letters = mix(word);
         for _ in 0..2 + letters % 8 {
             letters = mix(letters);
-            line.push(b"etaoinsrhldcumfpgwybvk"[usize::from(letters as u8) % 22]);
+            line.push(LETTERS[usize::from(letters.to_le_bytes()[0]) % LETTERS.len()]);
         }
         line.push(b' ');
     }

@@ -27,8 +27,10 @@ mod cgroup;
 mod cluster;
 mod filler;
 mod host;
+mod lane;
 mod link;
 mod memory;
+mod neighbour;
 mod plot;
 mod process;
 mod race;
@@ -53,13 +55,13 @@ use std::sync::Arc;
 use clap::Parser as _;
 
 use args::{Args, Cache, ShapeName};
-use process::Runner;
-use race::Course;
+use lane::Course;
+use process::{Runner, give};
 use results::Results;
 use scene::Target;
 use services::Repository;
 use shapes::Shape;
-use tools::Programs;
+use tools::{Programs, Tool, Way};
 
 pub type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -88,7 +90,7 @@ fn bench(args: &mut Args) -> Result<()> {
         .prefix("pg_reseed-bench.")
         .tempdir()?;
     let runner = Arc::new(Runner::new(folder.path()));
-    runner.give(folder.path())?;
+    give(folder.path())?;
     if runner.groups.is_none() {
         say("No control groups here: CPU time and memory are not measured");
     }
@@ -108,7 +110,7 @@ fn bench(args: &mut Args) -> Result<()> {
     };
     let raced = race_all(&mut course, &mut results);
     // What was measured before a failure is worth its time.
-    if !results.rows.is_empty() {
+    if !results.rows.is_empty() || !results.figures.is_empty() {
         report(args, &results)?;
     }
     raced
@@ -159,7 +161,8 @@ fn needed_bytes(args: &Args) -> u64 {
     let pgbench = args.scale * 18_000_000 * 6 + 4_000_000_000;
     let is_pgbench =
         args.shapes.iter().any(|shape| *shape != ShapeName::Many) || args.shapes.is_empty();
-    let many = args.many_files * 8192 * 6 + 2_000_000_000;
+    // A small file takes a block of the file system and its inode.
+    let many = args.many_files * 9_000 * 6 + 2_000_000_000;
     let pgbench = if is_pgbench { pgbench } else { 0 };
     let many = if args.wants(ShapeName::Many) { many } else { 0 };
     pgbench.max(many)
@@ -212,14 +215,15 @@ fn race_all(course: &mut Course, results: &mut Results) -> Result<()> {
     let args = course.args;
     let wanted = |shape: &Shape| args.wants(shape.name);
     let races: Vec<_> = shapes::of_pgbench().into_iter().filter(wanted).collect();
-    if !races.is_empty() {
+    let beside = [ShapeName::Memory, ShapeName::Neighbour];
+    if !races.is_empty() || beside.into_iter().any(|shape| args.wants(shape)) {
         pgbench_races(course, &races, results)?;
     }
     if args.wants(ShapeName::Many) {
-        let folder = scene::folder(course.folder, "many.", course.runner)?;
+        let folder = scene::folder(course.folder, "many.")?;
         say(&format!("Making a cluster of {} files", args.many_files));
         let mut pair = scene::many(folder.path(), args.many_files, course.runner)?;
-        let target = Target::create(folder.path(), course.runner)?;
+        let target = Target::create(folder.path())?;
         race::run(course, &mut pair, &shapes::of_many(), &target, results)?;
     }
     Ok(())
@@ -227,15 +231,17 @@ fn race_all(course: &mut Course, results: &mut Results) -> Result<()> {
 
 fn pgbench_races(course: &Course, races: &[Shape], results: &mut Results) -> Result<()> {
     let args = course.args;
-    let folder = scene::folder(course.folder, "pgbench.", course.runner)?;
+    let folder = scene::folder(course.folder, "pgbench.")?;
     say(&format!(
         "Making a cluster of pgbench's scale {}",
         args.scale
     ));
     let mut repository = None;
     let mut pair = scene::pgbench(folder.path(), args.scale, course.runner, |source| {
-        let is_needed =
-            args.wants_tool(tools::Tool::PGBACKREST) && !course.absent.contains(&"pgbackrest");
+        let mut tools = races.iter().flat_map(|shape| &shape.tools);
+        let is_needed = tools.any(|tool| tool.way == Way::PgbackrestDelta)
+            && args.wants_tool(Tool::PGBACKREST)
+            && !course.absent.contains(&"pgbackrest");
         if is_needed {
             repository = Some(Repository::create(folder.path(), source, course.runner)?);
         }
@@ -253,10 +259,16 @@ fn pgbench_races(course: &Course, races: &[Shape], results: &mut Results) -> Res
         repository: repository.as_ref(),
         ..*course
     };
-    let target = Target::create(folder.path(), course.runner)?;
+    let target = Target::create(folder.path())?;
     for shape in races {
         race::run(&course, &mut pair, shape, &target, results)?;
         report_files(args, results)?;
+    }
+    if args.wants(ShapeName::Neighbour) {
+        neighbour::measure(&course, &mut pair, &target, results)?;
+    }
+    if args.wants(ShapeName::Memory) {
+        memory::measure(&course, &mut pair, &target, results)?;
     }
     Ok(())
 }
@@ -267,14 +279,15 @@ fn report(args: &Args, results: &Results) -> Result<()> {
     report_files(args, results)?;
     say(&format!(
         "Written: {}/results.md, .json and .svg",
-        args.output.display()
+        args.output().display()
     ));
     Ok(())
 }
 
 fn report_files(args: &Args, results: &Results) -> Result<()> {
-    fs::create_dir_all(&args.output)?;
-    let place = |name| args.output.join(name);
+    let output = args.output();
+    fs::create_dir_all(&output)?;
+    let place = |name| output.join(name);
     let verdicts = targets::verdicts(results);
     fs::write(place("results.md"), tables::markdown(results, &verdicts))?;
     fs::write(

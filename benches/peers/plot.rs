@@ -76,7 +76,9 @@ fn group(body: &mut String, results: &Results, shape: ShapeName, about: &str, y:
             escaped(about)
         ),
     );
-    for tool in results.tools(shape) {
+    // Variants of ours tell something where all is moved; elsewhere the tables have them.
+    let is_shown = |tool: &&str| shape == ShapeName::Empty || !tool.starts_with("pg_reseed -");
+    for tool in results.tools(shape).into_iter().filter(is_shown) {
         let rows = [Cache::Warm, Cache::Cold].map(|cache| results.row(shape, tool, cache));
         bars(body, results, tool, rows, longest, *y);
         *y += ROW_HEIGHT;
@@ -92,7 +94,7 @@ fn bars(
     y: u32,
 ) {
     let class = match tool {
-        Tool::RESEED => "ours",
+        tool if tool.starts_with(Tool::RESEED) => "ours",
         Tool::ROOFLINE => "best",
         _ => "peer",
     };

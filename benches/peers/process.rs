@@ -47,10 +47,11 @@ impl Runner {
             words.push(groups.door(side).into());
         }
         if host::is_root() {
-            let user = host::user();
+            // `main` has asked for the user before anything is started.
+            let (user, group) = host::user_ids().unwrap_or_default();
             words.push("setpriv".into());
             words.push(format!("--reuid={user}").into());
-            words.push(format!("--regid={}", self.group()).into());
+            words.push(format!("--regid={group}").into());
             words.extend(["--init-groups".into(), "--".into()]);
         }
         words.push(program.as_ref().to_owned());
@@ -76,20 +77,15 @@ impl Runner {
     pub fn postgres_tool(&self, name: &str) -> Command {
         self.command(None, host::bindir().join(name))
     }
+}
 
-    /// Gives a file or folder to the unprivileged user.
-    pub fn give(&self, path: &Path) -> Result<()> {
-        if host::is_root() {
-            let (user, group) = host::user_ids()?;
-            std::os::unix::fs::lchown(path, Some(user), Some(group))?;
-        }
-        Ok(())
+/// Gives a file or folder to the unprivileged user.
+pub fn give(path: &Path) -> Result<()> {
+    if host::is_root() {
+        let (user, group) = host::user_ids()?;
+        std::os::unix::fs::lchown(path, Some(user), Some(group))?;
     }
-
-    fn group(&self) -> u32 {
-        // `main` has asked for the user before anything is started.
-        host::user_ids().map_or(0, |(_, group)| group)
-    }
+    Ok(())
 }
 
 /// Runs `command` to its end and returns its standard output.
@@ -125,9 +121,18 @@ pub fn done_by(command: &mut Command, log: &Path, deadline: Duration) -> Result<
     }
     let words = fs::read(log)?;
     let words = String::from_utf8_lossy(&words);
-    let mut last: Vec<_> = words.trim().lines().rev().take(6).collect();
-    last.reverse();
-    Err(format!("{status}: {}", last.join(" | ")).into())
+    Err(format!("{status}: {}", excerpt(&words)).into())
+}
+
+/// The beginning and the end of what a program has said, in one line.
+fn excerpt(words: &str) -> String {
+    let lines: Vec<_> = words.trim().lines().map(str::trim).collect();
+    if lines.len() <= 6 {
+        return lines.join(" | ");
+    }
+    [&lines[..3], &["..."], &lines[lines.len() - 3..]]
+        .concat()
+        .join(" | ")
 }
 
 /// Waits for a child, and kills its group when the deadline passes. The wait itself polls nothing, so that

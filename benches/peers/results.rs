@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::args::{Cache, ShapeName};
+use crate::tools::Tool;
 use crate::trees::BLOCK_BYTES;
 
 /// One run of one tool.
@@ -25,6 +26,8 @@ pub struct Row {
     pub samples: Vec<Sample>,
     /// Why there are no more samples.
     pub failure: Option<String>,
+    /// The WAL that pg_reseed's last run has brought, by zstd:1.
+    pub wal_packed_bytes: Option<u64>,
     /// What the check of its result said.
     pub check: Option<String>,
     /// The report of pg_reseed's last run.
@@ -64,6 +67,7 @@ impl Row {
             cache,
             samples: Vec::new(),
             failure: None,
+            wal_packed_bytes: None,
             check: None,
             report: None,
         }
@@ -109,6 +113,7 @@ impl Row {
             "median_wire_bytes": self.wire_bytes(),
             "samples": samples,
             "failure": self.failure,
+            "wal_packed_bytes": self.wal_packed_bytes,
             "check": self.check,
             "pg_reseed_report": self.report,
         })
@@ -160,7 +165,7 @@ impl Results {
         self.shapes.iter().find(|facts| facts.shape == shape)
     }
 
-    /// Names of the tools of a shape, in the order in which they ran.
+    /// Names of the tools of a shape: ours, the peers, the roofline.
     pub fn tools(&self, shape: ShapeName) -> Vec<&str> {
         let mut names: Vec<&str> = Vec::new();
         for row in self.rows.iter().filter(|row| row.shape == shape) {
@@ -168,6 +173,10 @@ impl Results {
                 names.push(&row.tool);
             }
         }
+        names.sort_by_key(|name| match *name {
+            Tool::ROOFLINE => 2,
+            name => u8::from(!name.starts_with(Tool::RESEED)),
+        });
         names
     }
 

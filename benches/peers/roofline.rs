@@ -1,8 +1,8 @@
 //! What this machine can do at best for a shape: the time that pg_reseed is held against.
 //!
 //! **Definition.** One program on one machine that knows beforehand which blocks differ. It lists both
-//! trees; as many workers as there are cores (four times as many when the cache is cold, to keep the disk
-//! busy) read every relation of both trees in pieces of 256 KiB with positional reads and digest them with
+//! trees; as many workers as there are cores (more do not make a cold disk faster, measured) read every
+//! relation of both trees in pieces of 256 KiB with positional reads and digest them with
 //! keyed BLAKE3, 64 KiB at a time; from the same buffers they send the differing blocks once over TCP on
 //! loopback, or over the link of the shape, there compressed with zstd:1; as many receivers write them
 //! where they belong, into the files that are there or into new ones; at the end one syncfs. All of it
@@ -51,7 +51,6 @@ pub struct Work<'a> {
     pub target: &'a Site,
     pub differences: &'a Differences,
     pub link: Option<&'a Link>,
-    pub is_cold: bool,
 }
 
 /// A piece of a file of one side.
@@ -71,7 +70,7 @@ pub fn run(work: &Work, part: Part) -> Result<f64> {
         Some(link) => link.open(own_port)?,
         None => own_port,
     };
-    let workers = host::cores() * if work.is_cold { 4 } else { 1 };
+    let workers = host::cores();
     let begin = Instant::now();
     if part != Part::Compare {
         make_room(work)?;
@@ -191,7 +190,7 @@ fn make_room(work: &Work) -> Result<()> {
         let path = root.join(path);
         match target_length {
             Some(other) if other != length => {
-                File::options().write(true).open(path)?.set_len(*length)?
+                File::options().write(true).open(path)?.set_len(*length)?;
             }
             Some(_) => {}
             None => {

@@ -1,13 +1,13 @@
 //! The clusters of the benchmark: an old primary and the standby that was promoted in its place, made as a
 //! failover makes them, and the states of the old primary that the shapes begin with.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::Result;
 use crate::cgroup::Side;
 use crate::cluster::{Server, Site, initdb};
 use crate::filler;
-use crate::process::{Runner, done};
+use crate::process::{Runner, done, give};
 
 /// Settings for the building, where nothing is measured and everything can be made again.
 const FAST: [&str; 2] = ["fsync=off", "synchronous_commit=off"];
@@ -49,7 +49,7 @@ impl<'a> Pair<'a> {
         load: impl FnOnce(&Server) -> Result<()>,
         finish: impl FnOnce(&Server) -> Result<()>,
     ) -> Result<Self> {
-        let site = |name: &str| Site::create(folder.join(name), runner);
+        let site = |name: &str| Site::create(folder.join(name));
         let (old, place, saved) = (site("old")?, site("new")?, site("saved-new")?);
         initdb(&old, runner)?;
         let server = Server::start(&old, None, &LOAD, runner)?;
@@ -73,7 +73,7 @@ impl<'a> Pair<'a> {
         finish(&source)?;
         source.ask("postgres", "CHECKPOINT")?;
         source.stop()?;
-        saved.put_back(&place, runner)?;
+        saved.put_back(&place)?;
         rustix::fs::sync();
         let running = Some(Server::start(&place, Some(Side::Source), &[], runner)?);
         Ok(Self {
@@ -91,7 +91,7 @@ impl<'a> Pair<'a> {
         if let Some(server) = self.running.take() {
             server.stop()?;
         }
-        self.place.put_back(&self.saved, self.runner)?;
+        self.place.put_back(&self.saved)?;
         self.running = Some(Server::start(
             &self.place,
             Some(Side::Source),
@@ -103,7 +103,7 @@ impl<'a> Pair<'a> {
 
     /// Makes `state` an old primary that took writes behind the new one's back, and was stopped.
     pub fn diverge(&self, state: &Site, write: impl FnOnce(&Server) -> Result<()>) -> Result<()> {
-        state.put_back(&self.old, self.runner)?;
+        state.put_back(&self.old)?;
         let server = Server::start(state, None, &["fsync=off"], self.runner)?;
         write(&server)?;
         server.ask("postgres", "CHECKPOINT")?;
@@ -112,7 +112,7 @@ impl<'a> Pair<'a> {
 
     /// Makes `state` a copy of the source, taken while it was stopped.
     pub fn twin(&self, state: &Site) -> Result<()> {
-        state.put_back(&self.saved, self.runner)
+        state.put_back(&self.saved)
     }
 
     pub fn saved(&self) -> &Site {
@@ -181,7 +181,7 @@ fn load_pgbench(server: &Server, scale: u64, runner: &Runner) -> Result<()> {
                 "BEGIN; CREATE TABLE documents_{name} (id int, body text) TABLESPACE {name};"
             )?;
             writeln!(out, "COPY documents_{name} FROM STDIN (FREEZE);")?;
-            filler::documents(out, seed, scale * 9_000)?;
+            filler::documents(out, seed, scale * 6_000)?;
             writeln!(out, "\\.\nCOMMIT;")
         })?;
     }
@@ -252,9 +252,9 @@ pub fn touch_many(server: &Server) -> Result<()> {
 }
 
 /// A folder for the clusters of one family of shapes, removed when it is dropped.
-pub fn folder(parent: &Path, name: &str, runner: &Runner) -> Result<tempfile::TempDir> {
+pub fn folder(parent: &Path, name: &str) -> Result<tempfile::TempDir> {
     let folder = tempfile::Builder::new().prefix(name).tempdir_in(parent)?;
-    runner.give(folder.path())?;
+    give(folder.path())?;
     Ok(folder)
 }
 
@@ -265,8 +265,8 @@ pub struct Target {
 }
 
 impl Target {
-    pub fn create(folder: &Path, runner: &Runner) -> Result<Self> {
-        let site = |name: &str| Site::create(PathBuf::from(folder).join(name), runner);
+    pub fn create(folder: &Path) -> Result<Self> {
+        let site = |name: &str| Site::create(folder.join(name));
         Ok(Self {
             site: site("target")?,
             state: site("state")?,

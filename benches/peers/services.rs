@@ -1,7 +1,7 @@
 //! What the peers need on the source's side: an rsync daemon, and a repository of pgBackRest.
 
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -13,7 +13,7 @@ use crate::Result;
 use crate::cgroup::Side;
 use crate::cluster::{Server, Site};
 use crate::host;
-use crate::process::{Runner, done, eventually};
+use crate::process::{Runner, done, eventually, give};
 
 /// A daemon that serves the source's directories for reading, stopped when it is dropped.
 pub struct RsyncDaemon {
@@ -71,7 +71,7 @@ impl Repository {
     pub fn create(folder: &Path, source: &Server, runner: &Runner) -> Result<Self> {
         let folder = folder.join("pgbackrest");
         fs::create_dir(&folder)?;
-        runner.give(&folder)?;
+        give(&folder)?;
         let mut repository = Self {
             folder,
             backup_seconds: 0.0,
@@ -130,5 +130,67 @@ impl Repository {
             command.arg(format!("--{option}={}", self.folder.join(below).display()));
         }
         command
+    }
+}
+
+/// An sshd of the unprivileged user for this host alone, stopped when it is dropped.
+pub struct Sshd {
+    pub port: u16,
+    folder: tempfile::TempDir,
+    child: Child,
+}
+
+impl Sshd {
+    pub fn start(folder: &Path, runner: &Runner) -> Result<Self> {
+        let folder = tempfile::Builder::new()
+            .prefix("sshd.")
+            .tempdir_in(folder)?;
+        give(folder.path())?;
+        for name in ["host", "user"] {
+            let mut keygen = runner.command(None, "ssh-keygen");
+            keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]);
+            done(keygen.arg(folder.path().join(name)))?;
+        }
+        let port = host::free_port()?;
+        let config = folder.path().join("config");
+        let text = format!(
+            "Port {port}\nListenAddress 127.0.0.1\nHostKey {0}/host\nAuthorizedKeysFile {0}/user.pub\n\
+             StrictModes no\nUsePAM no\nPasswordAuthentication no\nPidFile none\n",
+            folder.path().display()
+        );
+        fs::write(&config, text)?;
+        let mut command = runner.command(Some(Side::Source), "/usr/sbin/sshd");
+        command.args(["-D", "-e", "-f"]).arg(&config);
+        command.stderr(File::create(folder.path().join("log"))?);
+        let child = command.spawn()?;
+        let mut sshd = Self {
+            port,
+            folder,
+            child,
+        };
+        eventually("sshd listens", 10, || {
+            if let Some(status) = sshd.child.try_wait()? {
+                let log = fs::read_to_string(sshd.folder.path().join("log")).unwrap_or_default();
+                return Err(format!("sshd ended: {status}: {log}").into());
+            }
+            Ok(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok())
+        })?;
+        Ok(sshd)
+    }
+
+    /// The ssh command that it lets in, without the port.
+    pub fn client(&self) -> String {
+        format!(
+            "ssh -F none -i {}/user -o BatchMode=yes -o StrictHostKeyChecking=no \
+             -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR",
+            self.folder.path().display()
+        )
+    }
+}
+
+impl Drop for Sshd {
+    fn drop(&mut self) {
+        let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
+        let _ = self.child.wait();
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use serde_json::Value;
+
 use crate::args::{Cache, ShapeName};
 use crate::results::{Results, Row, ShapeFacts};
 use crate::targets::Verdict;
@@ -51,10 +53,7 @@ pub fn markdown(results: &Results, verdicts: &[Verdict]) -> String {
     }
     if !results.figures.is_empty() {
         page += "\n## Beside the races\n\n";
-        for (name, value) in &results.figures {
-            let text = serde_json::to_string_pretty(value).unwrap_or_default();
-            line(&mut page, format_args!("{name}:\n\n```json\n{text}\n```\n"));
-        }
+        page += &as_markdown(&figures(results));
     }
     page += "\n## Targets\n\n";
     page += &as_markdown(&targets(verdicts));
@@ -73,8 +72,9 @@ pub fn terminal(results: &Results, verdicts: &[Verdict]) -> String {
         text += &failures(results, facts.shape);
         text += &closeness(results, facts);
     }
-    for (name, value) in &results.figures {
-        line(&mut text, format_args!("\n{name}: {value:#}"));
+    if !results.figures.is_empty() {
+        text += "\nBeside the races:\n";
+        text += &aligned(&figures(results));
     }
     text += "\nTargets:\n";
     text += &aligned(&targets(verdicts));
@@ -200,6 +200,33 @@ fn closeness(results: &Results, facts: &ShapeFacts) -> String {
     text
 }
 
+fn figures(results: &Results) -> Table {
+    let mut table = vec![["what", "figures"].map(str::to_owned).to_vec()];
+    for (name, value) in &results.figures {
+        let mut words = Vec::new();
+        flatten("", value, &mut words);
+        table.push(vec![name.clone(), words.join(", ")]);
+    }
+    table
+}
+
+/// The leaves of a JSON object with their names.
+fn flatten(name: &str, value: &Value, words: &mut Vec<String>) {
+    let name = name.replace('_', " ");
+    match value {
+        Value::Object(members) => {
+            for (member, value) in members {
+                flatten(format!("{name} {member}").trim_start(), value, words);
+            }
+        }
+        Value::Number(number) if number.is_f64() => {
+            words.push(format!("{name} {:.3}", number.as_f64().unwrap_or_default()));
+        }
+        Value::String(text) => words.push(format!("{name} {text}")),
+        other => words.push(format!("{name} {other}")),
+    }
+}
+
 fn targets(verdicts: &[Verdict]) -> Table {
     let mut table = vec![
         ["shape", "against", "at least", "reached", ""]
@@ -226,6 +253,7 @@ fn targets(verdicts: &[Verdict]) -> Table {
 fn as_markdown(table: &Table) -> String {
     let mut text = String::new();
     for (number, cells) in table.iter().enumerate() {
+        let cells: Vec<_> = cells.iter().map(|cell| cell.replace('|', "\\|")).collect();
         line(&mut text, format_args!("| {} |", cells.join(" | ")));
         if number == 0 {
             line(&mut text, format_args!("|{}", " --- |".repeat(cells.len())));

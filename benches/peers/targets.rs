@@ -1,8 +1,11 @@
 //! What the project has promised to reach, held against what was measured.
 
+use serde_json::Value;
+
 use crate::args::{Cache, ShapeName};
 use crate::results::{Results, Row};
 use crate::tools::Tool;
+use crate::{memory, neighbour};
 
 /// One promise.
 pub struct Verdict {
@@ -14,8 +17,6 @@ pub struct Verdict {
     pub is_kept: Option<bool>,
 }
 
-/// The WAL of a run, which travels with any tool: segments are 16 MB, and the last one is filled up.
-const RUN_WAL_BYTES: f64 = (16 << 20) as f64;
 /// Bytes that a run may move beyond what differs, of the cluster's size.
 const OVERHEAD: f64 = 0.0003;
 const MEMORY_BYTES: u64 = 256 << 20;
@@ -152,12 +153,7 @@ impl Look<'_> {
             .results
             .facts(ShapeName::None)
             .map(|facts| OVERHEAD * facts.relation_bytes as f64);
-        self.bytes(
-            ShapeName::None,
-            Tool::RESEED,
-            most,
-            "0.03 % of the cluster, beyond WAL",
-        )
+        self.bytes(ShapeName::None, Tool::RESEED, most, "0.03 % of the cluster")
     }
 
     fn bytes_of_sparse(&self, tool: &str) -> Verdict {
@@ -168,44 +164,38 @@ impl Look<'_> {
             ShapeName::Sparse,
             tool,
             most,
-            "1.2 of the blocks by zstd:1, and 0.03 %, beyond WAL",
+            "1.2 of the blocks by zstd:1, and 0.03 %",
         )
     }
 
-    /// The report says how much WAL a run has fetched; over the wire it may be less, compressed.
+    /// Bytes on the wire beyond the WAL of the run, which travels with any tool: it is mostly zeros, so it
+    /// counts as what zstd:1 makes of it.
     fn bytes(&self, shape: ShapeName, tool: &str, most: Option<f64>, what: &str) -> Verdict {
         let row = self.warm(shape, tool);
         let wire = row.and_then(Row::wire_bytes);
-        let wal = row
-            .and_then(|row| row.report.as_ref()?.get("wal_bytes")?.as_f64())
-            .unwrap_or(RUN_WAL_BYTES);
-        let limit = most.map(|most| most + wal);
-        let both = wire.zip(limit);
+        let wal = row.and_then(|row| row.wal_packed_bytes);
+        let beyond = wire.zip(wal).map(|(wire, wal)| wire - wal as f64);
+        let both = beyond.zip(most);
         Verdict {
             shape: format!("{}, warm", shape.name()),
             against: format!("{tool}: bytes on the wire"),
-            at_least: format!("at most {what}"),
-            reached: both.map_or("not measured".to_owned(), |(wire, limit)| {
-                format!(
-                    "{:.2} MB of {:.2} MB, {:.2} MB of it WAL",
-                    wire / 1e6,
-                    limit / 1e6,
-                    wal / 1e6
-                )
+            at_least: format!("at most {what}, beyond WAL"),
+            reached: both.map_or("not measured".to_owned(), |(beyond, most)| {
+                format!("{:.3} MB of {:.3} MB", beyond / 1e6, most / 1e6)
             }),
-            is_kept: both.map(|(wire, limit)| wire <= limit),
+            is_kept: both.map(|(beyond, most)| beyond <= most),
         }
     }
 
     fn memory(&self) -> Verdict {
         let all = self.results.rows.iter().filter_map(Row::memory_bytes);
         let most = all.reduce(|a, b| [a[0].max(b[0]), a[1].max(b[1])]);
-        memory("all races", most)
+        memory_kept("all races", most)
     }
 }
 
 /// The promise of memory for anything that was watched.
-pub fn memory(shape: &str, most: Option<[u64; 2]>) -> Verdict {
+fn memory_kept(shape: &str, most: Option<[u64; 2]>) -> Verdict {
     // A side that was never seen was not measured.
     let most = most.filter(|sides| sides.iter().all(|side| *side > 0));
     Verdict {
@@ -219,6 +209,83 @@ pub fn memory(shape: &str, most: Option<[u64; 2]>) -> Verdict {
     }
 }
 
-fn figures(_results: &Results) -> Vec<Verdict> {
-    Vec::new()
+/// Promises about the figures beside the races, where those were measured.
+fn figures(results: &Results) -> Vec<Verdict> {
+    let mut all = Vec::new();
+    for (name, figure) in &results.figures {
+        if name.starts_with(memory::FIGURE) {
+            let side = |name| figure.get(name).and_then(Value::as_u64);
+            let most = side("source_bytes").zip(side("target_bytes"));
+            all.push(memory_kept(
+                name,
+                most.map(|(source, target)| [source, target]),
+            ));
+        }
+    }
+    all.extend(load(results).into_iter().flatten());
+    all.extend(cache(results));
+    all
+}
+
+/// What pgbench loses beside pg_reseed, and beside pg_basebackup with the same limit.
+fn load(results: &Results) -> [Option<Verdict>; 2] {
+    let find = |tool: &str| {
+        let has_limit =
+            |name: &str| name.starts_with(&format!("{}{tool} --max-rate", neighbour::LOAD_FIGURE));
+        let mut figures = results.figures.iter();
+        Some(&figures.find(|(name, _)| has_limit(name))?.1)
+    };
+    let ours = find(Tool::RESEED);
+    let theirs = find(Tool::BASEBACKUP);
+    let number = |figure: Option<&Value>, name| figure?.get(name)?.as_f64();
+    let verdict = |name, what: &str, is_better: fn(f64, f64) -> bool| {
+        // Only where the shape was measured at all.
+        theirs?;
+        let both = number(ours, name).zip(number(theirs, name));
+        Some(Verdict {
+            shape: "neighbour".to_owned(),
+            against: format!("pg_basebackup --max-rate: {what}"),
+            at_least: "not worse".to_owned(),
+            reached: both.map_or("not measured".to_owned(), |(ours, theirs)| {
+                format!("{ours:.1} and {theirs:.1}")
+            }),
+            is_kept: both.map(|(ours, theirs)| is_better(ours, theirs)),
+        })
+    };
+    [
+        verdict(
+            "transactions_per_second",
+            "pgbench's transactions/s",
+            |ours, theirs| ours >= theirs,
+        ),
+        verdict("p99_milliseconds", "pgbench's p99 in ms", |ours, theirs| {
+            ours <= theirs
+        }),
+    ]
+}
+
+fn cache(results: &Results) -> Option<Verdict> {
+    let name = format!("{}{}", neighbour::CACHE_FIGURE, Tool::RESEED);
+    let warm = results
+        .figures
+        .iter()
+        .find(|(of, _)| *of == name)?
+        .1
+        .get("warm")?;
+    let share = |name| warm.get(name).and_then(Value::as_f64);
+    let both = share("before").zip(share("after"));
+    Some(Verdict {
+        shape: "page cache".to_owned(),
+        against: "the source's cached pages before".to_owned(),
+        at_least: "still cached".to_owned(),
+        reached: both.map_or("not measured".to_owned(), |(before, after)| {
+            format!(
+                "{:.1} % before, {:.1} % after",
+                before * 100.0,
+                after * 100.0
+            )
+        }),
+        // A file or two of the catalogue come and go by themselves.
+        is_kept: both.map(|(before, after)| after >= before * 0.995),
+    })
 }

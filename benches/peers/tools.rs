@@ -9,7 +9,7 @@ use crate::cluster::{Server, Site};
 use crate::host;
 use crate::process::Runner;
 use crate::relay::RELAY_OPTION;
-use crate::services::Repository;
+use crate::services::{Repository, Sshd};
 
 /// A tool with its options, as a row of the tables.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,16 +19,20 @@ pub struct Tool {
 }
 
 /// How a standby is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Way {
-    Reseed(&'static [&'static str]),
-    Basebackup(&'static [&'static str]),
+    Reseed(Vec<String>),
+    /// Over ssh instead of plain TCP.
+    ReseedBySsh,
+    Basebackup(Vec<String>),
     /// Trusts size and time.
     RsyncWhole,
     /// The same, where the times of equal files are equal.
     RsyncEqualTimes,
     /// Reads everything on both sides.
     RsyncDelta,
+    /// The same over ssh.
+    RsyncDeltaBySsh,
     /// Reads all of the target against the checksums of a backup on the same host.
     PgbackrestDelta,
     Rewind,
@@ -47,22 +51,23 @@ impl Tool {
     pub const ROOFLINE: &'static str = "roofline";
 
     pub fn reseed() -> Self {
-        Self::new(Self::RESEED, Way::Reseed(&[]))
+        Self::reseed_with(&[])
     }
 
     /// pg_reseed with options, which are part of the row's name.
-    pub fn reseed_with(options: &'static [&'static str]) -> Self {
-        let name = format!("{} {}", Self::RESEED, options.join(" "));
-        Self::new(&name, Way::Reseed(options))
+    pub fn reseed_with(options: &[&str]) -> Self {
+        Self::new(&named(Self::RESEED, options), Way::Reseed(owned(options)))
     }
 
     pub fn basebackup() -> Self {
-        Self::new(Self::BASEBACKUP, Way::Basebackup(&[]))
+        Self::basebackup_with(&[])
     }
 
-    pub fn basebackup_with(options: &'static [&'static str]) -> Self {
-        let name = format!("{} {}", Self::BASEBACKUP, options.join(" "));
-        Self::new(&name, Way::Basebackup(options))
+    pub fn basebackup_with(options: &[&str]) -> Self {
+        Self::new(
+            &named(Self::BASEBACKUP, options),
+            Way::Basebackup(owned(options)),
+        )
     }
 
     pub fn rsync_whole() -> Self {
@@ -75,6 +80,14 @@ impl Tool {
 
     pub fn rsync_delta() -> Self {
         Self::new(Self::RSYNC_DELTA, Way::RsyncDelta)
+    }
+
+    pub fn reseed_by_ssh() -> Self {
+        Self::new("pg_reseed by ssh", Way::ReseedBySsh)
+    }
+
+    pub fn rsync_delta_by_ssh() -> Self {
+        Self::new("rsync delta by ssh", Way::RsyncDeltaBySsh)
     }
 
     pub fn pgbackrest() -> Self {
@@ -94,10 +107,22 @@ impl Tool {
         Self { name, way }
     }
 
+    pub fn needs_ssh(&self) -> bool {
+        matches!(self.way, Way::ReseedBySsh | Way::RsyncDeltaBySsh)
+    }
+
     /// Whether it makes a directory and cannot use one that is there.
     pub fn needs_empty_target(&self) -> bool {
         matches!(self.way, Way::Basebackup(_))
     }
+}
+
+fn named(tool: &str, options: &[&str]) -> String {
+    [&[tool], options].concat().join(" ")
+}
+
+fn owned(options: &[&str]) -> Vec<String> {
+    options.iter().map(|option| (*option).to_owned()).collect()
 }
 
 /// Programs, copied to where the unprivileged user can reach them.
@@ -124,6 +149,9 @@ pub struct Stage<'a> {
     pub target: &'a Site,
     pub ports: Ports,
     pub repository: Option<&'a Repository>,
+    pub sshd: Option<&'a Sshd>,
+    /// How an agent on the source's host reaches its server.
+    pub agent_conninfo: String,
     /// Options that every pg_reseed gets, by the user's wish.
     pub extra: &'a [String],
     pub report: &'a Path,
@@ -132,11 +160,20 @@ pub struct Stage<'a> {
 impl Stage<'_> {
     /// The command of a tool; the roofline has none.
     pub fn command(&self, tool: &Tool) -> Result<Command> {
-        match tool.way {
+        match &tool.way {
             Way::Reseed(options) => Ok(self.reseed(options)),
+            Way::ReseedBySsh => self.reseed_by_ssh(),
             Way::Basebackup(options) => Ok(self.basebackup(options)),
-            Way::RsyncWhole | Way::RsyncEqualTimes => self.rsync("whole"),
-            Way::RsyncDelta => self.rsync("delta"),
+            Way::RsyncWhole | Way::RsyncEqualTimes => self.rsync("whole", &self.rsync_url()),
+            Way::RsyncDelta => self.rsync("delta", &self.rsync_url()),
+            Way::RsyncDeltaBySsh => {
+                let sshd = self.sshd.ok_or("there is no sshd")?;
+                // A site has the names of the daemon's modules.
+                let url = format!("127.0.0.1:{}", self.source.folder().display());
+                let mut command = self.rsync("delta", &url)?;
+                command.env("RSYNC_RSH", format!("{} -p {}", sshd.client(), sshd.port));
+                Ok(command)
+            }
             Way::PgbackrestDelta => {
                 let repository = self.repository.ok_or("there is no repository")?;
                 Ok(repository.restore(self.target, &self.conninfo(), self.runner))
@@ -150,23 +187,39 @@ impl Stage<'_> {
         Server::conninfo_by(self.ports.postgres)
     }
 
-    fn reseed(&self, options: &[&str]) -> Command {
-        let mut command = self.on_target(&self.programs.pg_reseed);
-        command.args(["rebuild", "--quiet", "-d", &self.conninfo(), "-D"]);
-        command.arg(self.target.data());
+    fn reseed(&self, options: &[String]) -> Command {
         let (own, port) = (self.programs.own.display(), self.ports.agent);
-        command.args([
-            "--from",
-            &format!("exec:{own} {RELAY_OPTION} 127.0.0.1:{port}"),
-        ]);
-        command.arg("--bindir").arg(host::bindir());
-        command.arg("--report").arg(self.report);
-        self.map_spaces(&mut command);
+        let from = format!("exec:{own} {RELAY_OPTION} 127.0.0.1:{port}");
+        let mut command = self.reseed_from(&from);
         command.args(options).args(self.extra);
         command
     }
 
-    fn basebackup(&self, options: &[&str]) -> Command {
+    fn reseed_by_ssh(&self) -> Result<Command> {
+        let sshd = self.sshd.ok_or("there is no sshd")?;
+        let mut command = self.reseed_from(&format!("ssh://127.0.0.1:{}", sshd.port));
+        command.args(["--rsh", &sshd.client()]);
+        command.args(["--source-dbname", &self.agent_conninfo]);
+        command.arg("--agent-path").arg(&self.programs.pg_reseed);
+        command.args(self.extra);
+        Ok(command)
+    }
+
+    fn reseed_from(&self, from: &str) -> Command {
+        let mut command = self.on_target(&self.programs.pg_reseed);
+        command.args(["rebuild", "--quiet", "-d", &self.conninfo(), "-D"]);
+        command.arg(self.target.data()).args(["--from", from]);
+        command.arg("--bindir").arg(host::bindir());
+        command.arg("--report").arg(self.report);
+        self.map_spaces(&mut command);
+        command
+    }
+
+    fn rsync_url(&self) -> String {
+        format!("rsync://127.0.0.1:{}", self.ports.rsync)
+    }
+
+    fn basebackup(&self, options: &[String]) -> Command {
         let mut command = self.on_target(host::bindir().join("pg_basebackup"));
         command.args([
             "-X",
@@ -184,12 +237,11 @@ impl Stage<'_> {
         command
     }
 
-    fn rsync(&self, mode: &str) -> Result<Command> {
+    fn rsync(&self, mode: &str, url: &str) -> Result<Command> {
         let mut command = self.on_target(&self.programs.rsync_standby);
         command.env("PSQL", host::bindir().join("psql"));
         command.arg(mode).arg(self.target.data());
-        command.arg(format!("rsync://127.0.0.1:{}", self.ports.rsync));
-        command.arg(self.conninfo());
+        command.args([url, &self.conninfo()]);
         for (oid, name, _) in self.source.space_oids()? {
             let directory = self.target.folder().join(&name);
             command.arg(format!("{oid}={name}={}", directory.display()));

@@ -13,6 +13,8 @@ pub const BLOCK_BYTES: usize = 8192;
 /// Large files are divided, so that all cores have a part of each.
 const PIECE_BYTES: u64 = 8 << 20;
 const READ_BYTES: usize = 256 << 10;
+/// Of zstd, where a measure for what must travel is wanted.
+const LEVEL: i32 = 1;
 
 /// A file of a data directory or of one of its tablespaces.
 #[derive(Debug, Clone)]
@@ -236,11 +238,11 @@ pub fn equal_times(source: &Site, target: &Site, same: &[PathBuf]) -> Result<()>
     })
 }
 
-/// Bytes of the differing blocks as `compress` makes them, taken 64 KiB at a time, as they might travel.
-pub fn compressed_bytes(source: &Site, differences: &Differences, level: i32) -> Result<u64> {
+/// Bytes of the differing blocks by zstd:1, taken 64 KiB at a time, as they might travel.
+pub fn compressed_bytes(source: &Site, differences: &Differences) -> Result<u64> {
     let each = differences.files.par_iter().map(|difference| {
         let file = File::open(source.data().join(&difference.path))?;
-        let mut compressor = zstd::bulk::Compressor::new(level)?;
+        let mut compressor = zstd::bulk::Compressor::new(LEVEL)?;
         let mut bytes = 0;
         for blocks in difference.blocks.chunks(8) {
             let mut text = vec![0; blocks.len() * BLOCK_BYTES];
@@ -254,4 +256,35 @@ pub fn compressed_bytes(source: &Site, differences: &Differences, level: i32) ->
     });
     let each = each.collect::<Result<Vec<u64>>>()?;
     Ok(each.iter().sum())
+}
+
+/// Bytes of the WAL that a directory holds by zstd:1: what a run had to fetch of it at least.
+pub fn packed_wal_bytes(site: &Site) -> Result<u64> {
+    let mut compressor = zstd::bulk::Compressor::new(LEVEL)?;
+    let mut bytes = 0;
+    for entry in fs::read_dir(site.data().join("pg_wal"))? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            let text = fs::read(entry.path())?;
+            for extent in text.chunks(8 * BLOCK_BYTES) {
+                bytes += compressor.compress(extent)?.len() as u64;
+            }
+        }
+    }
+    Ok(bytes)
+}
+
+/// How much of the files of a directory lies in the page cache, and their size.
+pub fn cached_bytes(site: &Site) -> Result<(u64, u64)> {
+    let entries = relations(site)?;
+    let mut cached = 0;
+    for some in entries.chunks(1000) {
+        let mut fincore = std::process::Command::new("fincore");
+        fincore.args(["--bytes", "--noheadings", "--output", "RES"]);
+        fincore.args(some.iter().map(|entry| site.data().join(&entry.path)));
+        for line in crate::process::done(&mut fincore)?.lines() {
+            cached += line.trim().parse::<u64>()?;
+        }
+    }
+    Ok((cached, entries.iter().map(|entry| entry.length).sum()))
 }
