@@ -9,8 +9,8 @@ use crate::args::{Cache, ShapeName};
 use crate::results::{Results, Row};
 use crate::tools::Tool;
 
-const WIDTH: u32 = 900;
-const LABEL_WIDTH: u32 = 250;
+const WIDTH: u32 = 930;
+const LABEL_WIDTH: u32 = 280;
 /// What the longest bar of a group takes.
 const BAR_WIDTH: f64 = 460.0;
 const ROW_HEIGHT: u32 = 24;
