@@ -2,12 +2,12 @@
 //!
 //! **Definition.** One program on one machine that knows beforehand which blocks differ. It lists both
 //! trees; as many workers as there are cores (more do not make a cold disk faster, measured) read every
-//! relation of both trees in pieces of 256 KiB with positional reads and digest them with
-//! keyed BLAKE3, 64 KiB at a time; from the same buffers they send the differing blocks once over TCP on
-//! loopback, or over the link of the shape, there compressed with zstd:1; as many receivers write them
-//! where they belong, into the files that are there or into new ones; at the end one syncfs. All of it
-//! overlaps as well as the machine lets it. An empty target has nothing to read: then the source's bytes
-//! are read and digested once, on their way.
+//! relation of both trees in pieces of 256 KiB with positional reads and digest them with keyed BLAKE3,
+//! 64 KiB at a time; from the same buffers they send the differing blocks once over TCP on loopback, or over
+//! the link of the shape, there compressed with zstd:1; as many receivers write them where they belong, into
+//! the files that are there or into new ones; at the end one syncfs. All of it overlaps as well as the
+//! machine lets it. An empty target has nothing to read: then the source's bytes are read and digested
+//! once, on their way.
 //!
 //! There is no server in it, no backup, no WAL, no exchange of digests and no proof of what arrives: a
 //! tool that is at 100 % cannot exist.
