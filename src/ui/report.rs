@@ -121,9 +121,13 @@ fn transfer(text: &mut String, outcome: &Outcome) {
         text,
         "On the wire",
         format_args!(
-            "{} received, {} sent",
+            "{} received, {} sent{}",
             words::size(outcome.wire_received_bytes),
-            words::size(outcome.wire_sent_bytes)
+            words::size(outcome.wire_sent_bytes),
+            match outcome.streams {
+                0 | 1 => String::new(),
+                streams => format!(", over {streams} streams"),
+            }
         ),
     );
     let saved = outcome.full_copy_bytes.saturating_sub(outcome.moved_bytes);
@@ -296,6 +300,7 @@ mod tests {
             written_bytes: 186_875_904,
             wire_received_bytes: 63_963_136,
             wire_sent_bytes: 2_097_152,
+            streams: 4,
             full_copy_bytes: 13_421_772_800,
             files: 1204,
             removed_files: 12,
