@@ -7,7 +7,7 @@ use futures_util::{StreamExt, stream};
 use super::run::Run;
 use super::source::{Connection, Opened, Source, SourceError};
 use crate::errors::chain;
-use crate::wire::message::JoinToken;
+use crate::wire::message::{Fault, JoinToken};
 
 /// Streams that are opened at the same time: sshd turns away who comes with many at once (`MaxStartups`).
 const AT_ONCE: usize = 4;
@@ -55,12 +55,13 @@ fn add(source: &Source, opened: Opened, connection: &mut Connection) {
 }
 
 fn words(error: &SourceError, open: usize, wanted: usize) -> String {
-    let epitaph = match error {
-        SourceError::Handshake { epitaph, .. } => format!(" ({epitaph})"),
-        _ => String::new(),
+    let more = match error {
+        SourceError::Handshake { epitaph, .. } => format!(" ({epitaph})."),
+        SourceError::Fault(Fault {
+            hint: Some(hint), ..
+        }) => format!(". {hint}"),
+        _ => ".".to_owned(),
     };
-    format!(
-        "Of {wanted} streams to the agent only {open} could be opened, so the run goes on with {open}: {}{epitaph}.",
-        chain(error)
-    )
+    let error = chain(error);
+    format!("The run goes on with {open} of {wanted} streams to the agent: {error}{more}")
 }

@@ -83,7 +83,7 @@ pub fn open_further(from: &From) -> io::Result<Link> {
 }
 
 /// What becomes of a process that nobody cares for any more.
-#[derive(PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 enum IfDropped {
     Ends,
     IsKilled,

@@ -315,7 +315,9 @@ fn assert_moved_over(said: &Said, streams: usize) {
         .collect();
     assert_eq!(said.number("streams"), streams as u64, "{said}");
     let all = said.number("wire_received_bytes");
-    assert_eq!(brought.iter().sum::<u64>(), all, "{brought:?}");
+    // The last word comes when the report is made.
+    let more = brought.iter().sum::<u64>() - all;
+    assert!(more < 100, "{brought:?}: {said}");
     assert!(
         brought.iter().all(|bytes| *bytes > all / 20),
         "{brought:?}: {said}"
@@ -381,7 +383,7 @@ fn stream_that_does_not_come_up_is_a_warning() {
     let pair = Pair::diverged(&scene);
     let lock = scene.path().join("lock");
     let command = format!(
-        "exec:mkdir {} || exit 9; exec {}",
+        "exec:mkdir {} 2> /dev/null || {{ echo only one at a time >&2; exit 9; }}; exec {}",
         lock.display(),
         serve(&pair)
     );
@@ -391,7 +393,7 @@ fn stream_that_does_not_come_up_is_a_warning() {
         .succeed();
     pair.check_equal();
     assert_eq!(said.number("streams"), 1);
-    assert_snapshot!(words(&scene, &said), @"");
+    assert_snapshot!(words(&scene, &said), @"pg_reseed: warning: The run goes on with 1 of 5 streams to the agent: could not talk to the agent: the connection ended before the peer said anything (The agent's process ended: exit status: 9; it said: only one at a time).");
     assert_source_as_found(&pair.new, 0);
 }
 
