@@ -92,6 +92,8 @@ pub struct Counters {
     pub wire_received_bytes: AtomicU64,
     /// Everything sent to the agent, as it went over the link.
     pub wire_sent_bytes: AtomicU64,
+    /// Byte streams between both sides that came up.
+    pub streams: AtomicU64,
     /// Written to the target.
     pub written_bytes: AtomicU64,
     /// Files removed from the target.

@@ -282,6 +282,7 @@ fn short_help_of_rebuild() {
       -l, --log-file <FILE>    Log file of the server that --start starts
           --wait <SECS>        Seconds to wait for stop, start and streaming [default: 60]
       -j, --jobs <N>           Worker threads on each side
+          --streams <N>        Byte streams between the sides: 1 to 16
       -Z, --compress <METHOD>  Compression between the sides: auto, none, lz4, zstd[:LEVEL]
       -r, --max-rate <RATE>    Most that the source reads and sends a second: kB, or suffix k, M, G
       -N, --no-sync            Do not wait for data to be safe on disk

@@ -8,4 +8,5 @@ pub mod look;
 pub mod options;
 pub mod serve;
 pub mod session;
+mod streams;
 pub mod tree;

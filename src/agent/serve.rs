@@ -1,26 +1,28 @@
 //! The agent's loop: frames in, frames out. Reading requests run on the workers, many at a time; the
-//! others one after the other. The end of the input ends everything.
+//! others one after the other. The end of the first stream's input ends everything.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, RwLock};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{mpsc, watch};
+use tokio::io::AsyncRead;
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::answer::Reader;
 use super::effort::Held;
 use super::options::ServeOptions;
 use super::session::Session;
+use super::streams;
 use crate::buffer::Buffer;
 use crate::geometry::{EXTENT_BYTES, Span, WHOLE_MAX_BYTES};
 use crate::link::frames::{self, Frame, FrameError, Outgoing};
+use crate::link::stdio::{Input, Output};
 use crate::wire::codec;
 use crate::wire::message::{ALIVE_EVERY, Answer, Fault, FaultKind, Notice, Request, RequestId};
 use crate::workers::{WorkerFailed, Workers};
 
 /// Answers that may wait for the link: with the workers' own bound it limits the memory in use.
-const WAITING_ANSWERS: usize = 4;
+pub(super) const WAITING_ANSWERS: usize = 4;
 
 /// Requests that may wait for a worker; a client that sends more is not read until some are answered.
 const WAITING_REQUESTS: usize = 256;
@@ -36,93 +38,153 @@ const TIDY_WITHIN: Duration = Duration::from_secs(10);
 pub enum ServeError {
     #[error(transparent)]
     Frame(#[from] FrameError),
+    #[error("the connection broke: {0}")]
+    Io(#[from] std::io::Error),
 }
 
-/// What the reading requests share.
-struct Shared {
+/// What the reading requests of all streams share.
+pub(super) struct Shared {
     /// Started as the client's configuration says.
     workers: OnceLock<Workers>,
     reader: RwLock<Option<Arc<Reader>>>,
     in_flight: AtomicUsize,
-    outgoing: mpsc::Sender<Outgoing>,
+    waiting: Arc<Semaphore>,
 }
 
-/// Serves one client over a pair of streams, until they end or `stop` does: then it tidies up.
+/// Serves one client over the process's standard streams, until they end or `stop` does: then it tidies
+/// up. Or hands them over to the agent whose session they belong to, and waits for its end.
 ///
 /// # Errors
 /// [`ServeError`] when the peer does not keep to the protocol or the streams break.
 pub async fn serve(
     options: ServeOptions,
-    reader: impl AsyncRead + Unpin,
-    writer: impl AsyncWrite + Unpin + Send + 'static,
+    (mut input, mut output): (Input, Output),
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
+    let mut stop = std::pin::pin!(stop);
+    let first = tokio::select! {
+        first = open(&mut input, &mut output) => first?,
+        () = &mut stop => return Ok(()),
+    };
+    match first {
+        None => Ok(()),
+        Some((id, Request::Join { token })) => tokio::select! {
+            joined = streams::join(id, token, input, output) => joined,
+            () = &mut stop => Ok(()),
+        },
+        Some((id, request)) => {
+            let session = Session::new(options);
+            Ok(lead(session, (id, request), (input, output), stop).await?)
+        }
+    }
+}
+
+/// Exchanges preambles and reads the first request, and not a byte more: the rest may be another agent's.
+async fn open(
+    input: &mut Input,
+    output: &mut Output,
+) -> Result<Option<(RequestId, Request)>, ServeError> {
+    frames::write_preamble(output).await?;
+    frames::read_preamble(input).await?;
+    let Some(frame) = frames::read_frame(input).await? else {
+        return Ok(None);
+    };
+    let request = codec::decode(&frame.head).map_err(FrameError::from)?;
+    Ok(Some((frame.id, request)))
+}
+
+/// Leads a session whose first request has come.
+async fn lead(
+    session: Session,
+    (id, first): (RequestId, Request),
+    (input, output): (Input, Output),
+    stop: impl Future<Output = ()>,
+) -> Result<(), FrameError> {
     let (outgoing, to_write) = mpsc::channel(WAITING_ANSWERS);
-    let writing = tokio::spawn(frames::write_frames(writer, to_write));
+    let writing = tokio::spawn(frames::write_frames(output, to_write));
     let shared = Arc::new(Shared {
         workers: OnceLock::new(),
         reader: RwLock::new(None),
         in_flight: AtomicUsize::new(0),
-        outgoing,
+        waiting: Arc::new(Semaphore::new(WAITING_REQUESTS)),
     });
+    // Ends with this function, and all further streams with it.
+    let mut further = tokio::task::JoinSet::new();
+    if let Request::Configure { jobs, join, .. } = &first {
+        if let Ok(workers) = Workers::start(usize::from(*jobs).min(JOBS_MAX)) {
+            let _ = shared.workers.set(workers);
+        }
+        if let Some(token) = join {
+            // Before the answer: from then on others may want to join.
+            streams::admit(&mut further, *token, &shared);
+        }
+    }
     let (control, requests) = mpsc::channel(8);
     let (gone, is_gone) = watch::channel(false);
     let steering = tokio::spawn(steer(
-        Session::new(options),
+        session,
         Arc::clone(&shared),
+        outgoing.clone(),
         requests,
         is_gone,
     ));
-    let beating = tokio::spawn(beat(shared.outgoing.clone()));
+    let beating = tokio::spawn(beat(outgoing.clone()));
     let received = tokio::select! {
-        received = receive(reader, &shared, &control) => received,
+        received = async {
+            // The channel is empty.
+            let _ = control.send((id, first)).await;
+            receive(input, &shared, &outgoing, Some(&control)).await
+        } => received,
         () = stop => Ok(()),
     };
     beating.abort();
+    further.abort_all();
     // The client is gone: whatever runs is not wanted any more.
     let _ = gone.send(true);
     drop(control);
     let _ = tokio::time::timeout(TIDY_WITHIN, steering).await;
-    drop(shared);
+    drop((shared, outgoing));
     let _ = tokio::time::timeout(TIDY_WITHIN, writing).await;
-    Ok(received?)
+    received
 }
 
-async fn receive(
+/// Takes the requests of one stream until it ends. One without `control` is for reading only.
+pub(super) async fn receive(
     reader: impl AsyncRead + Unpin,
     shared: &Arc<Shared>,
-    control: &mpsc::Sender<(RequestId, Request)>,
+    outgoing: &mpsc::Sender<Outgoing>,
+    control: Option<&mpsc::Sender<(RequestId, Request)>>,
 ) -> Result<(), FrameError> {
     let mut reader = frames::buffered(reader);
-    frames::read_preamble(&mut reader).await?;
-    let waiting = Arc::new(tokio::sync::Semaphore::new(WAITING_REQUESTS));
     while let Some(frame) = frames::read_frame(&mut reader).await? {
         let Frame { id, head, body } = frame;
-        match codec::decode::<Request>(&head)? {
-            request @ (Request::Digests { .. }
-            | Request::Blocks { .. }
-            | Request::Delta { .. }
-            | Request::Control) => {
-                let permit = Arc::clone(&waiting).acquire_owned().await;
-                let shared = Arc::clone(shared);
+        match (codec::decode::<Request>(&head)?, control) {
+            (
+                request @ (Request::Digests { .. }
+                | Request::Blocks { .. }
+                | Request::Delta { .. }
+                | Request::Control),
+                _,
+            ) => {
+                let permit = Arc::clone(&shared.waiting).acquire_owned().await;
+                let (shared, outgoing) = (Arc::clone(shared), outgoing.clone());
                 shared.in_flight.fetch_add(1, Ordering::SeqCst);
                 tokio::spawn(async move {
                     let result = read(&shared, request, body).await;
                     shared.in_flight.fetch_sub(1, Ordering::SeqCst);
-                    send(&shared.outgoing, id, result).await;
+                    send(&outgoing, id, result).await;
                     drop(permit);
                 });
             }
-            request => {
-                if let Request::Configure { jobs, .. } = &request
-                    && let Ok(workers) = Workers::start(usize::from(*jobs).min(JOBS_MAX))
-                {
-                    // A second configuration is refused by the session.
-                    let _ = shared.workers.set(workers);
-                }
+            (request, Some(control)) => {
                 if control.send((id, request)).await.is_err() {
                     break;
                 }
+            }
+            (_, None) => {
+                let fault = "a further stream takes requests that read, and no others";
+                let fault = Fault::new(FaultKind::Protocol, fault);
+                send(outgoing, id, Err(fault)).await;
             }
         }
     }
@@ -130,7 +192,7 @@ async fn receive(
 }
 
 /// An answer with its body, and the room that it takes.
-type HeldReply = (Answer, Buffer, Option<Held>);
+pub(super) type HeldReply = (Answer, Buffer, Option<Held>);
 
 /// Runs a reading request on a worker.
 async fn read(shared: &Shared, request: Request, body: Buffer) -> Result<HeldReply, Fault> {
@@ -176,7 +238,12 @@ fn weight(request: &Request) -> (u64, u64) {
     }
 }
 
-async fn send(outgoing: &mpsc::Sender<Outgoing>, id: RequestId, result: Result<HeldReply, Fault>) {
+/// Answers on the stream of the request.
+pub(super) async fn send(
+    outgoing: &mpsc::Sender<Outgoing>,
+    id: RequestId,
+    result: Result<HeldReply, Fault>,
+) {
     let (answer, body, held) =
         result.unwrap_or_else(|fault| (Answer::Fault(fault), Buffer::default(), None));
     let frame = Outgoing::new(id, &answer, body).map(|frame| match held {
@@ -197,6 +264,7 @@ async fn send(outgoing: &mpsc::Sender<Outgoing>, id: RequestId, result: Result<H
 async fn steer(
     mut session: Session,
     shared: Arc<Shared>,
+    outgoing: mpsc::Sender<Outgoing>,
     mut requests: mpsc::Receiver<(RequestId, Request)>,
     mut gone: watch::Receiver<bool>,
 ) {
@@ -211,7 +279,7 @@ async fn steer(
                     && shared.in_flight.load(Ordering::SeqCst) > 0
                 {
                     let fault = Fault::new(FaultKind::Protocol, "the backup cannot end while it is read");
-                    send(&shared.outgoing, id, Err(fault)).await;
+                    send(&outgoing, id, Err(fault)).await;
                     continue;
                 }
                 let canceller = session.canceller();
@@ -227,12 +295,12 @@ async fn steer(
                 };
                 publish(&shared, &session);
                 let result = result.map(|(answer, body)| (answer, body, None));
-                send(&shared.outgoing, id, result).await;
+                send(&outgoing, id, result).await;
             }
             _ = clock.tick() => {
                 if let Some(notice) = session.watch().await {
                     publish(&shared, &session);
-                    tell(&shared.outgoing, &notice).await;
+                    tell(&outgoing, &notice).await;
                 }
             }
         }
@@ -247,7 +315,7 @@ fn publish(shared: &Shared, session: &Session) {
 }
 
 /// Tells the client now and then that the agent is there, whatever else it is doing.
-async fn beat(outgoing: mpsc::Sender<Outgoing>) {
+pub(super) async fn beat(outgoing: mpsc::Sender<Outgoing>) {
     loop {
         tokio::time::sleep(ALIVE_EVERY).await;
         tell(&outgoing, &Notice::Alive).await;

@@ -147,6 +147,7 @@ impl Session {
             | Request::Blocks { .. }
             | Request::Delta { .. }
             | Request::Control => return Err(unlawful("reading")),
+            Request::Join { .. } => return Err(unlawful("joining a session")),
         };
         Ok((answer, Buffer::default()))
     }

@@ -368,6 +368,22 @@ pub struct RebuildArguments {
     )]
     pub jobs: Option<u16>,
 
+    /// Byte streams between the sides: 1 to 16
+    ///
+    /// Over how many streams the data come, from 1 to 16. The further ones are opened the same way as the
+    /// first, once the source has been judged fit, and are used from when they are there; one that cannot
+    /// be opened is a warning. An ssh process encrypts on one processor and moves little at a time over a
+    /// long way: several of them move more. The default with ssh is the number of this host's processors, but
+    /// at most 4; it is 1 with --from local, exec:COMMAND and a --rsh that is not ssh. Further streams of ssh
+    /// never ask for a password (BatchMode), so they need a key or an agent that holds one.
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u8).range(1..=16),
+        help_heading = RUN
+    )]
+    pub streams: Option<u8>,
+
     /// Compression between the sides: auto, none, lz4, zstd[:LEVEL]
     ///
     /// How the agent compresses the blocks that it sends: none, lz4, zstd with an optional level from

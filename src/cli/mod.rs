@@ -182,11 +182,11 @@ fn serve(typed: ServeArguments) -> ExitCode {
         Err(error) => return cannot_begin(&format!("could not start threads: {error}")),
     };
     let result = runtime.block_on(async {
-        let (input, output) = match stdio::standard_streams() {
+        let streams = match stdio::standard_streams() {
             Ok(streams) => streams,
             Err(error) => return Err(format!("could not use the standard streams: {error}")),
         };
-        agent::serve::serve(options, input, output, stop_signal())
+        agent::serve::serve(options, streams, stop_signal())
             .await
             .map_err(|error| chain(&error))
     });

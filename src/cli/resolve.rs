@@ -20,6 +20,9 @@ use crate::wire::message::Compression;
 /// Threads per side unless `--jobs` says otherwise: a busy source keeps its other processors.
 const JOBS_DEFAULT_MAX: usize = 4;
 
+/// Streams over ssh unless `--streams` says otherwise: each takes a processor on both sides to encrypt.
+const STREAMS_DEFAULT_MAX: usize = 4;
+
 /// The longest name that PostgreSQL gives to a slot (`NAMEDATALEN` - 1).
 const SLOT_NAME_MAX: usize = 63;
 
@@ -148,6 +151,12 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
         Agent::Local { .. } => Compression::None,
         _ => Compression::Auto,
     });
+    let streams = match typed.streams {
+        Some(streams) => usize::from(streams),
+        // Another remote shell may ask for a password each time.
+        None if from.is_ssh() => around.processors.clamp(1, STREAMS_DEFAULT_MAX),
+        None => 1,
+    };
     let progress = match typed.progress {
         Style::Auto if typed.quiet => Style::None,
         style => style,
@@ -164,6 +173,7 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
         jobs: typed
             .jobs
             .map_or_else(|| around.processors.clamp(1, JOBS_DEFAULT_MAX), usize::from),
+        streams,
         compression,
         max_rate: typed.max_rate,
         dry_run: typed.dry_run,
@@ -412,6 +422,22 @@ mod tests {
     }
 
     #[test]
+    fn several_streams_are_the_default_of_ssh_alone() {
+        for (line, streams) in [
+            ("-h db2 --rsh 'ssh -4'", 4),
+            ("-h db2 --streams 9", 9),
+            ("-h db2 --rsh 'krsh -x'", 1),
+            ("-h db2 --rsh 'krsh -x' --streams 2", 2),
+            ("-h db2 --from local", 1),
+            ("-h db2 --from exec:carrier", 1),
+            ("-h db2 --from exec:carrier --streams 16", 16),
+        ] {
+            let resolved = resolve(line, &[]).unwrap();
+            assert_eq!(resolved.options.streams, streams, "{line}");
+        }
+    }
+
+    #[test]
     fn the_shortest_command_has_the_documented_defaults() {
         let resolved = resolve("-h db2", &[]).unwrap();
         let options = resolved.options;
@@ -419,7 +445,7 @@ mod tests {
         assert!(matches!(&options.from, Agent::Ssh { user_host, .. } if user_host == "db2"));
         assert_eq!(options.compression, Compression::Auto);
         assert_eq!(options.max_rate, None);
-        assert_eq!(options.jobs, 4);
+        assert_eq!((options.jobs, options.streams), (4, 4));
         assert_eq!(options.wait, Duration::from_secs(60));
         assert!(options.fast_checkpoint && options.sync);
         assert!(!options.config_from_source && !options.start && !options.stop);

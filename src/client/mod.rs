@@ -15,6 +15,7 @@ pub mod rebuild;
 mod run;
 mod source;
 mod standby;
+mod streams;
 mod summary;
 mod survey;
 mod task;

@@ -26,6 +26,8 @@ pub struct RebuildOptions {
     pub waldir: Option<PathBuf>,
     /// Worker threads on each side.
     pub jobs: usize,
+    /// Byte streams to the agent.
+    pub streams: usize,
     pub compression: Compression,
     /// Most bytes that the agent reads in a second.
     pub max_rate: Option<u64>,

@@ -80,6 +80,8 @@ pub struct Outcome {
     pub written_bytes: u64,
     pub wire_received_bytes: u64,
     pub wire_sent_bytes: u64,
+    /// Byte streams between both sides that came up.
+    pub streams: u64,
     /// What a full copy would have moved.
     pub full_copy_bytes: u64,
     pub files: u64,

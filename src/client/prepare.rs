@@ -145,6 +145,7 @@ async fn close_in_order(
     };
 
     run.stage(Stage::Bracket);
+    run.admitted.notify_one();
     let login = async {
         match to_stop {
             // It was judged before the stop.
@@ -211,6 +212,7 @@ pub(super) async fn facts(run: &Run<'_>, source: &Source) -> Result<SourceFacts,
         jobs: u16::try_from(run.options.jobs).unwrap_or(u16::MAX),
         max_rate: run.options.max_rate,
         survey: run.options.dry_run,
+        join: run.join,
     };
     let (Answer::Ready { .. }, _) = source.ask(&configure, Vec::new()).await? else {
         return Err(SourceError::Unfitting("configure"));

@@ -12,6 +12,7 @@ use super::outcome::Outcome;
 use super::prepare::{Looked, look, prepare};
 use super::run::Run;
 use super::source::{self, Source};
+use super::streams;
 use super::survey::survey;
 use crate::event::{Events, Stage};
 use crate::wire::message::Request;
@@ -37,8 +38,11 @@ pub async fn rebuild(
             connected.map_err(|error| error.untouched())
         }
     };
-    let (source, connection) = connected?;
-    let result = with_source(&run, looked, &source, &mut cancel).await;
+    let (source, mut connection) = connected?;
+    let result = tokio::select! {
+        result = with_source(&run, looked, &source, &mut cancel) => result,
+        never = streams::widen(&run, &source, &mut connection) => match never {},
+    };
     match result {
         Ok(outcome) => {
             events.stage(Stage::Done);

@@ -3,11 +3,14 @@
 use std::sync::Mutex;
 use std::time::Instant;
 
+use tokio::sync::Notify;
+
 use super::failure::{Failure, TargetState};
 use super::options::RebuildOptions;
 use super::outcome::StageTime;
 use crate::digest::SessionKey;
 use crate::event::{Events, Stage};
+use crate::wire::message::JoinToken;
 use crate::workers::Workers;
 
 /// What every step of a run needs.
@@ -16,6 +19,10 @@ pub(super) struct Run<'a> {
     pub(super) events: &'a Events,
     pub(super) workers: Workers,
     pub(super) key: SessionKey,
+    /// With it further streams join the session, if more than one was asked for.
+    pub(super) join: Option<JoinToken>,
+    /// Told when the further streams may come.
+    pub(super) admitted: Notify,
     pub(super) clock: Clock,
     warnings: Mutex<Vec<String>>,
 }
@@ -23,8 +30,9 @@ pub(super) struct Run<'a> {
 impl<'a> Run<'a> {
     pub(super) fn begin(options: &'a RebuildOptions, events: &'a Events) -> Result<Self, Failure> {
         let untouched = |error: String| Failure::new(TargetState::Untouched, error);
-        let mut key = [0; 32];
+        let (mut key, mut token) = ([0; 32], [0; 16]);
         getrandom::fill(&mut key)
+            .and_then(|()| getrandom::fill(&mut token))
             .map_err(|error| untouched(format!("could not get random numbers: {error}")))?;
         Ok(Self {
             options,
@@ -32,6 +40,8 @@ impl<'a> Run<'a> {
             workers: Workers::start(options.jobs)
                 .map_err(|error| untouched(format!("could not start worker threads: {error}")))?,
             key: SessionKey(key),
+            join: (options.streams > 1).then_some(JoinToken(token)),
+            admitted: Notify::new(),
             clock: Clock::start(),
             warnings: Mutex::default(),
         })

@@ -1,8 +1,8 @@
 //! The client's end of the wire: questions out, answers in, many in flight.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -10,16 +10,21 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::failure::Failure;
 use crate::buffer::Buffer;
 use crate::event::{Counters, Event, Events};
-use crate::link::frames::{self, Frame, FrameError, Outgoing};
-use crate::link::{self, From, Process};
+use crate::geometry::Span;
+use crate::link::From;
+use crate::link::frames::{self, Frame, FrameError, Impatient, Outgoing};
+use crate::link::process::{self, Incoming, Link, Process};
 use crate::wire::codec::{self, CodecError};
-use crate::wire::message::{Answer, Fault, Notice, Request, RequestId, SILENT_AFTER};
+use crate::wire::message::{Answer, Fault, JoinToken, Notice, Request, RequestId, SILENT_AFTER};
 
 /// Requests that may wait for the link.
 const WAITING_REQUESTS: usize = 16;
 
 /// How long the other side may take to say its first word: ssh may ask for a password.
 const FIRST_WORD_WITHIN: Duration = Duration::from_secs(120);
+
+/// What an answer weighs beside its blocks.
+const SMALL_ANSWER_BYTES: u64 = 4096;
 
 /// How long the agent may take to end after the last word.
 const END_WITHIN: Duration = Duration::from_secs(10);
@@ -86,30 +91,92 @@ const VERSION_HINT: &str = "Install the same version of pg_reseed on both hosts.
 const HANDSHAKE_HINT: &str = "pg_reseed must be installed on the source's host (--agent-path says where), \
                               and nothing else may write to the standard output of that command.";
 
-/// Answers that are waited for, by the number of their request.
-type Pending = Arc<Mutex<HashMap<RequestId, oneshot::Sender<(Answer, Buffer)>>>>;
+/// Who waits for an answer.
+struct Waiting {
+    answer: oneshot::Sender<(Answer, Buffer)>,
+    _load: Load,
+}
 
-/// An agent that answers.
+/// Answers that are waited for, by the number of their request.
+type Pending = Arc<Mutex<HashMap<RequestId, Waiting>>>;
+
+/// What a stream has brought and will bring.
+#[derive(Default)]
+struct Tally {
+    received_bytes: AtomicU64,
+    awaited_bytes: AtomicU64,
+}
+
+/// Counts on a stream until the answer is there.
+struct Load {
+    tally: Arc<Tally>,
+    bytes: u64,
+}
+
+impl Load {
+    fn new(tally: &Arc<Tally>, bytes: u64) -> Self {
+        tally.awaited_bytes.fetch_add(bytes, Ordering::Relaxed);
+        Self {
+            tally: Arc::clone(tally),
+            bytes,
+        }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        let awaited = &self.tally.awaited_bytes;
+        awaited.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// One of the streams, for those who ask.
+#[derive(Clone)]
+struct Stream {
+    outgoing: mpsc::Sender<Outgoing>,
+    tally: Arc<Tally>,
+}
+
+/// An agent that answers, over one or several streams.
 #[derive(Clone)]
 pub struct Source {
-    outgoing: mpsc::Sender<Outgoing>,
+    first: Stream,
+    further: Arc<RwLock<Vec<Stream>>>,
     pending: Pending,
     next: Arc<AtomicU32>,
-    ended: watch::Receiver<Option<End>>,
-    counters: Arc<Counters>,
+    tell_end: Arc<watch::Sender<Option<End>>>,
+    events: Events,
 }
 
 /// Why nothing more will be answered.
 #[derive(Debug, Clone)]
 enum End {
-    Link(String),
+    /// The stream with this index broke.
+    Link {
+        stream: usize,
+        reason: String,
+    },
     Bracket(String),
 }
 
-/// The agent's process and the tasks that talk to it.
+/// The processes that carry the streams, and the tasks that talk to them: the first one's and the others'.
 pub struct Connection {
+    first: Carrier,
+    further: Vec<Carrier>,
+}
+
+struct Carrier {
     process: Process,
     reading: tokio::task::JoinHandle<()>,
+    writing: tokio::task::JoinHandle<std::io::Result<()>>,
+    tally: Arc<Tally>,
+}
+
+/// A stream on which the preambles are exchanged.
+pub(super) struct Opened {
+    process: Process,
+    reader: Impatient<Incoming>,
+    outgoing: mpsc::Sender<Outgoing>,
     writing: tokio::task::JoinHandle<std::io::Result<()>>,
 }
 
@@ -118,13 +185,38 @@ pub struct Connection {
 /// # Errors
 /// [`SourceError`] when the process cannot be started, ends, or speaks something else.
 pub async fn connect(from: &From, events: &Events) -> Result<(Source, Connection), SourceError> {
-    let link::Link {
+    let opened = open(process::open(from).map_err(SourceError::Open)?).await?;
+    let source = Source {
+        first: Stream {
+            outgoing: opened.outgoing.clone(),
+            tally: Arc::default(),
+        },
+        further: Arc::default(),
+        pending: Pending::default(),
+        next: Arc::new(AtomicU32::new(1)),
+        tell_end: Arc::new(watch::Sender::new(None)),
+        events: events.clone(),
+    };
+    let first = source.listen(opened, 0, Arc::clone(&source.first.tally));
+    let connection = Connection {
+        first,
+        further: Vec::new(),
+    };
+    Ok((source, connection))
+}
+
+/// Exchanges the preambles.
+async fn open(link: Link) -> Result<Opened, SourceError> {
+    let Link {
         reader,
-        writer,
+        mut writer,
         mut process,
-    } = link::open(from).map_err(SourceError::Open)?;
+    } = link;
     let (outgoing, to_write) = mpsc::channel(WAITING_REQUESTS);
-    let writing = tokio::spawn(frames::write_frames(writer, to_write));
+    let writing = tokio::spawn(async move {
+        frames::write_preamble(&mut writer).await?;
+        frames::write_frames(writer, to_write).await
+    });
     let mut reader = frames::impatient(reader);
     let greeting = tokio::time::timeout(FIRST_WORD_WITHIN, frames::read_preamble(&mut reader));
     let greeted = match greeting.await {
@@ -137,55 +229,43 @@ pub async fn connect(from: &From, events: &Events) -> Result<(Source, Connection
         return Err(SourceError::Handshake { source, epitaph });
     }
     frames::limit_silence(&mut reader, SILENT_AFTER);
-    let pending = Pending::default();
-    let (tell_end, ended) = watch::channel(None);
-    let counters = Arc::clone(events.counters());
-    let reading = tokio::spawn(receive(
-        reader,
-        Arc::clone(&pending),
-        tell_end,
-        events.clone(),
-    ));
-    let source = Source {
-        outgoing,
-        pending,
-        next: Arc::new(AtomicU32::new(1)),
-        ended,
-        counters,
-    };
-    let connection = Connection {
+    Ok(Opened {
         process,
-        reading,
+        reader,
+        outgoing,
         writing,
-    };
-    Ok((source, connection))
+    })
 }
 
 /// Reads frames until the stream ends, and hands each to whoever waits for it.
 async fn receive(
     mut reader: impl tokio::io::AsyncRead + Unpin,
+    stream: usize,
+    tally: Arc<Tally>,
     pending: Pending,
-    tell_end: watch::Sender<Option<End>>,
+    tell_end: Arc<watch::Sender<Option<End>>>,
     events: Events,
 ) {
+    let link = |reason| End::Link { stream, reason };
     let end = loop {
         let frame = match frames::read_frame(&mut reader).await {
             Ok(Some(frame)) => frame,
-            Ok(None) => break End::Link("the agent ended".to_owned()),
+            Ok(None) => break link("the agent ended".to_owned()),
             Err(FrameError::Io(error)) if error.kind() == std::io::ErrorKind::TimedOut => {
                 let seconds = SILENT_AFTER.as_secs();
-                break End::Link(format!("nothing was heard of it for {seconds} s"));
+                break link(format!("nothing was heard of it for {seconds} s"));
             }
-            Err(error) => break End::Link(error.to_string()),
+            Err(error) => break link(error.to_string()),
         };
         Counters::add(&events.counters().wire_received_bytes, frame.wire_bytes());
+        Counters::add(&tally.received_bytes, frame.wire_bytes());
         let Frame { id, head, body } = frame;
         if id == 0 {
             match codec::decode::<Notice>(&head) {
                 Ok(Notice::Alive) => {}
                 Ok(Notice::RetainedWal { bytes, .. }) => events.tell(&Event::RetainedWal { bytes }),
                 Ok(Notice::BracketLost { reason }) => break End::Bracket(reason),
-                Err(error) => break End::Link(error.to_string()),
+                Err(error) => break link(error.to_string()),
             }
             continue;
         }
@@ -194,17 +274,37 @@ async fn receive(
                 let waiting = pending.lock().ok().and_then(|mut map| map.remove(&id));
                 if let Some(waiting) = waiting {
                     // Whoever asked may have given up.
-                    let _ = waiting.send((answer, body));
+                    let _ = waiting.answer.send((answer, body));
                 }
             }
-            Err(error) => break End::Link(error.to_string()),
+            Err(error) => break link(error.to_string()),
         }
     };
-    let _ = tell_end.send(Some(end));
+    // The first end is the cause of the others.
+    tell_end.send_if_modified(|told| {
+        let is_first = told.is_none();
+        if is_first {
+            *told = Some(end);
+        }
+        is_first
+    });
     // Drops the senders: everybody who waits wakes up.
     if let Ok(mut map) = pending.lock() {
         map.clear();
     }
+}
+
+/// Bytes that the answer may have, roughly, as a request weighs on its stream; 0 for one that must go on the
+/// first.
+fn weight(request: &Request, body_bytes: usize) -> u64 {
+    let sum = |spans: &[Span]| spans.iter().map(|span| u64::from(span.bytes)).sum::<u64>();
+    let answer = match request {
+        Request::Digests { .. } | Request::Control => 0,
+        Request::Blocks { spans, .. } => sum(spans),
+        Request::Delta { .. } => body_bytes as u64,
+        _ => return 0,
+    };
+    answer + SMALL_ANSWER_BYTES
 }
 
 impl Source {
@@ -217,20 +317,23 @@ impl Source {
         request: &Request,
         body: Vec<u8>,
     ) -> Result<(Answer, Buffer), SourceError> {
-        let id = loop {
-            let id = self.next.fetch_add(1, Ordering::Relaxed);
-            // 0 is for notices.
-            if id != 0 {
-                break id;
-            }
-        };
+        let id = self.new_id();
+        let weight = weight(request, body.len());
         let frame = Outgoing::new(id, request, body)?;
-        Counters::add(&self.counters.wire_sent_bytes, frame.wire_bytes());
+        Counters::add(&self.events.counters().wire_sent_bytes, frame.wire_bytes());
+        let stream = match weight {
+            0 => self.first.clone(),
+            _ => self.lightest(),
+        };
         let (sender, receiver) = oneshot::channel();
         if let Ok(mut map) = self.pending.lock() {
-            map.insert(id, sender);
+            let waiting = Waiting {
+                answer: sender,
+                _load: Load::new(&stream.tally, weight),
+            };
+            map.insert(id, waiting);
         }
-        if self.ended.borrow().is_some() || self.outgoing.send(frame).await.is_err() {
+        if self.tell_end.borrow().is_some() || stream.outgoing.send(frame).await.is_err() {
             return Err(self.end().await);
         }
         match receiver.await {
@@ -240,8 +343,84 @@ impl Source {
         }
     }
 
+    fn new_id(&self) -> RequestId {
+        loop {
+            let id = self.next.fetch_add(1, Ordering::Relaxed);
+            // 0 is for notices.
+            if id != 0 {
+                return id;
+            }
+        }
+    }
+
+    /// The stream that has least to bring.
+    fn lightest(&self) -> Stream {
+        let awaited = |stream: &&Stream| stream.tally.awaited_bytes.load(Ordering::Relaxed);
+        let first = std::iter::once(&self.first);
+        match self.further.read() {
+            Ok(further) => first.chain(further.iter()).min_by_key(awaited).cloned(),
+            Err(_) => None,
+        }
+        .unwrap_or_else(|| self.first.clone())
+    }
+
+    /// Opens a further stream and joins the session with it.
+    ///
+    /// # Errors
+    /// [`SourceError`]; the streams that are there are not touched.
+    pub(super) async fn join(&self, from: &From, token: JoinToken) -> Result<Opened, SourceError> {
+        let link = process::open_further(from).map_err(SourceError::Open)?;
+        let mut opened = open(link).await?;
+        let request = Outgoing::new(self.new_id(), &Request::Join { token }, Vec::new())?;
+        let _ = opened.outgoing.send(request).await;
+        let source = match frames::read_frame(&mut opened.reader).await {
+            Ok(Some(frame)) => match codec::decode(&frame.head)? {
+                Answer::Joined => return Ok(opened),
+                Answer::Fault(fault) => return Err(SourceError::Fault(fault)),
+                _ => return Err(SourceError::Unfitting("join")),
+            },
+            Ok(None) => FrameError::Silent,
+            Err(error) => error,
+        };
+        let epitaph = opened.process.epitaph().await;
+        Err(SourceError::Handshake { source, epitaph })
+    }
+
+    /// Takes a further stream into use.
+    pub(super) fn add(&self, opened: Opened, connection: &mut Connection) {
+        let stream = Stream {
+            outgoing: opened.outgoing.clone(),
+            tally: Arc::default(),
+        };
+        let number = connection.further.len() + 1;
+        let carrier = self.listen(opened, number, Arc::clone(&stream.tally));
+        connection.further.push(carrier);
+        if let Ok(mut further) = self.further.write() {
+            further.push(stream);
+        }
+    }
+
+    /// Begins to read a stream's answers.
+    fn listen(&self, opened: Opened, stream: usize, tally: Arc<Tally>) -> Carrier {
+        Counters::add(&self.events.counters().streams, 1);
+        let reading = tokio::spawn(receive(
+            opened.reader,
+            stream,
+            Arc::clone(&tally),
+            Arc::clone(&self.pending),
+            Arc::clone(&self.tell_end),
+            self.events.clone(),
+        ));
+        Carrier {
+            process: opened.process,
+            reading,
+            writing: opened.writing,
+            tally,
+        }
+    }
+
     async fn end(&self) -> SourceError {
-        let mut ended = self.ended.clone();
+        let mut ended = self.tell_end.subscribe();
         // The writer may notice a broken link a moment before the reader does.
         let waited = tokio::time::timeout(END_WITHIN, ended.wait_for(Option::is_some)).await;
         match waited
@@ -249,38 +428,61 @@ impl Source {
             .and_then(|end| end.ok().and_then(|end| end.clone()))
         {
             Some(End::Bracket(reason)) => SourceError::BracketLost(reason),
-            Some(End::Link(reason)) => SourceError::Lost(reason),
+            Some(End::Link { stream: 0, reason }) => SourceError::Lost(reason),
+            Some(End::Link { stream, reason }) => {
+                SourceError::Lost(format!("stream {}: {reason}", stream + 1))
+            }
             None => SourceError::Lost("it does not answer any more".to_owned()),
         }
     }
 
     /// Returns when the link or the bracket is lost, with the reason.
     pub async fn lost(&self) -> SourceError {
-        let mut ended = self.ended.clone();
+        let mut ended = self.tell_end.subscribe();
         let _ = ended.wait_for(Option::is_some).await;
         self.end().await
     }
 }
 
 impl Connection {
+    /// How many streams there are.
+    pub(super) fn streams(&self) -> usize {
+        1 + self.further.len()
+    }
+
     /// Ends the connection after a failure, and adds how the agent ended if the link broke.
     pub async fn end_after(self, source: Source, failure: Failure) -> Failure {
-        let was_lost = matches!(&*source.ended.borrow(), Some(End::Link(_)));
+        let lost = match &*source.tell_end.borrow() {
+            Some(End::Link { stream, .. }) => Some(*stream),
+            _ => None,
+        };
         drop(source);
-        let epitaph = self.end().await;
-        if was_lost {
-            failure.detail(format!("{epitaph}."))
-        } else {
-            failure
+        let epitaphs = self.end().await;
+        match lost.and_then(|stream| epitaphs.get(stream)) {
+            Some(epitaph) => failure.detail(format!("{epitaph}.")),
+            None => failure,
         }
     }
 
-    /// Waits for the agent's end after the source was dropped or said good-bye, and tells how it ended.
-    pub async fn end(self) -> String {
-        let Connection {
+    /// Waits for the agents' end after the source was dropped or said good-bye, and tells how they ended.
+    pub async fn end(self) -> Vec<String> {
+        let carriers = std::iter::once(self.first).chain(self.further);
+        let ends = (1..).zip(carriers).map(|(number, carrier)| async move {
+            let received = Counters::read(&carrier.tally.received_bytes);
+            tracing::debug!("stream {number} brought {received} bytes");
+            carrier.end().await
+        });
+        futures_util::future::join_all(ends).await
+    }
+}
+
+impl Carrier {
+    async fn end(self) -> String {
+        let Carrier {
             mut process,
             reading,
             writing,
+            tally: _,
         } = self;
         reading.abort();
         let _ = tokio::time::timeout(END_WITHIN, writing).await;

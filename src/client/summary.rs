@@ -64,6 +64,7 @@ pub(super) fn outcome(run: &Run<'_>, told: &Told<'_>) -> Outcome {
         written_bytes: read(&counters.written_bytes),
         wire_received_bytes: read(&counters.wire_received_bytes),
         wire_sent_bytes: read(&counters.wire_sent_bytes),
+        streams: read(&counters.streams),
         full_copy_bytes: told.work.full_copy_bytes,
         files: told.work.files.len() as u64,
         removed_files: read(&counters.removed_files),

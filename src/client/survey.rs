@@ -34,6 +34,7 @@ pub(super) async fn survey(
     let cleared = judge(options, target, &facts)?;
     let bindir = bindir(options, &facts)?;
     judge_login(run, &facts, bindir.as_deref()).await?;
+    run.admitted.notify_one();
     run.stage(Stage::Manifest);
     let lists = lists(run, source, target, &facts, &cleared).await?;
     let work = plan(run, &facts, &cleared, lists)?;

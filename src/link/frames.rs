@@ -175,8 +175,16 @@ async fn fill(reader: &mut (impl AsyncRead + Unpin), buffer: &mut [u8]) -> Resul
     }
 }
 
-/// Writes the preamble and then whatever comes through the channel, until it closes or the stream
-/// breaks.
+/// Writes the preamble.
+///
+/// # Errors
+/// The stream's error.
+pub async fn write_preamble(writer: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+    writer.write_all(&codec::preamble()).await?;
+    writer.flush().await
+}
+
+/// Writes whatever comes through the channel, until it closes or the stream breaks.
 ///
 /// # Errors
 /// The stream's error.
@@ -185,8 +193,6 @@ pub async fn write_frames(
     mut outgoing: mpsc::Receiver<Outgoing>,
 ) -> io::Result<()> {
     let mut writer = BufWriter::with_capacity(BUFFER_BYTES, writer);
-    writer.write_all(&codec::preamble()).await?;
-    writer.flush().await?;
     while let Some(frame) = outgoing.recv().await {
         let mut next = Some(frame);
         while let Some(frame) = next {
@@ -207,8 +213,9 @@ mod tests {
 
     #[tokio::test]
     async fn frames_cross_a_stream_in_order() {
-        let (here, there) = tokio::io::duplex(100);
+        let (mut here, there) = tokio::io::duplex(100);
         let (sender, receiver) = mpsc::channel(4);
+        write_preamble(&mut here).await.unwrap();
         let writing = tokio::spawn(write_frames(here, receiver));
         let reading = tokio::spawn(async move {
             let mut there = buffered(there);

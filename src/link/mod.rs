@@ -2,17 +2,12 @@
 //! code whatever the link is.
 
 pub mod frames;
+pub mod join;
+pub mod process;
 pub mod stdio;
 
-use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::os::fd::AsFd;
-use std::path::PathBuf;
-use std::process::Stdio;
-use std::sync::{Arc, Mutex};
-
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use std::path::{Path, PathBuf};
 
 /// Where the agent is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -170,6 +165,26 @@ fn split_port(place: &str) -> Result<(&str, Option<u16>), FromError> {
 }
 
 impl From {
+    /// Whether the remote shell is ssh itself, which can be told to ask nobody for a password.
+    #[must_use]
+    pub fn is_ssh(&self) -> bool {
+        match self {
+            From::Ssh { rsh, .. } => Path::new(&rsh[0]).file_name() == Some("ssh".as_ref()),
+            From::Local { .. } | From::Exec { .. } => false,
+        }
+    }
+
+    /// The same for a further stream, which must not ask for a password once more.
+    fn further(&self) -> Self {
+        let mut further = self.clone();
+        if self.is_ssh()
+            && let From::Ssh { rsh, .. } = &mut further
+        {
+            rsh.extend(["-o".to_owned(), "BatchMode=yes".to_owned()]);
+        }
+        further
+    }
+
     /// Program and arguments that carry the agent.
     fn command(&self) -> std::io::Result<(OsString, Vec<OsString>)> {
         let serve = |source: &Option<String>| {
@@ -214,120 +229,10 @@ impl From {
     }
 }
 
-/// How many of the agent's last lines on standard error are kept for an error message.
-const LAST_LINES: usize = 8;
-
-/// An open link: two byte streams, and the process at their end.
-pub struct Link {
-    pub reader: ChildStdout,
-    pub writer: ChildStdin,
-    pub process: Process,
-}
-
-/// The process that carries a link.
-pub struct Process {
-    child: Child,
-    last_lines: Arc<Mutex<VecDeque<String>>>,
-    stderr_done: tokio::task::JoinHandle<()>,
-}
-
-impl Process {
-    /// How the process ended, as a sentence, with its last words on standard error. Waits a moment for
-    /// the end.
-    pub async fn epitaph(&mut self) -> String {
-        let wait = std::time::Duration::from_secs(2);
-        let status = match tokio::time::timeout(wait, self.child.wait()).await {
-            Ok(Ok(status)) => format!("The agent's process ended: {status}"),
-            Ok(Err(error)) => format!("The agent's process cannot be waited for: {error}"),
-            Err(_) => "The agent's process still runs".to_owned(),
-        };
-        let _ = tokio::time::timeout(wait, &mut self.stderr_done).await;
-        let lines = match self.last_lines.lock() {
-            Ok(lines) => lines.iter().cloned().collect::<Vec<_>>().join(" | "),
-            Err(_) => String::new(),
-        };
-        if lines.is_empty() {
-            status
-        } else {
-            format!("{status}; it said: {lines}")
-        }
-    }
-
-    /// Waits until the process has ended by itself, for `limit` at most, and kills it then.
-    pub async fn end(mut self, limit: std::time::Duration) {
-        if tokio::time::timeout(limit, self.child.wait())
-            .await
-            .is_err()
-        {
-            let _ = self.child.kill().await;
-        }
-    }
-}
-
-/// Opens a link: starts the process that carries it.
-///
-/// # Errors
-/// The system's error when the process cannot be started.
-pub fn open(from: &From) -> std::io::Result<Link> {
-    let (program, arguments) = from.command()?;
-    let mut child = Command::new(&program)
-        .args(&arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        // Not killed on drop: the agent ends, and tidies up, when its standard input does. In our
-        // process group: ssh must be able to ask for a password on the terminal.
-        .spawn()
-        .map_err(|error| {
-            std::io::Error::new(
-                error.kind(),
-                format!("could not run \"{}\": {error}", program.display()),
-            )
-        })?;
-    for pipe in [
-        child.stdin.as_ref().map(AsFd::as_fd),
-        child.stdout.as_ref().map(AsFd::as_fd),
-    ] {
-        stdio::widen(pipe);
-    }
-    let broken = || std::io::Error::other("a child process has no standard streams");
-    let (reader, writer) = (
-        child.stdout.take().ok_or_else(broken)?,
-        child.stdin.take().ok_or_else(broken)?,
-    );
-    let stderr = child.stderr.take().ok_or_else(broken)?;
-    let last_lines = Arc::new(Mutex::new(VecDeque::new()));
-    let lines = Arc::clone(&last_lines);
-    let stderr_done = tokio::spawn(async move {
-        let mut stderr = BufReader::new(stderr).lines();
-        while let Ok(Some(line)) = stderr.next_line().await {
-            if line.starts_with("pg_reseed: ") {
-                tracing::warn!(target: "pg_reseed::agent", "{line}");
-            } else {
-                // Banners of remote shells and the like.
-                tracing::info!(target: "pg_reseed::agent", "{line}");
-            }
-            if let Ok(mut lines) = lines.lock() {
-                if lines.len() == LAST_LINES {
-                    lines.pop_front();
-                }
-                lines.push_back(line);
-            }
-        }
-    });
-    Ok(Link {
-        reader,
-        writer,
-        process: Process {
-            child,
-            last_lines,
-            stderr_done,
-        },
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+
     use super::*;
 
     fn ssh(from: &str, host: Option<&str>) -> Result<(String, Option<u16>), FromError> {
@@ -412,5 +317,24 @@ mod tests {
                 "'/opt/pg reseed/bin/pg_reseed' serve --stdio --dbname \"host=/tmp dbname='a b'; rm -rf /\""
             ]
         );
+    }
+
+    #[test]
+    fn a_further_stream_asks_for_no_password() {
+        for (rsh, words) in [
+            (None, "ssh -o BatchMode=yes db1 pg_reseed serve --stdio"),
+            (
+                Some("/opt/bin/ssh -4"),
+                "/opt/bin/ssh -4 -o BatchMode=yes db1 pg_reseed serve --stdio",
+            ),
+            (Some("krsh -x"), "krsh -x db1 pg_reseed serve --stdio"),
+        ] {
+            let from = parse(Some("ssh://db1"), None, rsh, None, None).unwrap();
+            let (program, arguments) = from.further().command().unwrap();
+            let mut all = vec![program];
+            all.extend(arguments);
+            assert_eq!(all.join(OsStr::new(" ")), words);
+            assert_eq!(from.is_ssh(), words.contains("BatchMode"));
+        }
     }
 }

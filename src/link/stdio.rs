@@ -1,5 +1,5 @@
 //! The standard streams of an agent, as streams that wait without a thread: pipes, or one socket as from
-//! inetd or systemd.
+//! inetd or systemd. Their descriptors can go to another process ([`super::join`]).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,25 +20,73 @@ pub type Input = Box<dyn AsyncRead + Send + Unpin>;
 /// What an agent writes to.
 pub type Output = Box<dyn AsyncWrite + Send + Unpin>;
 
-/// Standard input and standard output. Must be called inside the runtime.
+/// The descriptors of a link's two directions, seen from the agent.
+#[derive(Debug)]
+pub struct Ends {
+    pub(super) input: OwnedFd,
+    pub(super) output: OwnedFd,
+}
+
+impl Ends {
+    /// Standard input and standard output.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn standard() -> io::Result<Self> {
+        Ok(Self {
+            input: io::stdin().as_fd().try_clone_to_owned()?,
+            output: io::stdout().as_fd().try_clone_to_owned()?,
+        })
+    }
+
+    /// One socket for both directions.
+    #[cfg(test)]
+    pub(crate) fn socket(socket: StdStream) -> Self {
+        Self {
+            input: socket.try_clone().expect("a socket can be cloned").into(),
+            output: socket.into(),
+        }
+    }
+
+    /// Both as streams. Must be called inside the runtime.
+    ///
+    /// # Errors
+    /// The system's error; one of them may be neither a pipe nor a socket.
+    pub fn streams(self) -> io::Result<(Input, Output)> {
+        let other = || io::Error::other("it is neither a pipe nor a socket");
+        Ok((
+            input(self.input)?.ok_or_else(other)?,
+            output(self.output)?.ok_or_else(other)?,
+        ))
+    }
+}
+
+/// Standard input and standard output as streams, whatever they are. Must be called inside the runtime.
 ///
 /// # Errors
 /// The system's error.
 pub fn standard_streams() -> io::Result<(Input, Output)> {
-    let input = io::stdin().as_fd().try_clone_to_owned()?;
-    let output = io::stdout().as_fd().try_clone_to_owned()?;
-    widen(Some(output.as_fd()));
-    let input: Input = match kind(&input)? {
-        Kind::Pipe => Box::new(pipe::Receiver::from_owned_fd(input)?),
-        Kind::Socket => Box::new(stream(input)?),
-        Kind::Other => Box::new(tokio::io::stdin()),
-    };
-    let output: Output = match kind(&output)? {
-        Kind::Pipe => Box::new(pipe::Sender::from_owned_fd(output)?),
-        Kind::Socket => Box::new(stream(output)?),
-        Kind::Other => Box::new(tokio::io::stdout()),
-    };
+    let ends = Ends::standard()?;
+    let input = input(ends.input)?.unwrap_or_else(|| Box::new(tokio::io::stdin()));
+    let output = output(ends.output)?.unwrap_or_else(|| Box::new(tokio::io::stdout()));
     Ok((input, output))
+}
+
+fn input(descriptor: OwnedFd) -> io::Result<Option<Input>> {
+    Ok(match kind(&descriptor)? {
+        Kind::Pipe => Some(Box::new(pipe::Receiver::from_owned_fd(descriptor)?)),
+        Kind::Socket => Some(Box::new(stream(descriptor)?)),
+        Kind::Other => None,
+    })
+}
+
+fn output(descriptor: OwnedFd) -> io::Result<Option<Output>> {
+    widen(Some(descriptor.as_fd()));
+    Ok(match kind(&descriptor)? {
+        Kind::Pipe => Some(Box::new(pipe::Sender::from_owned_fd(descriptor)?)),
+        Kind::Socket => Some(Box::new(stream(descriptor)?)),
+        Kind::Other => None,
+    })
 }
 
 /// Lets a pipe hold more, if it is one and the system allows it.

@@ -121,9 +121,13 @@ fn transfer(text: &mut String, outcome: &Outcome) {
         text,
         "On the wire",
         format_args!(
-            "{} received, {} sent",
+            "{} received, {} sent{}",
             words::size(outcome.wire_received_bytes),
-            words::size(outcome.wire_sent_bytes)
+            words::size(outcome.wire_sent_bytes),
+            match outcome.streams {
+                0 | 1 => String::new(),
+                streams => format!(", over {streams} streams"),
+            }
         ),
     );
     let saved = outcome.full_copy_bytes.saturating_sub(outcome.moved_bytes);
@@ -296,6 +300,7 @@ mod tests {
             written_bytes: 186_875_904,
             wire_received_bytes: 63_963_136,
             wire_sent_bytes: 2_097_152,
+            streams: 4,
             full_copy_bytes: 13_421_772_800,
             files: 1204,
             removed_files: 12,
@@ -329,7 +334,7 @@ mod tests {
           Compared      12.4 GB in 1,204 files
           Differing     18,204 blocks
           Moved         146 MB with 18,204 blocks; the target lacked 4.00 MB
-          On the wire   61.0 MB received, 2.00 MB sent
+          On the wire   61.0 MB received, 2.00 MB sent, over 4 streams
           Saved         12.3 GB of the 12.5 GB of a full copy (98 %)
           Written       178 MB
           Removed       12 files
@@ -364,7 +369,7 @@ mod tests {
 
           The target    is empty: everything comes from the source
           Moved         12.5 GB in 1,204 files
-          On the wire   61.0 MB received, 2.00 MB sent
+          On the wire   61.0 MB received, 2.00 MB sent, over 4 streams
           Written       178 MB
           Backup        0/7000028 to 0/9000100, 32.0 MB of WAL fetched
           Time          45 s: look 0.3 s, compare 42 s
@@ -393,7 +398,7 @@ mod tests {
           Compared      12.4 GB in 1,204 files
           Differing     18,204 blocks
           To move       146 MB with 18,204 blocks; the target lacked 4.00 MB
-          On the wire   61.0 MB received, 2.00 MB sent
+          On the wire   61.0 MB received, 2.00 MB sent, over 4 streams
           Saved         12.3 GB of the 12.5 GB of a full copy (98 %)
           To remove     12 files
           Time          45 s: look 0.3 s, compare 42 s
@@ -427,7 +432,7 @@ mod tests {
           Compared      12.4 GB in 1,204 files
           Differing     18,204 blocks
           Moved         146 MB with 18,204 blocks; the target lacked 4.00 MB
-          On the wire   61.0 MB received, 2.00 MB sent
+          On the wire   61.0 MB received, 2.00 MB sent, over 4 streams
           Saved         12.3 GB of the 12.5 GB of a full copy (98 %)
           Written       178 MB
           Removed       12 files

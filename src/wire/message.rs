@@ -22,6 +22,27 @@ pub const ALIVE_EVERY: Duration = Duration::from_secs(5);
 /// How long a link may be silent before it counts as lost.
 pub const SILENT_AFTER: Duration = Duration::from_secs(60);
 
+/// Most streams of one session.
+pub const STREAMS_MAX: usize = 16;
+
+/// What proves that a further stream belongs to a session: chosen by the client at random.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinToken(pub [u8; 16]);
+
+impl fmt::Debug for JoinToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JoinToken(..)")
+    }
+}
+
+impl JoinToken {
+    /// What everybody on the agent's host may know of it.
+    #[must_use]
+    pub fn public(&self) -> Digest {
+        SessionKey(*b"the name of a pg_reseed session.").digest(&self.0)
+    }
+}
+
 /// Number of a request; the answer carries the same. 0 marks a [`Notice`].
 pub type RequestId = u32;
 
@@ -109,6 +130,8 @@ pub enum Request {
         max_rate: Option<u64>,
         /// Read without a bracket; the results only inform.
         survey: bool,
+        /// With it further streams may join this session.
+        join: Option<JoinToken>,
     },
     /// Answer: [`Answer::Facts`].
     Facts { slot: Option<String> },
@@ -145,6 +168,9 @@ pub enum Request {
     Standbys,
     /// The session ends well: a temporary slot may go. Answer: [`Answer::Farewell`].
     Bye,
+    /// The first request on a further stream of a session, instead of [`Request::Configure`]. Nothing may
+    /// follow it before its answer. Answer: [`Answer::Joined`].
+    Join { token: JoinToken },
 }
 
 /// What the agent answers.
@@ -206,6 +232,8 @@ pub enum Answer {
     },
     Farewell,
     Fault(Fault),
+    /// From here on the stream takes requests that read.
+    Joined,
 }
 
 /// What the agent says without being asked.

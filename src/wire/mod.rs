@@ -14,6 +14,12 @@
 //! of the files that it named, `Standbys` and `Bye` are allowed. The agent may send a [`message::Notice`] at
 //! any time.
 //!
+//! **Further streams.** A session may have up to [`message::STREAMS_MAX`] streams. A further one goes to an
+//! agent of its own on the same host; its preamble is followed by `Join` with the token that `Configure` named,
+//! and nothing more before the answer. That agent hands the stream to the first one, which answers, and reads
+//! and writes it from there on. It takes `Digests`, `Blocks`, `Delta` and `Control`; each answer comes on the
+//! stream of its request. Everything else stays on the first stream, whose end is that of the session.
+//!
 //! **Names.** A request names a file by its number in the agent's manifest, never by a path. Paths go
 //! from the agent to the client only, in the parts of the manifest ([`listing`]), and decode only as names that
 //! can make a [`crate::path::RelPath`].

@@ -8,9 +8,11 @@ use std::process::{Child, Command};
 
 use insta::assert_snapshot;
 
-use crate::cluster::{DEADLINE, Pair, Rebuild, Scene, binary, done, eventually};
+use crate::cluster::{
+    Cluster, DEADLINE, Pair, Rebuild, Said, Scene, alive, binary, children_of, done, eventually,
+};
 use crate::guards::words;
-use crate::oracle::{assert_untouched, tree};
+use crate::oracle::{Since, assert_like_basebackup, assert_untouched, tree};
 use crate::rebuild::assert_source_as_found;
 
 fn serve(pair: &Pair) -> String {
@@ -291,6 +293,132 @@ fn real_ssh_carries_the_bytes() {
     rebuild().args(["--compress", "zstd", "--start"]).succeed();
     pair.check_equal();
     assert_source_as_found(&pair.new, 0);
+}
+
+/// A seed that moves something over several streams: a slow login keeps it from beginning before they are there.
+fn seed(standby: &Cluster, primary: &Cluster) -> Rebuild {
+    let conninfo = format!("{} options='-c post_auth_delay=2'", primary.conninfo());
+    Rebuild::with_conninfo(standby, &conninfo).args(["-v", "-v", "--compress", "none"])
+}
+
+/// Everybody's part of what came, as the log tells.
+fn assert_moved_over(said: &Said, streams: usize) {
+    let brought: Vec<u64> = (1..=streams)
+        .map(|number| {
+            let before = format!("stream {number} brought ");
+            let (_, rest) = said
+                .stderr
+                .split_once(&before)
+                .unwrap_or_else(|| panic!("{said}"));
+            rest.split(' ').next().unwrap().parse().unwrap()
+        })
+        .collect();
+    assert_eq!(said.number("streams"), streams as u64, "{said}");
+    let all = said.number("wire_received_bytes");
+    // The last word comes when the report is made.
+    let more = brought.iter().sum::<u64>() - all;
+    assert!(more < 100, "{brought:?}: {said}");
+    assert!(
+        brought.iter().all(|bytes| *bytes > all / 20),
+        "{brought:?}: {said}"
+    );
+}
+
+fn primary(scene: &Scene) -> Cluster {
+    let mut primary = scene.cluster("primary");
+    primary.start();
+    primary.sql(
+        "CREATE TABLE t AS SELECT i, repeat('x', 1000) AS f FROM generate_series(1, 20000) AS i",
+    );
+    primary
+}
+
+#[test]
+fn several_streams_carry_the_bytes() {
+    let scene = Scene::new();
+    let primary = primary(&scene);
+    let standby = scene.vacant("standby");
+    let said = seed(&standby, &primary)
+        .args(["--from", "local", "--streams", "3", "--source-dbname"])
+        .arg(format!("{} dbname=postgres", primary.conninfo()))
+        .succeed();
+    assert_moved_over(&said, 3);
+    assert!(said.report()["warnings"].as_array().unwrap().is_empty());
+    assert_like_basebackup(&scene, &primary, standby.pgdata(), Since::Rebuilt);
+    assert_source_as_found(&primary, 0);
+}
+
+#[test]
+fn several_streams_of_real_ssh_carry_the_bytes() {
+    let scene = Scene::new();
+    let Some(sshd) = Sshd::start(&scene) else {
+        return;
+    };
+    let primary = primary(&scene);
+    let standby = scene.vacant("standby");
+    let said = seed(&standby, &primary)
+        .args([
+            "--from",
+            &format!("ssh://127.0.0.1:{}", sshd.port),
+            "--streams",
+            "3",
+            "--rsh",
+            &sshd.rsh(),
+        ])
+        .args(["--agent-path", &binary().display().to_string()])
+        .args([
+            "--source-dbname",
+            &format!("{} dbname=postgres", primary.conninfo()),
+        ])
+        .succeed();
+    assert_moved_over(&said, 3);
+    assert_like_basebackup(&scene, &primary, standby.pgdata(), Since::Rebuilt);
+    assert_source_as_found(&primary, 0);
+}
+
+/// What cannot be had is a warning, once.
+#[test]
+fn stream_that_does_not_come_up_is_a_warning() {
+    let scene = Scene::new();
+    let pair = Pair::diverged(&scene);
+    let lock = scene.path().join("lock");
+    let command = format!(
+        "exec:mkdir {} 2> /dev/null || {{ echo only one at a time >&2; exit 9; }}; exec {}",
+        lock.display(),
+        serve(&pair)
+    );
+    let said = Rebuild::bare(&pair.old, &pair.new)
+        .args(["--from", &command, "--streams", "5"])
+        .args(["--start", "--progress", "none"])
+        .succeed();
+    pair.check_equal();
+    assert_eq!(said.number("streams"), 1);
+    assert_snapshot!(words(&scene, &said), @"pg_reseed: warning: The run goes on with 1 of 5 streams to the agent: could not talk to the agent: the connection ended before the peer said anything (The agent's process ended: exit status: 9; it said: only one at a time).");
+    assert_source_as_found(&pair.new, 0);
+}
+
+#[test]
+fn killed_client_leaves_no_process_of_any_stream() {
+    let scene = Scene::new();
+    let primary = primary(&scene);
+    let standby = scene.vacant("standby");
+    let mut running = Rebuild::new(&standby, &primary)
+        .args(["--streams", "4", "--max-rate", "32k"])
+        .spawn();
+    let mut agents = Vec::new();
+    running.wait_for("four agents", |running| {
+        agents = children_of(running.pid());
+        standby.exists("pg_reseed.state") && agents.len() == 4
+    });
+    running.kill();
+    drop(running);
+    eventually("all agents end with their client", DEADLINE, || {
+        (!agents.iter().any(|agent| alive(*agent))).then_some(())
+    });
+    eventually("the source is as it was", DEADLINE, || {
+        (primary.sql("SELECT count(*) FROM pg_replication_slots") == "0").then_some(())
+    });
+    assert_source_as_found(&primary, 0);
 }
 
 #[test]
