@@ -159,7 +159,9 @@ fn documents_name_only_options_that_exist() {
         .map(str::to_owned)
         .collect();
     // Of the programs that the documents mention.
-    let others = ["checksum", "delta", "test"];
+    let others = [
+        "checksum", "delta", "test", "shapes", "runs", "scale", "help",
+    ];
     defined.extend(others.map(str::to_owned));
     for document in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"] {
         let text = fs::read_to_string(path("..").join(document)).unwrap();

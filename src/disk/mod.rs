@@ -4,6 +4,7 @@
 //! writes, with [`close`], [`writing`] and [`durable`] below it; the agent names neither.
 
 pub mod close;
+mod dontcache;
 pub mod durable;
 pub mod facts;
 pub mod read;
@@ -14,11 +15,6 @@ pub mod writing;
 
 use std::io;
 use std::path::{Path, PathBuf};
-
-/// `RWF_DONTCACHE` (since Linux 6.14, `include/uapi/linux/fs.h`): pages that a read brings in go when it is done,
-/// read-ahead included, and pages that were there stay; what is written is on its way to the disk at once, and
-/// goes from memory when it is there.
-const DONTCACHE: rustix::io::ReadWriteFlags = rustix::io::ReadWriteFlags::from_bits_retain(0x80);
 
 /// A file call failed.
 #[derive(Debug, thiserror::Error)]

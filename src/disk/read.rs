@@ -8,7 +8,7 @@ use std::path::Path;
 use rustix::fs::{Advice, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
 
-use super::{DONTCACHE, DiskError};
+use super::{DiskError, dontcache};
 use crate::buffer::Buffer;
 use crate::geometry::pieces;
 
@@ -90,7 +90,10 @@ pub fn read_padded(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<us
 }
 
 fn read_and_leave(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-    match rustix::io::preadv2(file, &mut [IoSliceMut::new(buffer)], offset, DONTCACHE) {
+    let Some(flag) = dontcache::flag() else {
+        return read_and_drop(file, offset, buffer);
+    };
+    match rustix::io::preadv2(file, &mut [IoSliceMut::new(buffer)], offset, flag) {
         Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => read_and_drop(file, offset, buffer),
         result => Ok(result?),
     }

@@ -10,7 +10,7 @@ use rustix::fs::Advice;
 use rustix::io::Errno;
 
 use super::root::Roots;
-use super::{DONTCACHE, DiskError};
+use super::{DiskError, dontcache};
 use crate::digest::Verified;
 use crate::geometry::EXTENT_BYTES;
 use crate::path::RelPath;
@@ -66,32 +66,40 @@ impl<'a> Writing<'a> {
     /// Has the disk begin with what was written in small pieces.
     pub fn end(self) {
         if let (Some((first, last)), true) = (self.held_back, self.is_early) {
-            // Begins to write what is dirty in this part of the file, without waiting, and drops what is not
-            // (Linux `mm/fadvise.c`). Only advice: the sync at the end is what counts.
-            let length = NonZeroU64::new(last - first);
-            let _ = rustix::fs::fadvise(self.file, first, length, Advice::DontNeed);
+            begin(self.file, first, last - first);
         }
     }
 }
 
+/// Writes, and has the disk begin at once.
 fn write_through(file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {
     let mut done = 0;
     while done < bytes.len() {
         let (rest, at) = (&bytes[done..], offset + done as u64);
-        match rustix::io::pwritev2(file, &[IoSlice::new(rest)], at, DONTCACHE) {
+        let written = match dontcache::flag() {
+            Some(flag) => rustix::io::pwritev2(file, &[IoSlice::new(rest)], at, flag),
+            None => Err(Errno::OPNOTSUPP),
+        };
+        match written {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(count) => done += count,
             Err(Errno::INTR) => {}
             Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
                 file.write_all_at(rest, at)?;
-                let length = NonZeroU64::new(rest.len() as u64);
-                let _ = rustix::fs::fadvise(file, at, length, Advice::DontNeed);
+                begin(file, at, rest.len() as u64);
                 return Ok(());
             }
             Err(error) => return Err(error.into()),
         }
     }
     Ok(())
+}
+
+/// Has the disk begin with what is dirty in a part of the file, without waiting, and drops what is not (Linux
+/// `mm/fadvise.c`). Only advice: the sync at the end is what counts.
+fn begin(file: &File, offset: u64, length: u64) {
+    let length = NonZeroU64::new(length);
+    let _ = rustix::fs::fadvise(file, offset, length, Advice::DontNeed);
 }
 
 /// A part of verified bytes.
