@@ -1,4 +1,5 @@
 # make demo | test | lint | bench | bench-kernels | install (PREFIX=/usr/local DESTDIR=)
+# make demo | test | lint | bench (ARGS=...) | install (PREFIX=/usr/local DESTDIR=)
 PREFIX ?= /usr/local
 CARGO ?= cargo
 
@@ -30,11 +31,12 @@ lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --locked --no-deps --document-private-items
-	bash -n demo/run benches/rebuild .ci/run
+	bash -n demo/run benches/peers/rsync-standby .ci/run
 	sh -n tests/run-as-unprivileged
 
-bench: build
-	benches/rebuild
+# As root without the runner of the tests: the benchmark drops the page cache, and gives root up itself.
+bench:
+	$(if $(host),env -u CARGO_TARGET_$(host)_RUNNER) $(CARGO) bench --locked --bench peers -- $(ARGS)
 
 bench-kernels:
 	$(CARGO) bench --locked --bench kernels

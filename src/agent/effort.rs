@@ -25,8 +25,8 @@ pub struct Effort {
     compression: Compression,
     /// Bytes of finished answers that the link did not take yet.
     waiting: Arc<AtomicU64>,
-    reading_nanos: AtomicU64,
-    packing_nanos: AtomicU64,
+    read: AtomicU64,
+    packed: AtomicU64,
     room: Arc<Semaphore>,
     /// Bytes a second, and when the next may be read.
     limit: Option<(u64, Mutex<Instant>)>,
@@ -40,8 +40,8 @@ impl Effort {
         Self {
             compression,
             waiting: Arc::default(),
-            reading_nanos: AtomicU64::new(0),
-            packing_nanos: AtomicU64::new(0),
+            read: AtomicU64::new(0),
+            packed: AtomicU64::new(0),
             room: Arc::new(Semaphore::new(permits)),
             limit: max_rate
                 .filter(|rate| *rate > 0)
@@ -64,6 +64,7 @@ impl Effort {
 
     /// Waits until so many bytes may be read.
     pub async fn pace(&self, bytes: u64) {
+        self.read.fetch_add(bytes, Ordering::Relaxed);
         let Some((rate, next)) = &self.limit else {
             return;
         };
@@ -78,30 +79,17 @@ impl Effort {
         tokio::time::sleep_until(turn).await;
     }
 
-    /// Counts the time that a reading job took, packing included.
-    pub fn worked(&self, time: Duration) {
-        add(&self.reading_nanos, time);
-    }
-
     /// Packs an answer's body in the way that serves the run best now.
     #[must_use]
     pub fn pack(&self, bytes: Buffer, key: &SessionKey, is_hungry: bool) -> (Packed, Buffer) {
         let load = Load {
             waiting_bytes: self.waiting.load(Ordering::Relaxed),
             is_hungry,
-            worked_nanos: self.reading_nanos.load(Ordering::Relaxed),
-            packing_nanos: self.packing_nanos.load(Ordering::Relaxed),
+            read_bytes: self.read.load(Ordering::Relaxed),
+            packed_bytes: self.packed.fetch_add(bytes.len() as u64, Ordering::Relaxed),
         };
-        let began = std::time::Instant::now();
-        let packed = payload::pack(bytes, key, payload::choose(self.compression, load));
-        add(&self.packing_nanos, began.elapsed());
-        packed
+        payload::pack(bytes, key, payload::choose(self.compression, load))
     }
-}
-
-fn add(nanos: &AtomicU64, time: Duration) {
-    let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-    nanos.fetch_add(time, Ordering::Relaxed);
 }
 
 /// Room for one answer, until the link has taken it.

@@ -206,17 +206,12 @@ async fn read(shared: &Shared, request: Request, body: Buffer) -> Result<HeldRep
     let (reads, answers) = weight(&request);
     let held = reader.effort.hold(answers).await;
     reader.effort.pace(reads).await;
-    let job = move || {
-        let began = std::time::Instant::now();
-        let result = match request {
-            Request::Digests { spans, have } => reader.digests(&spans, have),
-            Request::Blocks { spans, hungry } => reader.blocks(&spans, &body, hungry),
-            Request::Delta { entry, have } => reader.delta(entry, have, body.to_vec()),
-            Request::Control => reader.control(),
-            _ => Err(Fault::new(FaultKind::Protocol, "not a reading request")),
-        };
-        reader.effort.worked(began.elapsed());
-        result
+    let job = move || match request {
+        Request::Digests { spans, have } => reader.digests(&spans, have),
+        Request::Blocks { spans, hungry } => reader.blocks(&spans, &body, hungry),
+        Request::Delta { entry, have } => reader.delta(entry, have, body.to_vec()),
+        Request::Control => reader.control(),
+        _ => Err(Fault::new(FaultKind::Protocol, "not a reading request")),
     };
     match workers.run(job).await {
         Ok(Ok((answer, body))) => {

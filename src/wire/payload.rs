@@ -25,10 +25,10 @@ pub struct Load {
     pub waiting_bytes: u64,
     /// The client has nothing to do but wait for answers.
     pub is_hungry: bool,
-    /// Time that the agent's threads have worked, packing included.
-    pub worked_nanos: u64,
-    /// Time of that in which they packed.
-    pub packing_nanos: u64,
+    /// Bytes of files that the agent has read.
+    pub read_bytes: u64,
+    /// Bytes that it has packed up to now.
+    pub packed_bytes: u64,
 }
 
 /// Answers of so many bytes that wait show that the link is slower than the agent.
@@ -37,9 +37,13 @@ const BACKLOG: u64 = 6 * 1024 * 1024;
 /// So many show that there is time to compress better.
 const LONG_BACKLOG: u64 = 24 * 1024 * 1024;
 
-/// Part of the agent's time that packing may take when nothing says that the link is slow, as a divisor: few
-/// bytes are made fewer at hardly any cost.
-const CHEAP: u64 = 12;
+/// Part of the bytes read, as a divisor, that is compressed even when nothing says that the link is slow: zstd
+/// takes about twelve times as long as reading and hashing, so this costs a fifth of the agent's time at most,
+/// and where so little differs there is hardly anything else to do for it.
+const FEW: u64 = 64;
+
+/// The first bytes are compressed whatever was read.
+const FIRST: u64 = 4 * 1024 * 1024;
 
 /// The compression for the next body: what was asked for, or what serves the run best now.
 #[must_use]
@@ -49,7 +53,7 @@ pub fn choose(asked: Compression, load: Load) -> Compression {
             Compression::Zstd(3)
         }
         Compression::Auto if load.is_hungry && load.waiting_bytes > BACKLOG => Compression::Zstd(1),
-        Compression::Auto if load.packing_nanos.saturating_mul(CHEAP) <= load.worked_nanos => {
+        Compression::Auto if load.packed_bytes <= FIRST + load.read_bytes / FEW => {
             Compression::Zstd(1)
         }
         Compression::Auto => Compression::None,
@@ -172,15 +176,15 @@ mod tests {
         let load = Load {
             waiting_bytes: 0,
             is_hungry: true,
-            worked_nanos: 1_000_000,
-            packing_nanos: 1_000_000 / CHEAP + 1,
+            read_bytes: 1 << 30,
+            packed_bytes: 1 << 28,
         };
         let auto = |load| choose(Compression::Auto, load);
         assert_eq!(auto(load), Compression::None);
-        let packing_nanos = 1;
+        let packed_bytes = 1 << 24;
         assert_eq!(
             auto(Load {
-                packing_nanos,
+                packed_bytes,
                 ..load
             }),
             Compression::Zstd(1)
