@@ -87,8 +87,8 @@ impl Door {
             };
             match taken {
                 Ok(Ok(guest)) => return guest,
-                Ok(Err(error)) => tracing::warn!("a further stream is refused: {error}"),
-                Err(_) => tracing::warn!("a further stream is refused: it did not come"),
+                Ok(Err(error)) => tracing::info!("a further stream is refused: {error}"),
+                Err(_) => tracing::info!("a further stream is refused: it did not come"),
             }
         }
     }
