@@ -23,8 +23,7 @@ const PERMIT_BYTES: u64 = 64 * 1024;
 #[derive(Debug)]
 pub struct Effort {
     compression: Compression,
-    /// Bytes of finished answers that the link did not take yet.
-    waiting: Arc<AtomicU64>,
+    link: Arc<LinkState>,
     read: AtomicU64,
     packed: AtomicU64,
     room: Arc<Semaphore>,
@@ -39,7 +38,7 @@ impl Effort {
         let permits = usize::try_from(HELD_MAX / PERMIT_BYTES).unwrap_or(usize::MAX);
         Self {
             compression,
-            waiting: Arc::default(),
+            link: Arc::default(),
             read: AtomicU64::new(0),
             packed: AtomicU64::new(0),
             room: Arc::new(Semaphore::new(permits)),
@@ -57,8 +56,8 @@ impl Effort {
         let permit = Arc::clone(&self.room).acquire_many_owned(permits).await;
         Held {
             _permit: permit.ok(),
-            waiting: Arc::clone(&self.waiting),
-            bytes: 0,
+            link: Arc::clone(&self.link),
+            waiting: None,
         }
     }
 
@@ -83,7 +82,8 @@ impl Effort {
     #[must_use]
     pub fn pack(&self, bytes: Buffer, key: &SessionKey, is_hungry: bool) -> (Packed, Buffer) {
         let load = Load {
-            waiting_bytes: self.waiting.load(Ordering::Relaxed),
+            waiting_bytes: self.link.waiting.load(Ordering::Relaxed),
+            link_rate: self.link.rate.load(Ordering::Relaxed),
             is_hungry,
             read_bytes: self.read.load(Ordering::Relaxed),
             packed_bytes: self.packed.fetch_add(bytes.len() as u64, Ordering::Relaxed),
@@ -92,27 +92,75 @@ impl Effort {
     }
 }
 
+/// What is known of the link, from how long answers wait for it.
+#[derive(Debug, Default)]
+struct LinkState {
+    /// Bytes of finished answers that it did not take yet.
+    waiting: AtomicU64,
+    /// Bytes that it took in a second lately.
+    rate: AtomicU64,
+}
+
+/// Fewer bytes say nothing about the rate of a link: its buffers take them at once.
+const TELLING: u64 = 2 * 1024 * 1024;
+
+impl LinkState {
+    /// So many bytes went in that time: counts with a weight of one in four.
+    fn took(&self, bytes: u64, time: Duration) {
+        if bytes < TELLING {
+            return;
+        }
+        let nanos = time.as_nanos().max(1);
+        let now = u64::try_from(u128::from(bytes) * 1_000_000_000 / nanos).unwrap_or(u64::MAX / 8);
+        let before = match self.rate.load(Ordering::Relaxed) {
+            0 => now,
+            before => before,
+        };
+        // Two that meet here lose one of many measurements.
+        self.rate
+            .store(before - before / 4 + now / 4, Ordering::Relaxed);
+    }
+}
+
 /// Room for one answer, until the link has taken it.
 #[derive(Debug)]
 pub struct Held {
     _permit: Option<OwnedSemaphorePermit>,
-    waiting: Arc<AtomicU64>,
+    link: Arc<LinkState>,
+    waiting: Option<Waiting>,
+}
+
+/// An answer that waits for the link.
+#[derive(Debug)]
+struct Waiting {
     bytes: u64,
+    /// With all that the link takes before it.
+    until_done: u64,
+    since: Instant,
 }
 
 impl Held {
     /// The answer is made and has so many bytes.
     #[must_use]
     pub fn waits(mut self, bytes: u64) -> Self {
-        self.bytes = bytes;
-        self.waiting.fetch_add(bytes, Ordering::Relaxed);
+        let before = self.link.waiting.fetch_add(bytes, Ordering::Relaxed);
+        self.waiting = Some(Waiting {
+            bytes,
+            until_done: before + bytes,
+            since: Instant::now(),
+        });
         self
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.waiting.fetch_sub(self.bytes, Ordering::Relaxed);
+        if let Some(waiting) = &self.waiting {
+            self.link
+                .waiting
+                .fetch_sub(waiting.bytes, Ordering::Relaxed);
+            self.link.took(waiting.until_done, waiting.since.elapsed());
+        }
     }
 }
 
@@ -145,11 +193,26 @@ mod tests {
             let third = std::pin::pin!(effort.hold(1));
             assert!(futures_util::FutureExt::now_or_never(third).is_none());
         }
-        assert_eq!(effort.waiting.load(Ordering::Relaxed), 5);
+        assert_eq!(effort.link.waiting.load(Ordering::Relaxed), 5);
         drop(first);
-        assert_eq!(effort.waiting.load(Ordering::Relaxed), 0);
+        assert_eq!(effort.link.waiting.load(Ordering::Relaxed), 0);
         // More than there is room for waits for all of the room, and no longer.
         drop(second);
         let _all = effort.hold(u64::MAX).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn how_long_answers_wait_tells_how_fast_the_link_is() {
+        let effort = Effort::new(Compression::Auto, None);
+        for _ in 0..20 {
+            let first = effort.hold(TELLING).await.waits(TELLING);
+            let second = effort.hold(TELLING).await.waits(TELLING);
+            tokio::time::advance(Duration::from_millis(100)).await;
+            drop(first);
+            tokio::time::advance(Duration::from_millis(100)).await;
+            drop(second);
+        }
+        let rate = effort.link.rate.load(Ordering::Relaxed);
+        assert!(rate.abs_diff(10 * TELLING) < TELLING / 100, "{rate}");
     }
 }

@@ -23,6 +23,8 @@ pub enum PayloadError {
 pub struct Load {
     /// Bytes of finished answers that the link did not take yet.
     pub waiting_bytes: u64,
+    /// Bytes that the link took in a second lately; 0 when that is not known yet.
+    pub link_rate: u64,
     /// The client has nothing to do but wait for answers.
     pub is_hungry: bool,
     /// Bytes of files that the agent has read.
@@ -30,6 +32,10 @@ pub struct Load {
     /// Bytes that it has packed up to now.
     pub packed_bytes: u64,
 }
+
+/// Bytes in a second from which on a link is fast: more than one thread compresses (measured: 0.33 GB/s), and
+/// what waits for it does not wait long.
+const FAST: u64 = 300_000_000;
 
 /// Answers of so many bytes that wait show that the link is slower than the agent.
 const BACKLOG: u64 = 6 * 1024 * 1024;
@@ -48,11 +54,10 @@ const FIRST: u64 = 4 * 1024 * 1024;
 /// The compression for the next body: what was asked for, or what serves the run best now.
 #[must_use]
 pub fn choose(asked: Compression, load: Load) -> Compression {
+    let is_slow = load.is_hungry && (1..FAST).contains(&load.link_rate);
     match asked {
-        Compression::Auto if load.is_hungry && load.waiting_bytes > LONG_BACKLOG => {
-            Compression::Zstd(3)
-        }
-        Compression::Auto if load.is_hungry && load.waiting_bytes > BACKLOG => Compression::Zstd(1),
+        Compression::Auto if is_slow && load.waiting_bytes > LONG_BACKLOG => Compression::Zstd(3),
+        Compression::Auto if is_slow && load.waiting_bytes > BACKLOG => Compression::Zstd(1),
         Compression::Auto if load.packed_bytes <= FIRST + load.read_bytes / FEW => {
             Compression::Zstd(1)
         }
@@ -175,6 +180,7 @@ mod tests {
     fn compression_is_chosen_where_the_link_is_slow_or_it_costs_little() {
         let load = Load {
             waiting_bytes: 0,
+            link_rate: FAST / 10,
             is_hungry: true,
             read_bytes: 1 << 30,
             packed_bytes: 1 << 28,
@@ -195,6 +201,14 @@ mod tests {
             ..load
         };
         assert_eq!(auto(behind), Compression::Zstd(1));
+        let link_rate = FAST;
+        assert_eq!(
+            auto(Load {
+                link_rate,
+                ..behind
+            }),
+            Compression::None
+        );
         // The client is what the run waits for, not the link.
         let is_hungry = false;
         assert_eq!(
