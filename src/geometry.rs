@@ -51,6 +51,12 @@ impl Span {
     }
 }
 
+/// Bytes of all spans, which need not be lawful.
+pub fn total_bytes<'a>(spans: impl IntoIterator<Item = &'a Span>) -> u64 {
+    let bytes = spans.into_iter().map(|span| u64::from(span.bytes));
+    bytes.fold(0, u64::saturating_add)
+}
+
 /// Cuts `bytes` into pieces of `unit` bytes, the last one perhaps shorter: offset and length.
 pub fn pieces(bytes: u32, unit: u32) -> impl Iterator<Item = (u32, u32)> + use<> {
     (0..bytes.div_ceil(unit)).map(move |index| {

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use super::effort::Effort;
 use super::tree::read_fault;
 use crate::buffer::Buffer;
-use crate::compare::blocks::{Baseline, digest_pieces, digest_zeros, keep_differing, piece_count};
+use crate::compare::blocks::{Baseline, keep_differing, piece_count};
 use crate::compare::rolling;
 use crate::digest::{DIGEST_BYTES, Digest, SessionKey};
 use crate::disk::DiskError;
 use crate::disk::read::{PieceReader, is_hole, read_most, read_padded};
 use crate::disk::root::Roots;
 use crate::geometry::{
-    BitSet, EXTENT_BYTES, EntryId, RANGE_BYTES, SPANS_MAX, Span, WHOLE_MAX_BYTES,
+    BitSet, EXTENT_BYTES, EntryId, RANGE_BYTES, SPANS_MAX, Span, WHOLE_MAX_BYTES, total_bytes,
 };
 use crate::manifest::Manifest;
 use crate::path::RelPath;
@@ -72,13 +72,8 @@ impl Reader {
                 digests.resize(digests.len() + count * DIGEST_BYTES, 0);
                 continue;
             };
-            if is_hole(file, span.offset, span.bytes) {
-                digest_zeros(&self.key, span.bytes, EXTENT_BYTES, &mut digests);
-                continue;
-            }
-            let take = |piece: &[u8]| digest_pieces(&self.key, piece, EXTENT_BYTES, &mut digests);
             reader
-                .read(file, span.offset, span.bytes, take)
+                .digest(file, span, EXTENT_BYTES, &self.key, &mut digests)
                 .map_err(|error| self.fault(path, error))?;
         }
         if gone.is_empty() && self.key.digest(&digests) == have {
@@ -226,9 +221,8 @@ impl Reader {
     }
 
     fn check(spans: &[Span]) -> Result<(), Fault> {
-        let bytes: u64 = spans.iter().map(|span| u64::from(span.bytes)).sum();
         if spans.len() > SPANS_MAX
-            || bytes > u64::from(RANGE_BYTES)
+            || total_bytes(spans) > u64::from(RANGE_BYTES)
             || !spans.iter().all(Span::is_lawful)
         {
             return Err(Fault::new(

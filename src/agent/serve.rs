@@ -14,7 +14,7 @@ use super::options::ServeOptions;
 use super::session::Session;
 use super::streams;
 use crate::buffer::Buffer;
-use crate::geometry::{EXTENT_BYTES, Span, WHOLE_MAX_BYTES};
+use crate::geometry::{EXTENT_BYTES, WHOLE_MAX_BYTES, total_bytes};
 use crate::link::frames::{self, Frame, FrameError, Outgoing};
 use crate::link::stdio::{Input, Output};
 use crate::wire::codec;
@@ -225,13 +225,9 @@ async fn read(shared: &Shared, request: Request, body: Buffer) -> Result<HeldRep
 
 /// Bytes that a request reads, and bytes that its answer may have, at most.
 fn weight(request: &Request) -> (u64, u64) {
-    let sum = |spans: &[Span]| {
-        let all = spans.iter().map(|span| u64::from(span.bytes));
-        all.fold(0, u64::saturating_add)
-    };
     match request {
-        Request::Digests { spans, .. } => (sum(spans), 0),
-        Request::Blocks { spans, .. } => (sum(spans), sum(spans)),
+        Request::Digests { spans, .. } => (total_bytes(spans), 0),
+        Request::Blocks { spans, .. } => (total_bytes(spans), total_bytes(spans)),
         // Its length shows when it is read; most are far shorter.
         Request::Delta { .. } => (u64::from(EXTENT_BYTES), WHOLE_MAX_BYTES),
         _ => (0, 0),

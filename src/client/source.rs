@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::failure::Failure;
 use crate::buffer::Buffer;
 use crate::event::{Counters, Event, Events};
-use crate::geometry::Span;
+use crate::geometry::total_bytes;
 use crate::link::From;
 use crate::link::frames::{self, Frame, FrameError, Impatient, Outgoing};
 use crate::link::process::{self, Incoming, Link, Process};
@@ -297,10 +297,9 @@ async fn receive(
 /// Bytes that the answer may have, roughly, as a request weighs on its stream; 0 for one that must go on the
 /// first.
 fn weight(request: &Request, body_bytes: usize) -> u64 {
-    let sum = |spans: &[Span]| spans.iter().map(|span| u64::from(span.bytes)).sum::<u64>();
     let answer = match request {
         Request::Digests { .. } | Request::Control => 0,
-        Request::Blocks { spans, .. } => sum(spans),
+        Request::Blocks { spans, .. } => total_bytes(spans),
         Request::Delta { .. } => body_bytes as u64,
         _ => return 0,
     };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::geometry::{EntryId, RANGE_BYTES, SPANS_MAX, Span, ranges};
+use crate::geometry::{EntryId, RANGE_BYTES, SPANS_MAX, Span, ranges, total_bytes};
 use crate::manifest::Manifest;
 use crate::path::RelPath;
 
@@ -118,10 +118,7 @@ pub(super) struct Task {
 impl Task {
     /// Bytes of all spans.
     pub(super) fn bytes(&self) -> u64 {
-        self.spans
-            .iter()
-            .map(|(_, span)| u64::from(span.bytes))
-            .sum()
+        total_bytes(self.spans.iter().map(|(_, span)| span))
     }
 }
 

@@ -15,14 +15,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::land::Landing;
 use super::source::{Source, SourceError};
 use super::task::{FileWork, Task, Way, tasks};
-use crate::compare::blocks::{Placed, differing, digest_pieces, digest_zeros, piece_count, placed};
+use crate::compare::blocks::{Placed, differing, piece_count, placed};
 use crate::digest::{DIGEST_BYTES, Damaged, SessionKey};
 use crate::disk::DiskError;
-use crate::disk::read::{PieceReader, is_hole};
+use crate::disk::read::PieceReader;
 use crate::disk::root::Roots;
 use crate::disk::target::ClosedTarget;
 use crate::event::Counters;
-use crate::geometry::{EXTENT_BYTES, EntryId, SPANS_MAX, Span};
+use crate::geometry::{EXTENT_BYTES, EntryId, SPANS_MAX, Span, total_bytes};
 use crate::wire::message::{Answer, DamagedBlock, Request};
 use crate::wire::payload::PayloadError;
 use crate::workers::{WorkerFailed, Workers};
@@ -278,10 +278,9 @@ impl Transfer {
         spans: &[(usize, Span)],
         digests: Vec<u8>,
     ) -> Result<Arc<Vec<Placed>>, TransferError> {
-        let bytes = spans.iter().map(|(_, span)| u64::from(span.bytes)).sum();
-        let _room = self.room(bytes).await;
-        let is_new = digests.is_empty();
         let asked: Vec<Span> = spans.iter().map(|(_, span)| *span).collect();
+        let _room = self.room(total_bytes(&asked)).await;
+        let is_new = digests.is_empty();
         let request = Request::Blocks {
             spans: asked.clone(),
             hungry: self.workers.is_idle(),
@@ -390,13 +389,8 @@ fn read_digests(
             Some((last, handle)) if last == file => handle,
             _ => &opened.insert((*file, roots.open_regular(path)?)).1,
         };
-        if is_hole(handle, span.offset, span.bytes) {
-            digest_zeros(key, span.bytes, unit, &mut digests);
-            continue;
-        }
-        let take = |piece: &[u8]| digest_pieces(key, piece, unit, &mut digests);
         reader
-            .read(handle, span.offset, span.bytes, take)
+            .digest(handle, span, unit, key, &mut digests)
             .map_err(|error| DiskError::new("read", &roots.display(path), error))?;
     }
     Ok(digests)

@@ -20,7 +20,7 @@ use crate::pg::layout::{self, Class, HostLocal, PatternError};
 use crate::pg::relfile;
 use crate::plan::action::{self, Action, HostPolicy, Removal, TargetEntry};
 use crate::plan::guard::{Findings, RoomNeed};
-use crate::plan::tablespaces;
+use crate::plan::tablespaces::{self, Placement};
 
 /// Segments of WAL that the room must be enough for beside the files: the run's own WAL is not known yet.
 const WAL_SEGMENTS: u64 = 4;
@@ -244,17 +244,8 @@ impl Work {
 
 /// Whether a tablespace will be at the place where a link leads.
 fn is_placed(link: &Path, findings: &Findings) -> Result<bool, DiskError> {
-    let Some(here) = disk::directory(link)? else {
-        return Ok(false);
-    };
-    for placement in &findings.placements {
-        if let Some(location) = placement.location_path()
-            && disk::directory(&location)?.is_some_and(|there| there.identity == here.identity)
-        {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    let places = findings.placements.iter();
+    disk::is_one_of(link, places.filter_map(Placement::location_path))
 }
 
 /// Whether every data directory has this directory, whatever the source's walk saw.

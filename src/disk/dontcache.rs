@@ -1,7 +1,10 @@
 //! Reads and writes that leave nothing in the page cache.
 
+use std::fs::File;
+use std::num::NonZeroU64;
 use std::sync::OnceLock;
 
+use rustix::fs::Advice;
 use rustix::io::ReadWriteFlags;
 
 /// `RWF_DONTCACHE` (`include/uapi/linux/fs.h`): pages that a read brings in go when it is done, read-ahead
@@ -24,6 +27,15 @@ pub(super) fn flag() -> Option<ReadWriteFlags> {
                 && version(&name.release().to_string_lossy()).is_some_and(|found| found >= SINCE)
         })
         .then_some(DONTCACHE)
+}
+
+/// Drops a part of the file from memory where the flag cannot be had; what waits to be written there is begun with
+/// instead (Linux `mm/fadvise.c`). Only advice.
+pub(super) fn let_go(file: &File, offset: u64, bytes: usize) {
+    // No bytes would mean all up to the end.
+    if let Some(bytes) = NonZeroU64::new(bytes as u64) {
+        let _ = rustix::fs::fadvise(file, offset, Some(bytes), Advice::DontNeed);
+    }
 }
 
 /// Major and minor number of a release such as `6.18.44-generic`.

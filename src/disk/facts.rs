@@ -81,6 +81,25 @@ pub fn directory(path: &Path) -> Result<Option<DirectoryFacts>, DiskError> {
     }
 }
 
+/// Whether a path, links followed, is the same directory as one of `places`. What is missing is none.
+///
+/// # Errors
+/// As [`directory`].
+pub fn is_one_of<P: AsRef<Path>>(
+    path: &Path,
+    places: impl IntoIterator<Item = P>,
+) -> Result<bool, DiskError> {
+    let Some(here) = directory(path)? else {
+        return Ok(false);
+    };
+    for place in places {
+        if directory(place.as_ref())?.is_some_and(|there| there.identity == here.identity) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Where a link leads, as it is stored; `None` for anything else.
 #[must_use]
 pub fn link(path: &Path) -> Option<PathBuf> {

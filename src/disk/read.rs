@@ -10,7 +10,9 @@ use rustix::io::{Errno, ReadWriteFlags};
 
 use super::{DiskError, dontcache};
 use crate::buffer::Buffer;
-use crate::geometry::pieces;
+use crate::compare::blocks::{digest_pieces, digest_zeros};
+use crate::digest::SessionKey;
+use crate::geometry::{Span, pieces};
 
 /// Bytes of a cached file that are read at once to be hashed: few calls, and still in the processor's cache when
 /// they are hashed. A multiple of the extents and of the blocks.
@@ -31,12 +33,32 @@ impl Default for PieceReader {
 }
 
 impl PieceReader {
+    /// Appends the digests of the pieces of `unit` bytes of a span to `digests`. Holes are not read.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn digest(
+        &mut self,
+        file: &File,
+        span: &Span,
+        unit: u32,
+        key: &SessionKey,
+        digests: &mut Vec<u8>,
+    ) -> io::Result<()> {
+        if is_hole(file, span.offset, span.bytes) {
+            digest_zeros(key, span.bytes, unit, digests);
+            return Ok(());
+        }
+        let take = |piece: &[u8]| digest_pieces(key, piece, unit, digests);
+        self.read(file, span.offset, span.bytes, take)
+    }
+
     /// Reads a part of a file, at most a range, and hands it over in pieces of whole extents but for the last
     /// one. What lies beyond the end of the file reads as zero bytes. The page cache stays as it is.
     ///
     /// # Errors
     /// The system's error.
-    pub fn read(
+    fn read(
         &mut self,
         file: &File,
         offset: u64,
@@ -112,10 +134,7 @@ fn read_and_drop(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usiz
         result => return Ok(result?),
     }
     let count = file.read_at(buffer, offset)?;
-    let length = std::num::NonZeroU64::new(count as u64);
-    if length.is_some() {
-        let _ = rustix::fs::fadvise(file, offset, length, Advice::DontNeed);
-    }
+    dontcache::let_go(file, offset, count);
     Ok(count)
 }
 

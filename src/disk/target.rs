@@ -16,7 +16,7 @@ use super::durable;
 use super::facts;
 use super::root::Roots;
 use super::walk;
-use super::writing::Writing;
+use super::writing::{EARLY_MIN_BYTES, Writing};
 use crate::digest::Verified;
 use crate::path::RelPath;
 use crate::pg::layout;
@@ -165,9 +165,14 @@ impl ClosedTarget {
         Ok(file)
     }
 
-    /// Begins to write to a file that [`ClosedTarget::fit`] has opened.
-    pub fn writing<'a>(&'a self, file: &'a File, path: &'a RelPath) -> Writing<'a> {
-        Writing::new(file, path, &self.roots, self.sync)
+    /// Begins to write to a file that [`ClosedTarget::fit`] has opened and made `bytes` long.
+    pub fn writing<'a>(&'a self, file: &'a File, path: &'a RelPath, bytes: u64) -> Writing<'a> {
+        Writing {
+            file,
+            path,
+            roots: &self.roots,
+            is_early: self.sync && bytes >= EARLY_MIN_BYTES,
+        }
     }
 
     /// Writes a file as a whole.
@@ -175,8 +180,9 @@ impl ClosedTarget {
     /// # Errors
     /// The system's error.
     pub fn write_whole(&self, path: &RelPath, bytes: &Verified<Vec<u8>>) -> Result<(), DiskError> {
-        let file = self.fit(path, bytes.bytes().len() as u64)?;
-        self.writing(&file, path).write_at(0, bytes.into())
+        let length = bytes.bytes().len() as u64;
+        let file = self.fit(path, length)?;
+        self.writing(&file, path, length).write_at(0, bytes.into())
     }
 
     /// Makes an empty file: `archive_status/….done`.
@@ -283,15 +289,7 @@ impl ClosedTarget {
     /// Whether a tablespace that stays is where a link leads: both sides may have made one of another number
     /// there.
     fn is_placed(&self, link: &Path) -> Result<bool, DiskError> {
-        let Some(here) = facts::directory(link)? else {
-            return Ok(false);
-        };
-        for (_, root) in self.roots.tablespaces() {
-            if facts::directory(root.path())?.is_some_and(|there| there.identity == here.identity) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        facts::is_one_of(link, self.roots.tablespaces().map(|(_, root)| root.path()))
     }
 
     fn parent_of<'a>(

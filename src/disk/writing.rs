@@ -3,71 +3,40 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice};
-use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::Advice;
 use rustix::io::Errno;
 
+use super::DiskError;
+use super::dontcache::{self, let_go};
 use super::root::Roots;
-use super::{DiskError, dontcache};
 use crate::digest::Verified;
-use crate::geometry::EXTENT_BYTES;
 use crate::path::RelPath;
 
 /// Files below this length are left to the sync at the end, which writes many of them in one go.
-const EARLY_MIN_BYTES: u64 = 1024 * 1024;
+pub(super) const EARLY_MIN_BYTES: u64 = 1024 * 1024;
 
 /// Writes to one file.
 #[derive(Debug)]
 pub struct Writing<'a> {
-    file: &'a File,
-    path: &'a RelPath,
-    roots: &'a Roots,
-    is_early: bool,
-    /// From the first to behind the last byte that the kernel holds back.
-    held_back: Option<(u64, u64)>,
+    pub(super) file: &'a File,
+    pub(super) path: &'a RelPath,
+    pub(super) roots: &'a Roots,
+    pub(super) is_early: bool,
 }
 
-impl<'a> Writing<'a> {
-    /// `is_early`: have the disk begin at once.
-    pub(super) fn new(file: &'a File, path: &'a RelPath, roots: &'a Roots, is_early: bool) -> Self {
-        let is_long = || {
-            file.metadata()
-                .is_ok_and(|found| found.len() >= EARLY_MIN_BYTES)
-        };
-        Self {
-            file,
-            path,
-            roots,
-            is_early: is_early && is_long(),
-            held_back: None,
-        }
-    }
-
+impl Writing<'_> {
     /// Writes at an offset.
     ///
     /// # Errors
     /// The system's error, such as a full disk.
-    pub fn write_at(&mut self, offset: u64, bytes: VerifiedPart<'_>) -> Result<(), DiskError> {
-        let bytes = bytes.0;
-        let failed =
-            |error: io::Error| DiskError::new("write", &self.roots.display(self.path), error);
-        if self.is_early && bytes.len() >= EXTENT_BYTES as usize {
-            return write_through(self.file, offset, bytes).map_err(failed);
-        }
-        self.file.write_all_at(bytes, offset).map_err(failed)?;
-        let end = offset + bytes.len() as u64;
-        let (first, last) = self.held_back.unwrap_or((offset, end));
-        self.held_back = Some((first.min(offset), last.max(end)));
-        Ok(())
-    }
-
-    /// Has the disk begin with what was written in small pieces.
-    pub fn end(self) {
-        if let (Some((first, last)), true) = (self.held_back, self.is_early) {
-            begin(self.file, first, last - first);
-        }
+    pub fn write_at(&self, offset: u64, bytes: VerifiedPart<'_>) -> Result<(), DiskError> {
+        let written = if self.is_early {
+            write_through(self.file, offset, bytes.0)
+        } else {
+            self.file.write_all_at(bytes.0, offset)
+        };
+        written.map_err(|error| DiskError::new("write", &self.roots.display(self.path), error))
     }
 }
 
@@ -86,20 +55,13 @@ fn write_through(file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {
             Err(Errno::INTR) => {}
             Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
                 file.write_all_at(rest, at)?;
-                begin(file, at, rest.len() as u64);
+                let_go(file, at, rest.len());
                 return Ok(());
             }
             Err(error) => return Err(error.into()),
         }
     }
     Ok(())
-}
-
-/// Has the disk begin with what is dirty in a part of the file, without waiting, and drops what is not (Linux
-/// `mm/fadvise.c`). Only advice: the sync at the end is what counts.
-fn begin(file: &File, offset: u64, length: u64) {
-    let length = NonZeroU64::new(length);
-    let _ = rustix::fs::fadvise(file, offset, length, Advice::DontNeed);
 }
 
 /// A part of verified bytes.
