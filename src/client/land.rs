@@ -48,11 +48,11 @@ impl Landing {
                 continue;
             }
             let file = target.fit(&work.path, work.bytes)?;
-            let writing = target.writing(&file, &work.path, work.bytes);
+            let mut own = Vec::new();
             while let Some((run, piece)) = pieces.next_if(is_here) {
-                let offset = self.spans[run.span].1.offset + u64::from(run.offset);
-                writing.write_at(offset, piece)?;
+                own.push((self.spans[run.span].1.offset + u64::from(run.offset), piece));
             }
+            target.writing(&file, &work.path, work.bytes).write(&own)?;
         }
         Ok(())
     }

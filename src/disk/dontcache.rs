@@ -31,9 +31,9 @@ pub(super) fn flag() -> Option<ReadWriteFlags> {
 
 /// Drops a part of the file from memory where the flag cannot be had; what waits to be written there is begun with
 /// instead (Linux `mm/fadvise.c`). Only advice.
-pub(super) fn let_go(file: &File, offset: u64, bytes: usize) {
+pub(super) fn let_go(file: &File, offset: u64, bytes: u64) {
     // No bytes would mean all up to the end.
-    if let Some(bytes) = NonZeroU64::new(bytes as u64) {
+    if let Some(bytes) = NonZeroU64::new(bytes) {
         let _ = rustix::fs::fadvise(file, offset, Some(bytes), Advice::DontNeed);
     }
 }

@@ -65,6 +65,7 @@ impl PieceReader {
         bytes: u32,
         mut take: impl FnMut(&[u8]),
     ) -> io::Result<()> {
+        ask_for_no_more(file);
         for (at, length) in pieces(bytes, PIECE_BYTES) {
             let piece = &mut self.buffer[..length as usize];
             let from = offset + u64::from(at);
@@ -84,11 +85,15 @@ impl PieceReader {
     }
 }
 
-/// Fills `buffer` if all of that is cached.
+/// Fills `buffer` if all of that is cached. Where the kernel cannot leave the cache as it is, the answer is no:
+/// asking begins to read (Linux 5.9 and later), and what that brings would look as if it had been cached.
 fn read_cached(file: &File, offset: u64, buffer: &mut [u8]) -> bool {
+    let Some(flag) = dontcache::flag() else {
+        return false;
+    };
     let length = buffer.len();
     let pieces = &mut [IoSliceMut::new(buffer)];
-    rustix::io::preadv2(file, pieces, offset, ReadWriteFlags::NOWAIT) == Ok(length)
+    rustix::io::preadv2(file, pieces, offset, ReadWriteFlags::NOWAIT | flag) == Ok(length)
 }
 
 /// Fills `buffer` from `offset` on; what lies beyond the end of the file reads as zero bytes, as a
@@ -98,6 +103,7 @@ fn read_cached(file: &File, offset: u64, buffer: &mut [u8]) -> bool {
 /// # Errors
 /// The system's error.
 pub fn read_padded(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    ask_for_no_more(file);
     let mut filled = 0;
     while filled < buffer.len() {
         match read_and_leave(file, offset + filled as u64, &mut buffer[filled..]) {
@@ -109,6 +115,12 @@ pub fn read_padded(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<us
     }
     buffer[filled..].fill(0);
     Ok(filled)
+}
+
+/// Has the kernel read what is asked for and nothing ahead of it: another worker may be done with that already, and
+/// then it would stay in the cache, or look as if it had been there before.
+fn ask_for_no_more(file: &File) {
+    let _ = rustix::fs::fadvise(file, 0, None, Advice::Random);
 }
 
 fn read_and_leave(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
@@ -124,8 +136,6 @@ fn read_and_leave(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usi
 /// Does by hand what the kernel or the file system cannot: reads what is cached, and drops what had to be
 /// brought. A piece whose first page was not cached is dropped as a whole.
 fn read_and_drop(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-    // Pages that read-ahead brought would look as if they had been cached before.
-    let _ = rustix::fs::fadvise(file, 0, None, Advice::Random);
     let pieces = &mut [IoSliceMut::new(buffer)];
     match rustix::io::preadv2(file, pieces, offset, ReadWriteFlags::NOWAIT) {
         Err(Errno::AGAIN) => {}
@@ -134,7 +144,7 @@ fn read_and_drop(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usiz
         result => return Ok(result?),
     }
     let count = file.read_at(buffer, offset)?;
-    dontcache::let_go(file, offset, count);
+    dontcache::let_go(file, offset, count as u64);
     Ok(count)
 }
 

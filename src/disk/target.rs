@@ -182,7 +182,8 @@ impl ClosedTarget {
     pub fn write_whole(&self, path: &RelPath, bytes: &Verified<Vec<u8>>) -> Result<(), DiskError> {
         let length = bytes.bytes().len() as u64;
         let file = self.fit(path, length)?;
-        self.writing(&file, path, length).write_at(0, bytes.into())
+        self.writing(&file, path, length)
+            .write(&[(0, bytes.into())])
     }
 
     /// Makes an empty file: `archive_status/….done`.

@@ -16,6 +16,9 @@ use crate::path::RelPath;
 /// Files below this length are left to the sync at the end, which writes many of them in one go.
 pub(super) const EARLY_MIN_BYTES: u64 = 1024 * 1024;
 
+/// Where so much of a stretch is written, or more, the disk is better told once than piece by piece.
+const DENSE: u64 = 4;
+
 /// Writes to one file.
 #[derive(Debug)]
 pub struct Writing<'a> {
@@ -26,17 +29,32 @@ pub struct Writing<'a> {
 }
 
 impl Writing<'_> {
-    /// Writes at an offset.
+    /// Writes pieces at their offsets, which are in order.
     ///
     /// # Errors
     /// The system's error, such as a full disk.
-    pub fn write_at(&self, offset: u64, bytes: VerifiedPart<'_>) -> Result<(), DiskError> {
-        let written = if self.is_early {
-            write_through(self.file, offset, bytes.0)
-        } else {
-            self.file.write_all_at(bytes.0, offset)
+    pub fn write(&self, pieces: &[(u64, VerifiedPart<'_>)]) -> Result<(), DiskError> {
+        let end_of = |(offset, bytes): &(u64, VerifiedPart<'_>)| offset + bytes.0.len() as u64;
+        let (first, end) = match pieces {
+            [] => return Ok(()),
+            [first, ..] => (first.0, pieces.last().map_or(first.0, end_of)),
         };
-        written.map_err(|error| DiskError::new("write", &self.roots.display(self.path), error))
+        let written: u64 = pieces.iter().map(|(_, bytes)| bytes.0.len() as u64).sum();
+        let is_dense = pieces.len() > 1 && written.saturating_mul(DENSE) >= end - first;
+        for (offset, bytes) in pieces {
+            let result = if self.is_early && !is_dense {
+                write_through(self.file, *offset, bytes.0)
+            } else {
+                self.file.write_all_at(bytes.0, *offset)
+            };
+            result
+                .map_err(|error| DiskError::new("write", &self.roots.display(self.path), error))?;
+        }
+        if self.is_early && is_dense {
+            // This drops the pages between the pieces too; so few are left that nobody misses them.
+            let_go(self.file, first, end - first);
+        }
+        Ok(())
     }
 }
 
@@ -55,7 +73,7 @@ fn write_through(file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {
             Err(Errno::INTR) => {}
             Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
                 file.write_all_at(rest, at)?;
-                let_go(file, at, rest.len());
+                let_go(file, at, rest.len() as u64);
                 return Ok(());
             }
             Err(error) => return Err(error.into()),

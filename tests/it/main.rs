@@ -18,6 +18,7 @@ mod crash;
 mod edges;
 mod guards;
 mod lab;
+mod neighbour;
 mod oracle;
 mod rebuild;
 mod seed;
