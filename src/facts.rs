@@ -59,6 +59,8 @@ pub struct SourceFacts {
     pub history: History,
     /// End of WAL now: the insert position of a primary, the replay position of a standby.
     pub current_lsn: Lsn,
+    /// From here on its pg_wal has all WAL up to now; `None` when it lacks even the last segment.
+    pub oldest_wal: Option<Lsn>,
     /// As the server names it.
     pub data_directory: Vec<u8>,
     /// Permission bits of the data directory.
@@ -91,6 +93,10 @@ pub struct SourceSettings {
     /// On a standby the value that its primary logged last, otherwise the server's own.
     pub full_page_writes: bool,
     pub data_checksums: bool,
+    /// `wal_keep_size` in bytes.
+    pub wal_keep_bytes: u64,
+    /// `archive_mode`: off, on or always.
+    pub archive_mode: String,
 }
 
 /// What the agent's role may do.
@@ -160,6 +166,8 @@ pub struct TargetCluster {
     /// End of the newest WAL segment in pg_wal on the cluster's timeline: an upper bound for what
     /// it wrote.
     pub wal_segments_end: Option<Lsn>,
+    /// Whether it has `standby.signal`: a server that starts in it follows another one.
+    pub has_standby_signal: bool,
     pub is_owner: bool,
     pub mode: u32,
     pub identity: FileIdentity,

@@ -1,7 +1,8 @@
 //! The server in a data directory: does it run, stop it, start it.
 
+use std::ffi::OsString;
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -211,6 +212,33 @@ pub struct StartOptions {
     /// Configuration file outside of the data directory.
     pub config_file: Option<PathBuf>,
     pub log_file: PathBuf,
+    /// What starts it instead of `pg_ctl`: a program and its arguments.
+    pub instead: Option<Vec<OsString>>,
+}
+
+/// `pg_ctl` with its arguments.
+fn pg_ctl_start(options: &StartOptions) -> Result<Vec<OsString>, PostmasterError> {
+    let program = options.bindir.join("pg_ctl");
+    let mut words: Vec<OsString> = vec![
+        program.clone().into(),
+        "start".into(),
+        "--no-wait".into(),
+        "--silent".into(),
+        "--pgdata".into(),
+        options.pgdata.clone().into(),
+        "--log".into(),
+        options.log_file.clone().into(),
+    ];
+    if let Some(config_file) = &options.config_file {
+        let text = config_file.display().to_string();
+        let quoted = shlex::try_quote(&text).map_err(|error| PostmasterError::Run {
+            program: program.display().to_string(),
+            source: std::io::Error::other(error),
+        })?;
+        words.push("--options".into());
+        words.push(format!("-c config_file={quoted}").into());
+    }
+    Ok(words)
 }
 
 /// Starts a server and waits until it has taken the directory and goes through its recovery, not until it
@@ -219,34 +247,32 @@ pub struct StartOptions {
 /// # Errors
 /// [`PostmasterError`] with the last lines of its log when it ends instead.
 pub async fn start(options: &StartOptions, wait: Duration) -> Result<u32, PostmasterError> {
-    let program = options.bindir.join("pg_ctl");
+    let mut words = match &options.instead {
+        Some(words) => words.clone(),
+        None => pg_ctl_start(options)?,
+    }
+    .into_iter();
+    let program = words.next().unwrap_or_default();
     let run_error = |source| PostmasterError::Run {
-        program: program.display().to_string(),
+        program: program.to_string_lossy().into_owned(),
         source,
     };
     // Servers append to their log: what was there before says nothing about this start.
     let log_before = std::fs::metadata(&options.log_file).map_or(0, |found| found.len());
+    let mut log = File::options();
+    // What servers log may hold statements.
+    let log = log.append(true).create(true).mode(0o600);
+    let log = log.open(&options.log_file).map_err(|error| {
+        let path = options.log_file.display();
+        PostmasterError::DidNotStart(format!("could not open \"{path}\": {error}"))
+    })?;
     let mut command = tokio::process::Command::new(&program);
     command
-        .args(["start", "--no-wait", "--silent", "--pgdata"])
-        .arg(&options.pgdata)
-        .arg("--log")
-        .arg(&options.log_file);
-    if let Some(config_file) = &options.config_file {
-        let text = config_file.display().to_string();
-        let quoted =
-            shlex::try_quote(&text).map_err(|error| run_error(std::io::Error::other(error)))?;
-        command
-            .arg("--options")
-            .arg(format!("-c config_file={quoted}"));
-    }
-    let status = command
+        .args(words)
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .await
-        .map_err(run_error)?;
+        .stdout(log.try_clone().map_err(run_error)?)
+        .stderr(log);
+    let ended = tokio::time::timeout(wait, command.status()).await;
     let did_not_start = |reason: String| {
         let lines = log_tail(&options.log_file, log_before);
         if lines.is_empty() {
@@ -255,8 +281,20 @@ pub async fn start(options: &StartOptions, wait: Duration) -> Result<u32, Postma
             PostmasterError::DidNotStart(format!("{reason}; its log says:\n{lines}"))
         }
     };
-    if !status.success() {
-        return Err(did_not_start(format!("pg_ctl ended with {status}")));
+    let program = program.to_string_lossy();
+    match ended {
+        Err(_) => {
+            let waited = wait.as_secs();
+            return Err(did_not_start(format!(
+                "\"{program}\" has not ended after {waited} s"
+            )));
+        }
+        Ok(status) => {
+            let status = status.map_err(run_error)?;
+            if !status.success() {
+                return Err(did_not_start(format!("\"{program}\" ended with {status}")));
+            }
+        }
     }
     let begin = Instant::now();
     loop {

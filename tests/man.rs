@@ -187,25 +187,29 @@ fn documents_name_only_options_that_exist() {
 /// The `event` and field names that a page must explain: written by hand there.
 #[test]
 fn the_json_formats_are_documented() {
-    let page = fs::read_to_string(path("pg_reseed-rebuild.1")).unwrap();
-    let sources = [
-        "src/client/outcome.rs",
-        "src/ui/figures.rs",
-        "src/ui/mod.rs",
+    let outcome = "src/client/outcome.rs";
+    let explained = [
+        ("rebuild", outcome, "Outcome"),
+        ("rebuild", outcome, "DivergenceReport"),
+        ("rebuild", outcome, "DamagedPage"),
+        ("rebuild", outcome, "KeptWal"),
+        ("rebuild", "src/ui/figures.rs", "Figures"),
+        ("rebuild", "src/ui/mod.rs", "Ending"),
+        ("inspect", outcome, "Inspection"),
+        ("inspect", outcome, "ClusterReport"),
+        ("inspect", outcome, "TablespaceReport"),
+        ("inspect", outcome, "InterruptedReport"),
+        ("inspect", outcome, "SourceReport"),
+        ("inspect", outcome, "SlotReport"),
     ];
-    for source in sources {
+    for (command, source, structure) in explained {
+        let page = fs::read_to_string(path(&format!("pg_reseed-{command}.1"))).unwrap();
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(source);
         let text = fs::read_to_string(file).unwrap();
-        for structure in [
-            "Outcome",
-            "DivergenceReport",
-            "DamagedPage",
-            "Figures",
-            "Ending",
-        ] {
-            for field in fields(&text, structure) {
-                assert!(page.contains(field), "{structure}.{field} is not explained");
-            }
+        let fields = fields(&text, structure);
+        assert!(!fields.is_empty(), "there is no {structure} in {source}");
+        for field in fields {
+            assert!(page.contains(field), "{structure}.{field} is not explained");
         }
     }
 }
@@ -242,6 +246,8 @@ fn short_help_of_rebuild() {
     Target options:
       -D, --pgdata <PGDATA>
               Data directory that becomes the standby [env: PGDATA]
+          --cluster <VERSION/NAME>
+              Cluster of Debian's postgresql-common: VERSION/NAME
       -T, --tablespace-mapping <OLDDIR=NEWDIR>
               Relocate a tablespace: OLDDIR=NEWDIR (repeatable)
           --waldir <WALDIR>
@@ -253,6 +259,8 @@ fn short_help_of_rebuild() {
               Leave these paths of the target alone (repeatable)
           --max-delete <N>
               Refuse to remove more files than this
+          --keep-diverged-wal <DIR>
+              Save the WAL that only the target has to this directory
       -B, --bindir <BINDIR>
               Directory of the target's PostgreSQL programs
           --config-file <FILE>
@@ -270,24 +278,29 @@ fn short_help_of_rebuild() {
                                       [possible values: fast, spread]
 
     Standby connection options:
-      -d, --dbname <CONNINFO>          How the standby connects to the source
-      -h, --host <HOST>                Source's host name or socket directory
-      -p, --port <PORT>                Source's port
-      -U, --username <USERNAME>        Role that replicates
-          --application-name <NAME>    Name of the standby in the source's views
-          --restore-command <COMMAND>  The standby's restore_command
+      -d, --dbname <CONNINFO>                    How the standby connects to the source
+      -h, --host <HOST>                          Source's host name or socket directory
+      -p, --port <PORT>                          Source's port
+      -U, --username <USERNAME>                  Role that replicates
+          --application-name <NAME>              Name of the standby in the source's views
+          --restore-command <COMMAND>            The standby's restore_command
+          --archive-cleanup-command <COMMAND>    The standby's archive_cleanup_command
+          --recovery-target-timeline <TIMELINE>  Timeline that the standby shall follow
+          --raise-settings                       Raise settings that must not be lower than the source's
 
     Run options:
-      -n, --dry-run            Compare and report, change nothing
-          --stop               Stop a server that runs in the target first
-          --start              Start the standby and wait until it streams
-      -l, --log-file <FILE>    Log file of the server that --start starts
-          --wait <SECS>        Seconds to wait for stop, start and streaming [default: 60]
-      -j, --jobs <N>           Worker threads on each side
-          --streams <N>        Byte streams between the sides: 1 to 16
-      -Z, --compress <METHOD>  Compression between the sides: auto, none, lz4, zstd[:LEVEL]
-      -r, --max-rate <RATE>    Most that the source reads and sends a second: kB, or suffix k, M, G
-      -N, --no-sync            Do not wait for data to be safe on disk
+      -n, --dry-run                  Compare and report, change nothing
+          --stop                     Stop a server that runs in the target first
+          --start                    Start the standby and wait until it streams
+      -l, --log-file <FILE>          Log file of the server that --start starts
+          --start-command <COMMAND>  Command that starts the standby instead of pg_ctl
+          --wait <SECS>              Seconds to wait for stop, start and streaming [default: 60]
+      -j, --jobs <N>                 Worker threads on each side
+          --streams <N>              Byte streams between the sides: 1 to 16
+      -Z, --compress <METHOD>        Compression between the sides: auto, none, lz4, zstd[:LEVEL]
+      -r, --max-rate <RATE>          Most that the source reads and sends a second: kB, or suffix k, M,
+                                     G
+      -N, --no-sync                  Do not wait for data to be safe on disk
 
     Output options:
       -P, --progress [<STYLE>]  How progress is shown: auto, bar, plain, json, none [default: auto]
@@ -302,6 +315,7 @@ fn short_help_of_rebuild() {
           --no-login-check             Do not try the standby's connection first
           --reuse-tablespace-dirs      Use tablespace directories that have content
           --ignore-free-space          Do not check that there is enough room
+          --allow-unknown-version      Go on with a PostgreSQL that is newer than known
 
     General options:
       -?, --help     Print help: -? in short, --help in full
@@ -360,14 +374,16 @@ fn help_of_rebuild() {
 
 #[test]
 fn short_help_of_all() {
-    assert_snapshot!(help_of(&["pg_reseed", "-?"]), @r"
+    assert_snapshot!(help_of(&["pg_reseed", "-?"]), @"
     Rebuild a PostgreSQL standby by moving only the blocks that differ
 
     Usage: pg_reseed rebuild [OPTION]...
+           pg_reseed inspect [OPTION]...
            pg_reseed serve --stdio [OPTION]...
 
     Commands:
       rebuild  Make a data directory a standby of a running server
+      inspect  Tell what a data directory is and what it needs
       serve    Serve a source's data directory to pg_reseed rebuild
 
     General options:

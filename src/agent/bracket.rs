@@ -112,6 +112,12 @@ impl Bracket {
     /// The slot or the session is lost: so is the bracket.
     pub async fn watch(&self, sql: &Session) -> Result<SlotState, String> {
         match sql.slot_state(&self.slot.name).await {
+            // The server ends the session that holds a slot before it gives the slot up (`slot.c:
+            // InvalidatePossiblyObsoleteSlot`).
+            Err(error) if error.is_terminated() => Err(format!(
+                "the source's server ended the session ({error}); it does so when it stops, when it is told to, \
+                 and when max_slot_wal_keep_size makes it give up the slot"
+            )),
             Err(error) => Err(format!("the source's session failed: {error}")),
             Ok(None) => Err(format!(
                 "replication slot \"{}\" was dropped",

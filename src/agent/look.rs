@@ -9,6 +9,7 @@ use super::tree::read_fault;
 use crate::disk::facts as disk_facts;
 use crate::facts::{SourceFacts, Tablespace};
 use crate::pg::control::ControlFile;
+use crate::pg::lsn::unbroken_since;
 use crate::sql::Session;
 use crate::wire::message::{Fault, FaultKind};
 
@@ -81,6 +82,14 @@ pub async fn source(
         user: disk_facts::user(),
         version: sql.version(),
         history: disk_facts::history(&wal, server.timeline).map_err(disk)?,
+        oldest_wal: unbroken_since(
+            disk_facts::segments(&wal, control.wal_segment_bytes)
+                .map_err(disk)?
+                .iter()
+                .map(|segment| segment.number),
+            server.current_lsn,
+            control.wal_segment_bytes,
+        ),
         control,
         in_recovery: server.in_recovery,
         timeline: server.timeline,

@@ -17,6 +17,7 @@ use clap::builder::StyledStr;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::cli::values::{self, Checkpoint, ConfigSide};
+use crate::client::debian::ClusterName;
 use crate::ui::Style;
 use crate::wire::message::Compression;
 
@@ -39,7 +40,7 @@ use crate::wire::message::Compression;
     disable_version_flag = true,
     disable_help_subcommand = true,
     max_term_width = 100,
-    override_usage = "pg_reseed rebuild [OPTION]...\n       pg_reseed serve --stdio [OPTION]..."
+    override_usage = "pg_reseed rebuild [OPTION]...\n       pg_reseed inspect [OPTION]...\n       pg_reseed serve --stdio [OPTION]..."
 )]
 pub struct Arguments {
     /// Print help: -? in short, --help in full
@@ -58,6 +59,7 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Rebuild(Box<RebuildArguments>),
+    Inspect(Box<InspectArguments>),
     Serve(ServeArguments),
 }
 
@@ -87,10 +89,13 @@ pub struct RebuildArguments {
         value_name = "PGDATA",
         env = "PGDATA",
         hide_env_values = true,
-        required = true,
+        required_unless_present = "cluster",
         help_heading = TARGET
     )]
-    pub pgdata: PathBuf,
+    pub pgdata: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub debian: DebianArguments,
 
     /// Relocate a tablespace: OLDDIR=NEWDIR (repeatable)
     ///
@@ -157,6 +162,15 @@ pub struct RebuildArguments {
     #[arg(long, value_name = "N", help_heading = TARGET)]
     pub max_delete: Option<u64>,
 
+    /// Save the WAL that only the target has to this directory
+    ///
+    /// Saves the WAL that only the target has, from where its history left the source's, to DIR before anything
+    /// is removed, with the history files and a note on how to read it. It is the only copy of the
+    /// transactions that were lost by the failover. DIR must be absolute, outside of PGDATA, and missing or
+    /// empty; it is made. Nothing is saved when the target has no WAL of its own.
+    #[arg(long, value_name = "DIR", help_heading = TARGET)]
+    pub keep_diverged_wal: Option<PathBuf>,
+
     /// Directory of the target's PostgreSQL programs
     ///
     /// The directory with the PostgreSQL programs of this host: postgres, pg_ctl and psql. It is refused
@@ -174,46 +188,8 @@ pub struct RebuildArguments {
     #[arg(long, value_name = "FILE", help_heading = TARGET)]
     pub config_file: Option<PathBuf>,
 
-    /// How to reach the agent: ssh://[USER@]HOST[:PORT], exec:COMMAND, local
-    ///
-    /// How to reach the agent, which is pg_reseed serve --stdio on the source's host, run as the user
-    /// that owns the source's data directory.
-    ///
-    /// ssh://[USER@]HOST[:PORT] starts it with the system's ssh; keys and host names come from the
-    /// configuration of ssh. This is the default, with the host of -d.
-    ///
-    /// exec:COMMAND runs COMMAND with /bin/sh and talks to its standard input and output; COMMAND must
-    /// start pg_reseed serve --stdio by some means, such as docker exec -i, kubectl exec -i or sudo -u.
-    ///
-    /// local starts the agent on this host, as the same user.
-    #[arg(long, value_name = "AGENT", help_heading = SOURCE)]
-    pub from: Option<String>,
-
-    /// Command to use instead of ssh
-    ///
-    /// The command that is used instead of ssh, with its options, as in rsync: for instance
-    /// "ssh -i /etc/pg_reseed/key -o BatchMode=yes". The port, if any, the user and host, and the
-    /// command for the other side are added to it. Only with ssh.
-    #[arg(long, value_name = "COMMAND", help_heading = SOURCE)]
-    pub rsh: Option<String>,
-
-    /// Where pg_reseed is on the source's host
-    ///
-    /// Path of pg_reseed on the source's host, when it is not in the PATH that a command gets there. Not
-    /// with exec:COMMAND, which names it itself.
-    #[arg(long, value_name = "PATH", help_heading = SOURCE)]
-    pub agent_path: Option<String>,
-
-    /// How the agent connects to its own server
-    ///
-    /// A connection string (keyword/value or URI) with which the agent connects to its own server on
-    /// its own host. The default is the local socket with the port of -d or -p (with --from local also the
-    /// socket directory of -h, if it is one), the role named like the operating system user, and
-    /// database postgres. Give it when that is another one, or when the right to run the backup
-    /// functions was granted in another database. The keywords are those of pg_reseed serve -d. Not
-    /// with exec:COMMAND, which can hand -d to pg_reseed serve itself.
-    #[arg(long, value_name = "CONNINFO", help_heading = SOURCE)]
-    pub source_dbname: Option<String>,
+    #[command(flatten)]
+    pub agent: AgentArguments,
 
     /// Replication slot that the standby shall use
     ///
@@ -252,41 +228,8 @@ pub struct RebuildArguments {
     )]
     pub checkpoint: Checkpoint,
 
-    /// How the standby connects to the source
-    ///
-    /// A connection string (keyword/value or URI) with which the standby will connect to the source for
-    /// replication. It becomes primary_conninfo, with what the options -h, -p and -U and the
-    /// environment variables of libpq add to it; what stands in the string wins over the options, and
-    /// the options win over the environment. A database name is written only if it stands in the
-    /// string.
-    ///
-    /// A password is refused here: it would stand in a configuration file. Put it into the password file
-    /// (.pgpass, or passfile=... in this string) of the user that the standby runs as. The connection is
-    /// tried before anything is changed, see --no-login-check.
-    #[arg(short = 'd', long, value_name = "CONNINFO", help_heading = STANDBY)]
-    pub dbname: Option<String>,
-
-    /// Source's host name or socket directory
-    ///
-    /// The host name of the source, as the standby will connect to it; with a slash at the beginning
-    /// the directory of its Unix-domain socket. The default is the environment variable PGHOST.
-    #[arg(short = 'h', long, value_name = "HOST", help_heading = STANDBY)]
-    pub host: Option<String>,
-
-    /// Source's port
-    ///
-    /// The port on which the source listens, as the standby will connect to it. The default is the
-    /// environment variable PGPORT, otherwise libpq's default, 5432 as a rule.
-    #[arg(short = 'p', long, value_name = "PORT", help_heading = STANDBY)]
-    pub port: Option<u16>,
-
-    /// Role that replicates
-    ///
-    /// The role as which the standby will connect to the source; it needs LOGIN and REPLICATION and a
-    /// line for database replication in the source's pg_hba.conf. The default is the environment
-    /// variable PGUSER, otherwise the name of the operating system user.
-    #[arg(short = 'U', long, value_name = "USERNAME", help_heading = STANDBY)]
-    pub username: Option<String>,
+    #[command(flatten)]
+    pub connection: ConnectionArguments,
 
     /// Name of the standby in the source's views
     ///
@@ -301,10 +244,37 @@ pub struct RebuildArguments {
     /// Sets restore_command on the standby, so that it can take WAL from an archive that the source no
     /// longer has. Without this option none is left in postgresql.auto.conf: one that was meant for
     /// the directory's former role could bring in WAL of the abandoned timeline. With or without it,
-    /// archive_cleanup_command, recovery_end_command and recovery_min_apply_delay are removed from
-    /// there.
+    /// recovery_end_command and recovery_min_apply_delay are removed from there.
     #[arg(long, value_name = "COMMAND", help_heading = STANDBY)]
     pub restore_command: Option<String>,
+
+    /// The standby's archive_cleanup_command
+    ///
+    /// Sets archive_cleanup_command on the standby. Without this option none is left in
+    /// postgresql.auto.conf.
+    #[arg(long, value_name = "COMMAND", help_heading = STANDBY)]
+    pub archive_cleanup_command: Option<String>,
+
+    /// Timeline that the standby shall follow
+    ///
+    /// Sets recovery_target_timeline on the standby: "latest", "current" or the number of a timeline. The
+    /// default is latest, which is what follows the source through later failovers.
+    #[arg(
+        long,
+        value_name = "TIMELINE",
+        value_parser = values::parse_timeline,
+        help_heading = STANDBY
+    )]
+    pub recovery_target_timeline: Option<String>,
+
+    /// Raise settings that must not be lower than the source's
+    ///
+    /// A standby lets no session in when its max_connections, max_worker_processes, max_wal_senders,
+    /// max_prepared_transactions or max_locks_per_transaction is lower than the source's. Without this option
+    /// that is a reason to refuse; with it, the source's value is written to the standby's
+    /// postgresql.auto.conf.
+    #[arg(long, help_heading = STANDBY)]
+    pub raise_settings: bool,
 
     /// Compare and report, change nothing
     ///
@@ -340,6 +310,14 @@ pub struct RebuildArguments {
     /// is PGDATA/pg_reseed.start.log.
     #[arg(short = 'l', long, value_name = "FILE", help_heading = RUN)]
     pub log_file: Option<PathBuf>,
+
+    /// Command that starts the standby instead of pg_ctl
+    ///
+    /// Starts the standby with this command, which /bin/sh runs, instead of pg_ctl, as in
+    /// "sudo systemctl start postgresql-15"; implies --start. The command must end once the server has been
+    /// started. What it prints goes to the file of --log-file.
+    #[arg(long, value_name = "COMMAND", help_heading = RUN)]
+    pub start_command: Option<String>,
 
     /// Seconds to wait for stop, start and streaming
     ///
@@ -464,6 +442,103 @@ pub struct RebuildArguments {
     pub overrides: OverrideArguments,
 }
 
+/// A cluster by its name in postgresql-common.
+#[derive(Debug, Args)]
+pub struct DebianArguments {
+    /// Cluster of Debian's postgresql-common: VERSION/NAME
+    ///
+    /// Names the target as pg_lsclusters does, as in 15/main, instead of -D, --config-file and --bindir: the
+    /// data directory, the configuration outside of it and the programs are those that Debian's
+    /// postgresql-common has on record, and --start uses pg_ctlcluster.
+    #[arg(long, value_name = "VERSION/NAME", help_heading = TARGET)]
+    pub cluster: Option<ClusterName>,
+}
+
+/// Where the agent is, and how it reaches its server.
+#[derive(Debug, Args)]
+pub struct AgentArguments {
+    /// How to reach the agent: ssh://[USER@]HOST[:PORT], exec:COMMAND, local
+    ///
+    /// How to reach the agent, which is pg_reseed serve --stdio on the source's host, run as the user
+    /// that owns the source's data directory.
+    ///
+    /// ssh://[USER@]HOST[:PORT] starts it with the system's ssh; keys and host names come from the
+    /// configuration of ssh. This is the default, with the host of -d.
+    ///
+    /// exec:COMMAND runs COMMAND with /bin/sh and talks to its standard input and output; COMMAND must
+    /// start pg_reseed serve --stdio by some means, such as docker exec -i, kubectl exec -i or sudo -u.
+    ///
+    /// local starts the agent on this host, as the same user.
+    #[arg(long, value_name = "AGENT", help_heading = SOURCE)]
+    pub from: Option<String>,
+
+    /// Command to use instead of ssh
+    ///
+    /// The command that is used instead of ssh, with its options, as in rsync: for instance
+    /// "ssh -i /etc/pg_reseed/key -o BatchMode=yes". The port, if any, the user and host, and the
+    /// command for the other side are added to it. Only with ssh.
+    #[arg(long, value_name = "COMMAND", help_heading = SOURCE)]
+    pub rsh: Option<String>,
+
+    /// Where pg_reseed is on the source's host
+    ///
+    /// Path of pg_reseed on the source's host, when it is not in the PATH that a command gets there. Not
+    /// with exec:COMMAND, which names it itself.
+    #[arg(long, value_name = "PATH", help_heading = SOURCE)]
+    pub agent_path: Option<String>,
+
+    /// How the agent connects to its own server
+    ///
+    /// A connection string (keyword/value or URI) with which the agent connects to its own server on
+    /// its own host. The default is the local socket with the port of -d or -p (with --from local also the
+    /// socket directory of -h, if it is one), the role named like the operating system user, and
+    /// database postgres. Give it when that is another one, or when the right to run the backup
+    /// functions was granted in another database. The keywords are those of pg_reseed serve -d. Not
+    /// with exec:COMMAND, which can hand -d to pg_reseed serve itself.
+    #[arg(long, value_name = "CONNINFO", help_heading = SOURCE)]
+    pub source_dbname: Option<String>,
+}
+
+/// How the standby reaches the source.
+#[derive(Debug, Args)]
+pub struct ConnectionArguments {
+    /// How the standby connects to the source
+    ///
+    /// A connection string (keyword/value or URI) with which the standby will connect to the source for
+    /// replication. It becomes primary_conninfo, with what the options -h, -p and -U and the
+    /// environment variables of libpq add to it; what stands in the string wins over the options, and
+    /// the options win over the environment. A database name is written only if it stands in the
+    /// string.
+    ///
+    /// A password is refused here: it would stand in a configuration file. Put it into the password file
+    /// (.pgpass, or passfile=... in this string) of the user that the standby runs as. The connection is
+    /// tried before anything is changed, see --no-login-check.
+    #[arg(short = 'd', long, value_name = "CONNINFO", help_heading = STANDBY)]
+    pub dbname: Option<String>,
+
+    /// Source's host name or socket directory
+    ///
+    /// The host name of the source, as the standby will connect to it; with a slash at the beginning
+    /// the directory of its Unix-domain socket. The default is the environment variable PGHOST.
+    #[arg(short = 'h', long, value_name = "HOST", help_heading = STANDBY)]
+    pub host: Option<String>,
+
+    /// Source's port
+    ///
+    /// The port on which the source listens, as the standby will connect to it. The default is the
+    /// environment variable PGPORT, otherwise libpq's default, 5432 as a rule.
+    #[arg(short = 'p', long, value_name = "PORT", help_heading = STANDBY)]
+    pub port: Option<u16>,
+
+    /// Role that replicates
+    ///
+    /// The role as which the standby will connect to the source; it needs LOGIN and REPLICATION and a
+    /// line for database replication in the source's pg_hba.conf. The default is the environment
+    /// variable PGUSER, otherwise the name of the operating system user.
+    #[arg(short = 'U', long, value_name = "USERNAME", help_heading = STANDBY)]
+    pub username: Option<String>,
+}
+
 /// One override for each guard that has one, named after the danger.
 #[derive(Debug, Args)]
 #[command(next_help_heading = OVERRIDES)]
@@ -512,6 +587,74 @@ pub struct OverrideArguments {
     /// compress, share blocks or grow on demand. When the disk fills nevertheless, the run stops half-way.
     #[arg(long)]
     pub ignore_free_space: bool,
+
+    /// Go on with a PostgreSQL that is newer than known
+    ///
+    /// Goes on although the source's major version is newer than those that this pg_reseed knows. What a later
+    /// version keeps elsewhere, or must not be copied, it cannot know. Start the standby and check it before
+    /// you rely on it.
+    #[arg(long)]
+    pub allow_unknown_version: bool,
+}
+
+/// Tell what a data directory is and what it needs
+///
+/// Tells what the data directory PGDATA is: its version, system identifier, state, timeline and position,
+/// its WAL, tablespaces and size, and whether a rebuild of it was interrupted. Nothing is changed, and
+/// nothing of its relations is read.
+///
+/// With -d, -h or --from it also asks the source, the server that PGDATA shall follow, and tells how both relate:
+/// whether PGDATA only lags and the source still has the WAL that it needs, whether it has diverged and
+/// how much WAL only it has, whether it is ahead, or another cluster. It ends with advice and, where there is
+/// one, the command to run. No backup is started and no slot is made.
+///
+/// Before a controlled switchover, run it in the data directory of the stopped primary against the standby
+/// that will be promoted: it tells whether that standby has replayed everything.
+#[derive(Debug, Args)]
+#[command(override_usage = "pg_reseed inspect -D PGDATA [-d CONNINFO] [--from AGENT] [OPTION]...")]
+pub struct InspectArguments {
+    /// Data directory to look at
+    ///
+    /// The data directory to look at. It may be absent or empty, a server may run in it, and a rebuild of it
+    /// may have been interrupted.
+    #[arg(
+        short = 'D',
+        long,
+        value_name = "PGDATA",
+        env = "PGDATA",
+        hide_env_values = true,
+        required_unless_present = "cluster",
+        help_heading = TARGET
+    )]
+    pub pgdata: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub debian: DebianArguments,
+
+    #[command(flatten)]
+    pub agent: AgentArguments,
+
+    /// Replication slot that the standby has or will have
+    ///
+    /// The physical replication slot of the source that belongs to PGDATA. If it exists, what it keeps is part
+    /// of the answer.
+    #[arg(short = 'S', long, value_name = "SLOTNAME", help_heading = SOURCE)]
+    pub slot: Option<String>,
+
+    #[command(flatten)]
+    pub connection: ConnectionArguments,
+
+    /// Print JSON
+    ///
+    /// Prints one JSON object instead of text.
+    #[arg(long, help_heading = OUTPUT)]
+    pub json: bool,
+
+    /// Log more to standard error (repeatable)
+    ///
+    /// Logs more to standard error, as with pg_reseed rebuild.
+    #[arg(short = 'v', long, action = ArgAction::Count, help_heading = OUTPUT)]
+    pub verbose: u8,
 }
 
 /// Serve a source's data directory to pg_reseed rebuild

@@ -174,12 +174,15 @@ pub(super) fn lines(ending: &Ending) -> String {
 }
 
 /// The end of a wrong command line.
-pub(super) fn usage(error: &UsageError) -> ExitCode {
+pub(super) fn usage(error: &UsageError, command: &str) -> ExitCode {
     let mut text = format!("pg_reseed: error: {}\n", error.error);
     if let Some(hint) = &error.hint {
         let _ = writeln!(text, "pg_reseed: hint: {hint}");
     }
-    text.push_str("pg_reseed: hint: Try \"pg_reseed rebuild --help\" for more information.\n");
+    let _ = writeln!(
+        text,
+        "pg_reseed: hint: Try \"pg_reseed {command} --help\" for more information."
+    );
     print_error(&text);
     Status::Usage.code()
 }

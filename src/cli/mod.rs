@@ -21,10 +21,11 @@ use tokio::sync::watch;
 
 use crate::agent;
 use crate::agent::options::ServeOptions;
-use crate::cli::args::{Command, RebuildArguments, ServeArguments};
+use crate::cli::args::{Command, ServeArguments};
 use crate::cli::exit::Status;
-use crate::cli::resolve::{Rebuild, Surroundings};
+use crate::cli::resolve::{Inspect, Rebuild, Surroundings, UsageError};
 use crate::client;
+use crate::client::debian;
 use crate::client::failure::{Failure, TargetState};
 use crate::client::options::RebuildOptions;
 use crate::client::outcome::Outcome;
@@ -33,7 +34,7 @@ use crate::event::Stage;
 use crate::link::stdio;
 use crate::pg::conninfo::Conninfo;
 use crate::ui::report::{self, FailureReport};
-use crate::ui::{Ui, log};
+use crate::ui::{Ending, Style, Ui, inspection, log};
 use crate::workers;
 
 /// Does what the arguments say.
@@ -41,21 +42,88 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
     match args::parse(args) {
         Err(error) => exit::clap(&error),
         Ok(arguments) => match arguments.command {
-            Command::Rebuild(typed) => resolve_and_rebuild(*typed),
+            Command::Rebuild(typed) => resolved(
+                "rebuild",
+                |around| resolve::rebuild(*typed, around),
+                rebuild,
+            ),
+            Command::Inspect(typed) => resolved(
+                "inspect",
+                |around| resolve::inspect(*typed, around),
+                inspect,
+            ),
             Command::Serve(typed) => serve(typed),
         },
     }
 }
 
-fn resolve_and_rebuild(typed: RebuildArguments) -> ExitCode {
+/// Gives meaning to what was typed for a command, and does it.
+fn resolved<T>(
+    command: &str,
+    resolve: impl FnOnce(&Surroundings) -> Result<T, UsageError>,
+    act: impl FnOnce(&T) -> ExitCode,
+) -> ExitCode {
     let around = Surroundings {
         variable: &|name| std::env::var(name).ok(),
         working_directory: &std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
         processors: std::thread::available_parallelism().map_or(1, usize::from),
+        recorded: &|name| {
+            let root = std::env::var_os("PG_CLUSTER_CONF_ROOT").map(PathBuf::from);
+            debian::find(name, root.as_deref())
+        },
     };
-    match resolve::rebuild(typed, &around) {
-        Ok(meant) => rebuild(&meant),
-        Err(error) => exit::usage(&error),
+    match resolve(&around) {
+        Ok(meant) => act(&meant),
+        Err(error) => exit::usage(&error, command),
+    }
+}
+
+/// Looks, and prints what was found.
+fn inspect(meant: &Inspect) -> ExitCode {
+    let (ui, runtime) = match Ui::start(Style::None).and_then(|ui| Ok((ui, Runtime::new()?))) {
+        Ok(both) => both,
+        Err(error) => return cannot_begin(&format!("could not start threads: {error}")),
+    };
+    if let Err(error) = log::start(meant.verbosity, ui.log_sink()) {
+        return exit::wrong_variable(&error);
+    }
+    let result = runtime.block_on(async {
+        tokio::select! {
+            found = client::inspect::inspect(&meant.options, ui.events()) => found,
+            () = stop_signal() => Err(Failure::new(TargetState::Untouched, "interrupted by a signal")),
+        }
+    });
+    runtime.shutdown_background();
+    let pgdata = meant.options.pgdata.display().to_string();
+    match result {
+        Ok(found) => {
+            ui.end(Ending {
+                exit_status: Status::Done.number(),
+                outcome: "inspected",
+                target: "untouched",
+                errors: Vec::new(),
+                details: Vec::new(),
+                hints: Vec::new(),
+            });
+            let text = if meant.is_json {
+                serde_json::to_string_pretty(&found).map(|json| json + "\n")
+            } else {
+                Ok(inspection::text(&found))
+            };
+            match text {
+                // Writing fails when nobody reads any more.
+                Ok(text) => drop(io::stdout().write_all(text.as_bytes())),
+                Err(error) => return cannot_begin(&error.to_string()),
+            }
+            Status::Done.code()
+        }
+        Err(failure) => {
+            let ending = exit::ending(&Err(failure), &pgdata);
+            if !ui.end(ending.clone()) {
+                exit::print_error(&exit::lines(&ending));
+            }
+            ExitCode::from(ending.exit_status)
+        }
     }
 }
 

@@ -6,9 +6,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::cli::args::{OverrideArguments, RebuildArguments};
+use crate::cli::args::{
+    AgentArguments, ConnectionArguments, InspectArguments, OverrideArguments, RebuildArguments,
+};
 use crate::cli::values::{Checkpoint, ConfigSide};
-use crate::client::options::RebuildOptions;
+use crate::client::debian::{ClusterName, Recorded};
+use crate::client::options::{InspectOptions, InspectSource, RebuildOptions, Starter};
 use crate::link::{self, From as Agent, FromError};
 use crate::pg::conninfo::Conninfo;
 use crate::pg::layout::HostLocal;
@@ -100,6 +103,8 @@ pub struct Surroundings<'a> {
     pub variable: &'a dyn Fn(&str) -> Option<String>,
     pub working_directory: &'a Path,
     pub processors: usize,
+    /// What Debian's postgresql-common has on record of a cluster.
+    pub recorded: &'a dyn Fn(&ClusterName) -> Result<Recorded, String>,
 }
 
 /// Gives meaning to the arguments of `rebuild`.
@@ -107,9 +112,16 @@ pub struct Surroundings<'a> {
 /// # Errors
 /// When they contradict each other, lack something, or cannot be parsed.
 pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild, UsageError> {
-    let primary = primary(&typed, around)?;
-    let from = agent(&typed, &primary)?;
-    let pgdata = absolute("-D", typed.pgdata, around)?;
+    let primary = primary(&typed.connection, around)?;
+    let from = agent(&typed.agent, &primary)?;
+    let recorded = typed
+        .debian
+        .cluster
+        .as_ref()
+        .map(around.recorded)
+        .transpose();
+    let recorded = recorded.map_err(UsageError::new)?;
+    let pgdata = pgdata(typed.pgdata, recorded.as_ref(), around)?;
     let report = typed
         .report
         .map(|file| report_file(file, &pgdata, around))
@@ -125,9 +137,19 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
             "the WAL directory \"{waldir}\" is not an absolute path"
         )));
     }
+    if let Some(kept) = &typed.keep_diverged_wal
+        && (!kept.is_absolute() || kept.starts_with(&pgdata))
+    {
+        let kept = kept.display();
+        return Err(UsageError::new(format_args!(
+            "the directory \"{kept}\" for diverged WAL must be an absolute path outside of the data \
+             directory"
+        )));
+    }
     for (option, value) in [
         ("--application-name", &typed.application_name),
         ("--restore-command", &typed.restore_command),
+        ("--archive-cleanup-command", &typed.archive_cleanup_command),
     ] {
         if let Some(value) = value
             && (value.is_empty() || value.contains(char::is_control))
@@ -181,19 +203,30 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
         keep: typed.keep,
         application_name: typed.application_name,
         restore_command: typed.restore_command,
+        archive_cleanup_command: typed.archive_cleanup_command,
+        recovery_target_timeline: typed.recovery_target_timeline,
+        raise_settings: typed.raise_settings,
+        keep_diverged_wal: typed.keep_diverged_wal,
         stop: typed.stop,
-        start: typed.start,
+        start: typed.start || typed.start_command.is_some(),
+        starter: match (typed.start_command, typed.debian.cluster) {
+            (Some(command), _) => Some(Starter::Command(command)),
+            (None, Some(cluster)) => Some(Starter::Debian(cluster)),
+            (None, None) => None,
+        },
         wait: Duration::from_secs(typed.wait),
         sync: !typed.no_sync,
         max_delete: typed.max_delete,
         bindir: typed
             .bindir
             .map(|p| absolute("-B", p, around))
-            .transpose()?,
+            .transpose()?
+            .or_else(|| recorded.as_ref()?.bindir.clone()),
         config_file: typed
             .config_file
             .map(|file| absolute("--config-file", file, around))
-            .transpose()?,
+            .transpose()?
+            .or_else(|| Some(recorded?.config_file)),
         log_file: typed
             .log_file
             .map(|file| absolute("-l", file, around))
@@ -213,8 +246,90 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
     })
 }
 
+/// An inspection as it was meant.
+#[derive(Debug)]
+pub struct Inspect {
+    pub options: InspectOptions,
+    pub is_json: bool,
+    pub verbosity: i16,
+}
+
+/// Gives meaning to the arguments of `inspect`. The source is asked only if something names it.
+///
+/// # Errors
+/// As [`rebuild`].
+pub fn inspect(typed: InspectArguments, around: &Surroundings) -> Result<Inspect, UsageError> {
+    if let Some(slot) = &typed.slot {
+        check_slot_name(slot)?;
+    }
+    let recorded = typed
+        .debian
+        .cluster
+        .as_ref()
+        .map(around.recorded)
+        .transpose();
+    let recorded = recorded.map_err(UsageError::new)?;
+    let pgdata = pgdata(typed.pgdata, recorded.as_ref(), around)?;
+    let connection = &typed.connection;
+    let names_source = typed.agent.from.is_some()
+        || typed.agent.source_dbname.is_some()
+        || connection.dbname.is_some()
+        || connection.host.is_some();
+    let source = if names_source {
+        let primary = primary(connection, around)?;
+        Some(InspectSource {
+            from: agent(&typed.agent, &primary)?,
+            primary,
+            typed_from: typed.agent.from,
+            rsh: typed.agent.rsh,
+            agent_path: typed.agent.agent_path,
+            source_dbname: typed.agent.source_dbname,
+        })
+    } else if connection.port.is_some()
+        || connection.username.is_some()
+        || typed.slot.is_some()
+        || typed.agent.rsh.is_some()
+        || typed.agent.agent_path.is_some()
+    {
+        return Err(UsageError::new("no source specified")
+            .hint("Say with -d, -h or --from which server to ask, or leave its options out."));
+    } else {
+        None
+    };
+    Ok(Inspect {
+        options: InspectOptions {
+            pgdata,
+            cluster: typed.debian.cluster,
+            source,
+            slot: typed.slot,
+        },
+        is_json: typed.json,
+        verbosity: i16::from(typed.verbose),
+    })
+}
+
+/// The data directory, as it was typed or is on record.
+fn pgdata(
+    typed: Option<PathBuf>,
+    recorded: Option<&Recorded>,
+    around: &Surroundings,
+) -> Result<PathBuf, UsageError> {
+    let typed = typed.map(|path| absolute("-D", path, around)).transpose()?;
+    let known = recorded.map(|cluster| &cluster.pgdata);
+    match (typed, known) {
+        (Some(typed), Some(known)) if typed != *known => Err(UsageError::new(format_args!(
+            "-D or PGDATA says \"{}\", but the data directory of that cluster is \"{}\"",
+            typed.display(),
+            known.display()
+        ))),
+        (Some(path), _) => Ok(path),
+        (None, Some(known)) => absolute("--cluster", known.clone(), around),
+        (None, None) => Err(UsageError::new("no data directory specified")),
+    }
+}
+
 /// How the standby will connect: the string first, then the options, then the environment.
-fn primary(typed: &RebuildArguments, around: &Surroundings) -> Result<Conninfo, UsageError> {
+fn primary(typed: &ConnectionArguments, around: &Surroundings) -> Result<Conninfo, UsageError> {
     let string = typed.dbname.as_deref().unwrap_or_default();
     let mut conninfo = Conninfo::parse(string).map_err(UsageError::new)?;
     if conninfo.has_password() {
@@ -269,7 +384,7 @@ fn has_server(conninfo: &Conninfo) -> bool {
 }
 
 /// Where the agent is.
-fn agent(typed: &RebuildArguments, primary: &Conninfo) -> Result<Agent, UsageError> {
+fn agent(typed: &AgentArguments, primary: &Conninfo) -> Result<Agent, UsageError> {
     let source = match &typed.source_dbname {
         Some(given) => Some(given.clone()),
         None => agents_own_server(typed.from.as_deref(), primary)?,
@@ -377,6 +492,7 @@ fn overrides(typed: &OverrideArguments) -> Overrides {
         no_login_check: typed.no_login_check,
         reuse_tablespace_dirs: typed.reuse_tablespace_dirs,
         ignore_free_space: typed.ignore_free_space,
+        allow_unknown_version: typed.allow_unknown_version,
     }
 }
 
@@ -406,6 +522,13 @@ mod tests {
             variable: &variable,
             working_directory: Path::new("/home/postgres"),
             processors: 64,
+            recorded: &|name| {
+                Ok(Recorded {
+                    pgdata: "/var/lib/postgresql/15/main".into(),
+                    config_file: format!("/etc/postgresql/{name}/postgresql.conf").into(),
+                    bindir: Some("/usr/lib/postgresql/15/bin".into()),
+                })
+            },
         };
         rebuild(*typed, &around)
     }

@@ -44,9 +44,33 @@ pub fn parse_rate(text: &str) -> Result<u64, String> {
     Ok(kilobytes * 1024)
 }
 
+/// What `recovery_target_timeline` may be.
+///
+/// # Errors
+/// What is wrong with the text.
+pub fn parse_timeline(text: &str) -> Result<String, String> {
+    let is_number = text.parse::<u32>().is_ok_and(|timeline| timeline > 0)
+        && text.bytes().all(|digit| digit.is_ascii_digit());
+    if is_number || matches!(text, "latest" | "current") {
+        Ok(text.to_owned())
+    } else {
+        Err("use latest, current or the number of a timeline".to_owned())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn timelines_are_words_or_numbers() {
+        for text in ["latest", "current", "1", "42"] {
+            assert_eq!(parse_timeline(text), Ok(text.to_owned()));
+        }
+        for text in ["", "0", "-1", "+1", "newest", "0x2"] {
+            assert!(parse_timeline(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn rates_are_kilobytes_unless_they_say_otherwise() {

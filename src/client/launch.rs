@@ -1,7 +1,10 @@
 //! The end of a run: start the standby, watch it stream, tell the outcome.
 
+use std::ffi::OsString;
+
 use super::carry::Finished;
 use super::failure::{Failure, TargetState};
+use super::options::Starter;
 use super::outcome::Outcome;
 use super::run::Run;
 use super::source::Source;
@@ -22,7 +25,7 @@ pub(super) async fn start_and_watch(
     finished: Finished,
 ) -> Result<Outcome, Failure> {
     let options = run.options;
-    if let (true, Some(bindir)) = (options.start, &finished.bindir) {
+    if options.start {
         let before = standby::senders(source).await.map_err(|error| {
             Failure::rebuilt(&error).hint("The server was not started: start it.")
         })?;
@@ -33,9 +36,11 @@ pub(super) async fn start_and_watch(
             .unwrap_or_else(|| options.pgdata.join("pg_reseed.start.log"));
         let start = postmaster::StartOptions {
             pgdata: options.pgdata.clone(),
-            bindir: bindir.clone(),
+            // Without it the PATH is searched; it is not used when something else starts the server.
+            bindir: finished.bindir.clone().unwrap_or_default(),
             config_file: options.config_file.clone(),
             log_file: log_file.clone(),
+            instead: options.starter.as_ref().map(words),
         };
         let log_from = disk::length(&log_file);
         let pid = postmaster::start(&start, options.wait)
@@ -80,4 +85,21 @@ pub(super) async fn start_and_watch(
             streaming: options.start,
         },
     ))
+}
+
+/// The program that starts the server, with its arguments.
+fn words(starter: &Starter) -> Vec<OsString> {
+    match starter {
+        Starter::Command(command) => ["/bin/sh", "-c", command].map(OsString::from).to_vec(),
+        // As the cluster's owner: systemd would want root.
+        Starter::Debian(cluster) => [
+            "pg_ctlcluster",
+            "--skip-systemctl-redirect",
+            &cluster.version,
+            &cluster.name,
+            "start",
+        ]
+        .map(OsString::from)
+        .to_vec(),
+    }
 }

@@ -15,7 +15,7 @@ use crate::facts::{Condition, Interrupted, TargetCluster, TargetFacts};
 use crate::path::RelPath;
 use crate::pg::control::ControlFile;
 use crate::pg::layout::{self, Class, HostLocal};
-use crate::pg::lsn::{Lsn, SegmentName};
+use crate::pg::lsn::Lsn;
 use crate::pg::timeline::{History, TimelineId};
 use crate::plan::tablespaces::{Place, PlaceState, TargetPlaces};
 use crate::postmaster;
@@ -128,6 +128,7 @@ fn cluster(
         history,
         newest_wal_timeline,
         wal_segments_end,
+        has_standby_signal: disk::exists(&pgdata.join("standby.signal")),
         is_owner: facts.is_owner,
         mode: facts.mode,
         identity: facts.identity,
@@ -193,16 +194,10 @@ fn newest_wal(
 ) -> (Option<TimelineId>, Option<Lsn>) {
     let mut newest = None;
     let mut end = None;
-    for found in walk::list(wal).unwrap_or_default() {
-        let Ok(name) = std::str::from_utf8(&found.name) else {
-            continue;
-        };
-        let whole = name.strip_suffix(".partial").unwrap_or(name);
-        if let Some(segment) = SegmentName::parse(whole, segment_bytes) {
-            newest = newest.max(Some(segment.timeline));
-            if segment.timeline == timeline {
-                end = end.max(Some(segment.end(segment_bytes)));
-            }
+    for segment in disk::segments(wal, segment_bytes).unwrap_or_default() {
+        newest = newest.max(Some(segment.timeline));
+        if segment.timeline == timeline {
+            end = end.max(Some(segment.end(segment_bytes)));
         }
     }
     (newest, end)

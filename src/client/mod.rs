@@ -1,9 +1,12 @@
-//! The client: `pg_reseed rebuild`, on the target's host. Decides and writes.
+//! The client: `pg_reseed rebuild` and `inspect`, on the target's host. Decides and writes.
 
 mod carry;
 mod close;
 mod conf;
+pub mod debian;
 pub mod failure;
+pub mod inspect;
+mod keep;
 mod land;
 mod launch;
 mod look;

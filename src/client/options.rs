@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::debian::ClusterName;
 use crate::link::From;
 use crate::pg::conninfo::Conninfo;
 use crate::plan::guard::Overrides;
@@ -38,6 +39,12 @@ pub struct RebuildOptions {
     pub keep: Vec<String>,
     pub application_name: Option<String>,
     pub restore_command: Option<String>,
+    pub archive_cleanup_command: Option<String>,
+    pub recovery_target_timeline: Option<String>,
+    /// Raise the standby's settings that must not be lower than the source's.
+    pub raise_settings: bool,
+    /// Where the WAL goes that only the target has, before it is removed.
+    pub keep_diverged_wal: Option<PathBuf>,
     /// Stop a server that runs in the target first.
     pub stop: bool,
     /// Start the target afterwards and wait until it streams.
@@ -53,5 +60,39 @@ pub struct RebuildOptions {
     pub config_file: Option<PathBuf>,
     /// Log file of a server that `start` starts.
     pub log_file: Option<PathBuf>,
+    /// What starts the server instead of `pg_ctl`.
+    pub starter: Option<Starter>,
     pub overrides: Overrides,
+}
+
+/// Who starts the standby's server instead of `pg_ctl`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Starter {
+    /// `pg_ctlcluster`, for a cluster of postgresql-common's.
+    Debian(ClusterName),
+    /// A command for a shell.
+    Command(String),
+}
+
+/// What `inspect` was asked to look at.
+#[derive(Debug, Clone)]
+pub struct InspectOptions {
+    pub pgdata: PathBuf,
+    /// The name by which it was found.
+    pub cluster: Option<ClusterName>,
+    /// The server that the directory shall follow; `None` looks at the directory alone.
+    pub source: Option<InspectSource>,
+    /// The standby's slot on the source.
+    pub slot: Option<String>,
+}
+
+/// How `inspect` reaches the source, with what was typed: the advice is a command with the same words.
+#[derive(Debug, Clone)]
+pub struct InspectSource {
+    pub from: From,
+    pub primary: Conninfo,
+    pub typed_from: Option<String>,
+    pub rsh: Option<String>,
+    pub agent_path: Option<String>,
+    pub source_dbname: Option<String>,
 }

@@ -1,9 +1,11 @@
-//! What a finished run (or dry run) has to say: the input of the summary and of `--report`.
+//! What a finished run, dry run or inspection has to say: the input of what is printed and of `--report`.
 
 use serde::Serialize;
 
+use crate::pg::control::ClusterState;
 use crate::pg::lsn::Lsn;
-use crate::pg::timeline::TimelineId;
+use crate::pg::timeline::{HistoryEntry, TimelineId};
+use crate::plan::advice::Advice;
 
 /// What kind of run it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -27,6 +29,16 @@ pub struct DivergenceReport {
     pub lost_bytes: u64,
     /// False when the target was not shut down cleanly: there may have been more.
     pub is_exact: bool,
+}
+
+/// WAL that only the target had, saved elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct KeptWal {
+    pub directory: String,
+    pub files: u64,
+    pub bytes: u64,
+    /// Where it begins.
+    pub from: Lsn,
 }
 
 /// A block that fails PostgreSQL's own checksum on the source.
@@ -66,6 +78,8 @@ pub struct Outcome {
     /// How the target related to the source before, in words.
     pub relation: String,
     pub divergence: Option<DivergenceReport>,
+    /// What `--keep-diverged-wal` saved.
+    pub kept_wal: Option<KeptWal>,
     /// Absent in a dry run.
     pub start_lsn: Option<Lsn>,
     pub stop_lsn: Option<Lsn>,
@@ -97,4 +111,102 @@ pub struct Outcome {
     pub next_steps: Vec<String>,
     pub stages: Vec<StageTime>,
     pub seconds: f64,
+}
+
+/// What `inspect` found. Field names are the stable names of its JSON; all sizes are bytes.
+#[derive(Debug, Clone, Serialize)]
+pub struct Inspection {
+    pub pg_reseed_version: &'static str,
+    pub pgdata: String,
+    /// `missing`, `empty`, `unknown`, `interrupted` or `cluster`.
+    pub condition: &'static str,
+    pub cluster: Option<ClusterReport>,
+    pub source: Option<SourceReport>,
+    /// How both relate: the stable name, and in words.
+    pub relation: Option<&'static str>,
+    pub relation_in_words: Option<String>,
+    pub divergence: Option<DivergenceReport>,
+    pub advice: Option<Advice>,
+    /// The advice in words.
+    pub sentences: Vec<String>,
+    /// The rebuild that the advice speaks of.
+    pub command: Option<String>,
+}
+
+/// A data directory, by its files.
+#[derive(Debug, Clone, Serialize)]
+pub struct ClusterReport {
+    /// Content of `PG_VERSION`.
+    pub major: Option<u32>,
+    /// Why there is no control file to tell.
+    pub problem: Option<String>,
+    pub system_identifier: Option<String>,
+    pub state: Option<ClusterState>,
+    /// The server that runs in it.
+    pub server_pid: Option<u32>,
+    /// What else seems to use it: a sentence.
+    pub is_used_otherwise: Option<String>,
+    /// Another pg_reseed works on it.
+    pub is_locked: bool,
+    pub has_standby_signal: bool,
+    pub timeline: Option<TimelineId>,
+    /// From the oldest timeline to `timeline`.
+    pub history: Vec<HistoryEntry>,
+    pub checkpoint: Option<Lsn>,
+    pub redo: Option<Lsn>,
+    pub checkpoint_age_seconds: Option<u64>,
+    pub min_recovery_point: Option<Lsn>,
+    /// Its pg_wal holds everything from here to `wal_end`, the end of its newest segment.
+    pub wal_begin: Option<Lsn>,
+    pub wal_end: Option<Lsn>,
+    pub data_checksums: Option<bool>,
+    pub block_bytes: Option<u32>,
+    pub wal_segment_bytes: Option<u32>,
+    pub tablespaces: Vec<TablespaceReport>,
+    pub interrupted: Option<InterruptedReport>,
+    /// Files and their bytes without pg_wal, tablespaces included.
+    pub files: u64,
+    pub bytes: u64,
+}
+
+/// A tablespace of a data directory.
+#[derive(Debug, Clone, Serialize)]
+pub struct TablespaceReport {
+    pub oid: u32,
+    /// `null` for one in the data directory itself.
+    pub location: Option<String>,
+    pub is_there: bool,
+}
+
+/// A run that did not end.
+#[derive(Debug, Clone, Serialize)]
+pub struct InterruptedReport {
+    pub start_lsn: Lsn,
+    pub age_seconds: Option<u64>,
+}
+
+/// The server that was asked.
+#[derive(Debug, Clone, Serialize)]
+pub struct SourceReport {
+    pub host: String,
+    pub data_directory: String,
+    pub server_version: String,
+    pub system_identifier: String,
+    pub in_recovery: bool,
+    pub timeline: TimelineId,
+    pub current_lsn: Lsn,
+    /// From here on its pg_wal has all WAL.
+    pub oldest_wal: Option<Lsn>,
+    pub wal_keep_bytes: u64,
+    pub archive_mode: String,
+    pub slot: Option<SlotReport>,
+}
+
+/// The slot that was asked for.
+#[derive(Debug, Clone, Serialize)]
+pub struct SlotReport {
+    pub name: String,
+    pub active: bool,
+    pub restart_lsn: Option<Lsn>,
+    pub wal_status: String,
 }

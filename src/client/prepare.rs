@@ -10,6 +10,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::close::Close;
 use super::conf;
 use super::failure::{Failure, TargetState};
+use super::keep;
 use super::look::{self, Hold};
 use super::options::RebuildOptions;
 use super::run::Run;
@@ -20,10 +21,13 @@ use crate::disk::target::ClosedTarget;
 use crate::event::{Event, Stage};
 use crate::facts::{Condition, Running, SourceFacts, TargetCluster, TargetFacts};
 use crate::manifest::{EntryKind, Folder, Listing, Manifest};
+use crate::pg::conf as pg_conf;
 use crate::pg::layout;
 use crate::pg::lsn::Lsn;
 use crate::plan::guard::{self, Cleared, Situation};
 use crate::plan::refusal::Refusal;
+use crate::plan::relation::relate;
+use crate::plan::settings;
 use crate::plan::standby as standby_plan;
 use crate::plan::tablespaces::{self, TargetPlaces};
 use crate::postmaster;
@@ -117,6 +121,7 @@ async fn close_in_order(
         .map_err(|error| error.untouched())?;
 
     run.stage(Stage::Judge);
+    keep::judge_place(options)?;
     let to_stop = server_to_stop(options, &target);
     let mut cleared = None;
     if to_stop.is_some() {
@@ -125,6 +130,12 @@ async fn close_in_order(
         cleared = Some(judge(options, &target, &facts)?);
     }
     let bindir = bindir(options, &facts)?;
+    if has_own_configuration(options, relate(&target, &facts).is_seed()) {
+        // What a late refusal would leave stopped is refused now.
+        let auto_conf =
+            conf::auto_conf(&options.pgdata).map_err(|error| Failure::untouched(&error))?;
+        raised_settings(options, &facts, &auto_conf)?;
+    }
     if let Some(pid) = to_stop {
         judge_login(run, &facts, bindir.as_deref()).await?;
         postmaster::stop(&options.pgdata, pid, options.wait)
@@ -172,9 +183,17 @@ async fn close_in_order(
         None => conf::auto_conf(&options.pgdata).map_err(|error| Failure::untouched(&error))?,
     };
     // A text that cannot be used must show now, not when the target is closed.
-    let standby = standby_settings(options)?;
+    let mut standby = standby_settings(options)?;
+    if has_own_configuration(options, cleared.findings().is_seed) {
+        standby.raised = raised_settings(options, &facts, &old_auto_conf)?;
+    }
     standby_plan::auto_conf(&old_auto_conf, &BTreeMap::new(), &standby)
         .map_err(|error| Failure::untouched(&error))?;
+
+    if let Some(kept) = workers::in_place(|| keep::save(run, &target, &facts, &cleared))? {
+        // It is saved once.
+        let _ = run.kept_wal.set(kept);
+    }
 
     run.stage(Stage::Close);
     let before = match &target.condition {
@@ -214,14 +233,7 @@ pub(super) async fn facts(run: &Run<'_>, source: &Source) -> Result<SourceFacts,
         survey: run.options.dry_run,
         join: run.join,
     };
-    let (Answer::Ready { .. }, _) = source.ask(&configure, Vec::new()).await? else {
-        return Err(SourceError::Unfitting("configure"));
-    };
-    let slot = run.options.slot.clone();
-    match source.ask(&Request::Facts { slot }, Vec::new()).await? {
-        (Answer::Facts(facts), _) if facts.control.is_sane() => Ok(*facts),
-        _ => Err(SourceError::Unfitting("facts")),
-    }
+    source.introduce(&configure, run.options.slot.clone()).await
 }
 
 /// The server in the target that has to be stopped, if there is one and that was asked for.
@@ -316,7 +328,7 @@ pub(super) fn bindir(
         Some(directory) => Some(directory.clone()),
         None => postmaster::find_bindir(major),
     };
-    if options.start && found.is_none() {
+    if options.start && options.starter.is_none() && found.is_none() {
         return Err(Failure::new(
             TargetState::Untouched,
             format!("could not find pg_ctl of PostgreSQL {major}"),
@@ -334,7 +346,47 @@ pub(super) fn standby_settings(
         primary_conninfo: primary_conninfo(options)?,
         slot: options.slot.clone(),
         restore_command: options.restore_command.clone(),
+        archive_cleanup_command: options.archive_cleanup_command.clone(),
+        recovery_target_timeline: options.recovery_target_timeline.clone(),
+        raised: Vec::new(),
     })
+}
+
+/// Whether files of this host, and not the source's, say what the standby's settings are.
+pub(super) fn has_own_configuration(options: &RebuildOptions, is_seed: bool) -> bool {
+    let is_outside = options
+        .config_file
+        .as_ref()
+        .is_some_and(|file| !file.starts_with(&options.pgdata));
+    is_outside || !(is_seed || options.config_from_source)
+}
+
+/// The settings that must be raised to the source's, if any may.
+///
+/// # Errors
+/// They are lower, and `--raise-settings` was not given.
+pub(super) fn raised_settings(
+    options: &RebuildOptions,
+    facts: &SourceFacts,
+    auto_conf: &[u8],
+) -> Result<Vec<(&'static str, String)>, Failure> {
+    let base = conf::base(&options.pgdata, options.config_file.as_deref());
+    if (base.files.is_empty() || !base.problems.is_empty()) && !options.raise_settings {
+        // The server has its configuration where nobody told, or parts of it cannot be read.
+        return Ok(Vec::new());
+    }
+    let mut configured = base.settings;
+    // A text that cannot be read is refused by its own name.
+    if let Ok(lines) = pg_conf::parse(auto_conf) {
+        configured.extend(pg_conf::effective(&lines));
+    }
+    let low = settings::too_low(&facts.control, &configured);
+    if options.raise_settings {
+        let raised = low.iter().map(|low| (low.name, low.source.to_string()));
+        return Ok(raised.collect());
+    }
+    guard::settings(low).map_err(|refusal| Failure::refused(&[refusal]))?;
+    Ok(Vec::new())
 }
 
 /// The connection string that the standby will have.

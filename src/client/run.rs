@@ -1,13 +1,13 @@
 //! What every step of a run needs, and the clock that measures the steps.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
 
 use tokio::sync::Notify;
 
 use super::failure::{Failure, TargetState};
 use super::options::RebuildOptions;
-use super::outcome::StageTime;
+use super::outcome::{KeptWal, StageTime};
 use crate::digest::SessionKey;
 use crate::event::{Events, Stage};
 use crate::wire::message::JoinToken;
@@ -24,6 +24,8 @@ pub(super) struct Run<'a> {
     /// Told when the further streams may come.
     pub(super) admitted: Notify,
     pub(super) clock: Clock,
+    /// What was saved of the target's own WAL.
+    pub(super) kept_wal: OnceLock<KeptWal>,
     warnings: Mutex<Vec<String>>,
 }
 
@@ -43,6 +45,7 @@ impl<'a> Run<'a> {
             join: (options.streams > 1).then_some(JoinToken(token)),
             admitted: Notify::new(),
             clock: Clock::start(),
+            kept_wal: OnceLock::new(),
             warnings: Mutex::default(),
         })
     }

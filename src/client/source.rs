@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::failure::Failure;
 use crate::buffer::Buffer;
 use crate::event::{Counters, Event, Events};
+use crate::facts::SourceFacts;
 use crate::geometry::total_bytes;
 use crate::link::From;
 use crate::link::frames::{self, Frame, FrameError, Impatient, Outgoing};
@@ -307,6 +308,24 @@ fn weight(request: &Request, body_bytes: usize) -> u64 {
 }
 
 impl Source {
+    /// Configures the session and asks for the source's facts; `slot` is the one to tell of.
+    ///
+    /// # Errors
+    /// As [`Source::ask`]; also facts that cannot be.
+    pub async fn introduce(
+        &self,
+        configure: &Request,
+        slot: Option<String>,
+    ) -> Result<SourceFacts, SourceError> {
+        let (Answer::Ready { .. }, _) = self.ask(configure, Vec::new()).await? else {
+            return Err(SourceError::Unfitting("configure"));
+        };
+        match self.ask(&Request::Facts { slot }, Vec::new()).await? {
+            (Answer::Facts(facts), _) if facts.control.is_sane() => Ok(*facts),
+            _ => Err(SourceError::Unfitting("facts")),
+        }
+    }
+
     /// Asks one question and waits for its answer.
     ///
     /// # Errors

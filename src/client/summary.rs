@@ -1,5 +1,6 @@
 //! The outcome of a run: what was found, moved and kept, and what to do next.
 
+use super::options::Starter;
 use super::outcome::{DamagedPage, DivergenceReport, Mode, Outcome};
 use super::run::Run;
 use super::transfer::Found;
@@ -53,6 +54,7 @@ pub(super) fn outcome(run: &Run<'_>, told: &Told<'_>) -> Outcome {
         timeline: told.facts.timeline,
         relation: findings.relation.to_string(),
         divergence: divergence(&findings.relation, told.before),
+        kept_wal: run.kept_wal.get().cloned(),
         start_lsn: told.lsns.map(|(start, _)| start),
         stop_lsn: told.lsns.map(|(_, stop)| stop),
         compared_bytes: read(&counters.compared_bytes),
@@ -96,7 +98,11 @@ pub(super) fn damaged_pages(work: &Work, found: &Found) -> Vec<DamagedPage> {
         .collect()
 }
 
-fn divergence(relation: &Relation, before: Option<&TargetCluster>) -> Option<DivergenceReport> {
+/// What the target has and the source has not.
+pub(super) fn divergence(
+    relation: &Relation,
+    before: Option<&TargetCluster>,
+) -> Option<DivergenceReport> {
     let (lsn, target_end) = relation.lost_range()?;
     let control = before.and_then(|cluster| cluster.control.as_ref())?;
     Some(DivergenceReport {
@@ -149,10 +155,13 @@ fn next_steps(run: &Run<'_>, told: &Told<'_>, mode: Mode) -> Vec<String> {
         );
     }
     if !options.start {
-        steps.push(format!(
-            "Start the server, for instance with: pg_ctl start -D {}",
-            options.pgdata.display()
-        ));
+        let command = match &options.starter {
+            Some(Starter::Debian(cluster)) => {
+                format!("pg_ctlcluster {} {} start", cluster.version, cluster.name)
+            }
+            _ => format!("pg_ctl start -D {}", options.pgdata.display()),
+        };
+        steps.push(format!("Start the server, for instance with: {command}"));
         if options.slot.is_none() || told.cleared.findings().needs_temporary_slot {
             steps.push(
                 "Start it soon: no replication slot keeps the WAL that it needs from now on."

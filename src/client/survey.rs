@@ -6,8 +6,12 @@ use std::sync::Arc;
 
 use super::conf;
 use super::failure::Failure;
+use super::keep;
 use super::outcome::Outcome;
-use super::prepare::{bindir, facts, judge, judge_login, lists, plan, standby_settings};
+use super::prepare::{
+    bindir, facts, has_own_configuration, judge, judge_login, lists, plan, raised_settings,
+    standby_settings,
+};
 use super::run::Run;
 use super::source::Source;
 use super::summary::{self, Told};
@@ -31,6 +35,7 @@ pub(super) async fn survey(
         .await
         .map_err(|error| error.untouched())?;
     run.stage(Stage::Judge);
+    keep::judge_place(options)?;
     let cleared = judge(options, target, &facts)?;
     let bindir = bindir(options, &facts)?;
     judge_login(run, &facts, bindir.as_deref()).await?;
@@ -38,8 +43,15 @@ pub(super) async fn survey(
     run.stage(Stage::Manifest);
     let lists = lists(run, source, target, &facts, &cleared).await?;
     let work = plan(run, &facts, &cleared, lists)?;
+    let old = match work.auto_conf {
+        // The source's comes: what it sets is not known yet.
+        Some(_) => Vec::new(),
+        None => conf::auto_conf(&options.pgdata).map_err(|error| Failure::untouched(&error))?,
+    };
+    if has_own_configuration(options, cleared.findings().is_seed) {
+        raised_settings(options, &facts, &old)?;
+    }
     if work.auto_conf.is_none() {
-        let old = conf::auto_conf(&options.pgdata).map_err(|error| Failure::untouched(&error))?;
         standby_plan::auto_conf(&old, &BTreeMap::new(), &standby_settings(options)?)
             .map_err(|error| Failure::untouched(&error))?;
     }

@@ -8,6 +8,7 @@ use super::DiskError;
 use super::read::{read_if_there, read_small};
 use super::walk::{self, Kind};
 use crate::facts::{FileIdentity, HostIdentity, Tablespace};
+use crate::pg::lsn::SegmentName;
 use crate::pg::relfile;
 use crate::pg::timeline::{History, TimelineId, history_file_name};
 
@@ -114,6 +115,17 @@ pub fn resolved(path: &Path) -> PathBuf {
         .unwrap_or_else(|_| path.to_owned())
 }
 
+/// The path with the part of it that exists resolved: where it would be if it were made.
+#[must_use]
+pub fn resolved_beginning(path: &Path) -> PathBuf {
+    for ancestor in path.ancestors() {
+        if let (Ok(known), Ok(rest)) = (ancestor.canonicalize(), path.strip_prefix(ancestor)) {
+            return known.join(rest);
+        }
+    }
+    path.to_owned()
+}
+
 /// Whether anything is at the path, links followed.
 #[must_use]
 pub fn exists(path: &Path) -> bool {
@@ -181,6 +193,20 @@ pub fn history(wal: &Path, tip: TimelineId) -> Result<History, DiskError> {
         Some(text) => History::parse(tip, &text)
             .map_err(|error| DiskError::new("parse", &path, std::io::Error::other(error))),
     }
+}
+
+/// The WAL segments in a pg_wal directory, those included that are not finished and named `.partial`.
+///
+/// # Errors
+/// The system's error.
+pub fn segments(wal: &Path, wal_segment_bytes: u32) -> Result<Vec<SegmentName>, DiskError> {
+    let listed = walk::list(wal)?;
+    let parse = |found: &walk::Listed| {
+        let name = std::str::from_utf8(&found.name).ok()?;
+        let whole = name.strip_suffix(".partial").unwrap_or(name);
+        SegmentName::parse(whole, wal_segment_bytes)
+    };
+    Ok(listed.iter().filter_map(parse).collect())
 }
 
 /// The content of postmaster.pid; empty when there is none.

@@ -7,6 +7,7 @@ pub mod close;
 mod dontcache;
 pub mod durable;
 pub mod facts;
+pub mod keep;
 pub mod read;
 pub mod root;
 pub mod target;

@@ -223,7 +223,7 @@ impl ControlFile {
         let wal_level = data.u32(172);
         Ok(Self {
             system_identifier: data.u64(0),
-            control_version: layout.control_version,
+            control_version: data.u32(8),
             catalog_version: data.u32(12),
             state: one_of("state", &ClusterState::ALL, state)?,
             time: data.i64(24),
@@ -367,9 +367,15 @@ fn check(bytes: &[u8]) -> Result<(&'static Layout, Data<'_>), ControlError> {
         .map(Data)
         .ok_or(ControlError::TooShort { actual })?;
     let control_version = data.u32(8);
+    let newest = LAYOUTS.last().filter(|newest| {
+        // A later major that has left the layout as it is proves it by its checksum.
+        control_version > newest.control_version
+            && data.u32(newest.crc_offset) == crc32c::crc32c(&data.0[..newest.crc_offset])
+    });
     let layout = LAYOUTS
         .iter()
         .find(|layout| layout.control_version == control_version)
+        .or(newest)
         .ok_or_else(|| {
             let swapped = control_version.swap_bytes();
             if LAYOUTS.iter().any(|l| l.control_version == swapped) {
@@ -781,6 +787,28 @@ mod tests {
                 .to_string(),
             "the control file has 295 bytes, expected at least 296"
         );
+    }
+
+    #[test]
+    fn a_later_version_is_read_if_its_checksum_proves_the_layout() {
+        let newest = LAYOUTS.last().unwrap();
+        let (_, _, data, _) = CAPTURED.last().unwrap();
+        let known = ControlFile::decode(*data).unwrap();
+        assert_eq!(known.control_version, newest.control_version);
+        let mut later = data.to_vec();
+        later[8..12].copy_from_slice(&1900_u32.to_le_bytes());
+        assert_eq!(
+            ControlFile::decode(&later),
+            Err(ControlError::UnknownVersion {
+                control_version: 1900
+            })
+        );
+        let crc = crc32c::crc32c(&later[..newest.crc_offset]);
+        later[newest.crc_offset..newest.crc_offset + 4].copy_from_slice(&crc.to_le_bytes());
+        let decoded = ControlFile::decode(&later).unwrap();
+        assert_eq!(decoded.control_version, 1900);
+        assert_eq!(decoded.system_identifier, known.system_identifier);
+        poison_checkpoint(&mut later).unwrap();
     }
 
     #[test]

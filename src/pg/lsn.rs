@@ -173,6 +173,27 @@ pub fn segments(
     (first..=last.max(first)).map(move |number| SegmentName { timeline, number })
 }
 
+/// Where the WAL begins that reaches to `end` without a gap, judging by the numbers of the segments that are there;
+/// `None` when not even the last one is. A segment counts on any timeline: where a server left one, the file is
+/// there in the name of both.
+#[must_use]
+pub fn unbroken_since(
+    numbers: impl IntoIterator<Item = u64>,
+    end: Lsn,
+    wal_segment_bytes: u32,
+) -> Option<Lsn> {
+    let unit = u64::from(wal_segment_bytes.max(1));
+    let there: std::collections::BTreeSet<u64> = numbers.into_iter().collect();
+    let last = end.0.saturating_sub(1) / unit;
+    let first = there
+        .range(..=last)
+        .rev()
+        .zip((0..=last).rev())
+        .take_while(|(found, wanted)| *found == wanted)
+        .last()?;
+    Some(Lsn(first.1 * unit))
+}
+
 /// What a name in `pg_wal` stands for (`IsXLogFileName` and its neighbours).
 #[derive(Debug, Copy, Clone, PartialEq, Eq, Hash)]
 pub enum WalFile {
@@ -286,6 +307,21 @@ mod tests {
         let bytes = postcard::to_stdvec(&lsn).unwrap();
         assert_eq!(bytes, postcard::to_stdvec(&lsn.0).unwrap());
         assert_eq!(postcard::from_bytes::<Lsn>(&bytes).unwrap(), lsn);
+    }
+
+    #[test]
+    fn wal_is_unbroken_up_to_the_first_gap() {
+        let since = |numbers: &[u64], end| {
+            unbroken_since(numbers.iter().copied(), Lsn(end), MIB).map(|lsn| lsn.0)
+        };
+        let unit = u64::from(MIB);
+        assert_eq!(since(&[3, 5, 6, 7], 7 * unit + 1), Some(5 * unit));
+        // The segment that begins at the end need not be there.
+        assert_eq!(since(&[5, 6, 6], 7 * unit), Some(5 * unit));
+        assert_eq!(since(&[5, 6, 8, 9], 7 * unit), Some(5 * unit));
+        assert_eq!(since(&[4, 5], 7 * unit), None);
+        assert_eq!(since(&[], 1), None);
+        assert_eq!(since(&[0], 1), Some(0));
     }
 
     #[test]

@@ -10,8 +10,10 @@ use crate::facts::{
     Condition, FileIdentity, HostIdentity, Running, SourceFacts, TargetCluster, TargetFacts,
 };
 use crate::pg::control::ControlFile;
+use crate::pg::version::SUPPORTED_MAJORS;
 use crate::plan::refusal::Refusal;
 use crate::plan::relation::{Relation, relate};
+use crate::plan::settings::TooLow;
 use crate::plan::tablespaces::{
     Mapping, PlaceState, Placement, TargetPlaces, canonical, is_inside, resolve, stale_links,
 };
@@ -37,6 +39,8 @@ pub struct Overrides {
     pub reuse_tablespace_dirs: bool,
     /// `--ignore-free-space`.
     pub ignore_free_space: bool,
+    /// `--allow-unknown-version`: the source's major is newer than those that are known.
+    pub allow_unknown_version: bool,
 }
 
 /// The replication slot that the run was asked to use.
@@ -368,7 +372,9 @@ fn judge_kinship(situation: &Situation, relation: &Relation) -> Vec<Refusal> {
         ..
     } = situation;
     let mut refusals = Vec::new();
-    if !source.version.is_supported() {
+    let is_allowed =
+        overrides.allow_unknown_version && source.version.major() > *SUPPORTED_MAJORS.end();
+    if !source.version.is_supported() && !is_allowed {
         refusals.push(Refusal::UnsupportedVersion {
             version: source.version,
         });
@@ -571,6 +577,18 @@ pub fn room(needs: &[RoomNeed], overrides: &Overrides) -> Result<(), Vec<Refusal
         Ok(())
     } else {
         Err(refusals)
+    }
+}
+
+/// Judges what the target's configuration gives to the standby.
+///
+/// # Errors
+/// It is less than the source has.
+pub fn settings(settings: Vec<TooLow>) -> Result<(), Refusal> {
+    if settings.is_empty() {
+        Ok(())
+    } else {
+        Err(Refusal::SettingsTooLow { settings })
     }
 }
 
@@ -784,6 +802,10 @@ mod tests {
                 s.source.version = Version(120_020);
                 s.cluster().major = Some(12);
             }),
+            ("unsupported-version", |s| {
+                s.source.version = Version(190_000);
+                s.cluster().major = Some(19);
+            }),
             ("other-major", |s| s.cluster().major = Some(14)),
             ("other-layout", |s| s.control().block_bytes = 16_384),
             ("other-layout", |s| s.control().segment_blocks = 16),
@@ -835,6 +857,19 @@ mod tests {
             }),
             ["other-layout"]
         );
+    }
+
+    #[test]
+    fn only_a_later_version_can_be_allowed() {
+        let allowed = |major: u32| {
+            refused(|s| {
+                s.source.version = Version(major * 10_000);
+                s.cluster().major = Some(major);
+                s.overrides.allow_unknown_version = true;
+            })
+        };
+        assert_eq!(allowed(19), [""; 0]);
+        assert_eq!(allowed(12), ["unsupported-version"]);
     }
 
     #[test]

@@ -3,18 +3,24 @@
 //! Pure: values in, values out. Nothing here reads a file, a socket, the clock or the environment;
 //! `client` looks, asks this module, and acts on the answer.
 //!
+//! - [`advice`]: whether the target needs a rebuild at all, and what to do.
 //! - [`relation`]: how the target's history relates to the source's.
+//! - [`diverged`]: which WAL only the target has.
 //! - [`guard`]: the reasons to refuse, and the proof that there was none.
 //! - [`refusal`]: each reason in words for the DBA.
 //! - [`tablespaces`]: where each tablespace of the source goes in the target.
 //! - [`action`]: what happens to each entry of the manifest, and what must go.
+//! - [`settings`]: what the standby must not have lower than the source.
 //! - [`standby`]: the configuration that makes the target a standby.
 //! - [`words`]: figures as people read them.
 
 pub mod action;
+pub mod advice;
+pub mod diverged;
 pub mod guard;
 pub mod refusal;
 pub mod relation;
+pub mod settings;
 pub mod standby;
 pub mod tablespaces;
 pub mod words;

@@ -8,6 +8,7 @@
 use crate::pg::lsn::Lsn;
 use crate::pg::timeline::TimelineId;
 use crate::pg::version::{SUPPORTED_MAJORS, Version};
+use crate::plan::settings::TooLow;
 use crate::plan::words::{Bytes, some_of, text};
 
 /// A guard that does not let the run go on.
@@ -123,6 +124,14 @@ pub enum Refusal {
         name: String,
     },
     FullPageWritesOff,
+    SettingsTooLow {
+        settings: Vec<TooLow>,
+    },
+    DivergedWalPlace {
+        directory: String,
+        /// A sentence.
+        problem: String,
+    },
 
     // Where tablespaces go.
     MappingUnknown {
@@ -263,6 +272,8 @@ impl Refusal {
             Refusal::SlotActive { .. } => "slot-active",
             Refusal::SlotLost { .. } => "slot-lost",
             Refusal::FullPageWritesOff => "full-page-writes-off",
+            Refusal::SettingsTooLow { .. } => "settings-too-low",
+            Refusal::DivergedWalPlace { .. } => "diverged-wal-place",
             Refusal::MappingUnknown { .. } => "mapping-unknown",
             Refusal::MappingTwice { .. } => "mapping-twice",
             Refusal::LocationNotAbsolute { .. } => "location-not-absolute",
@@ -383,7 +394,11 @@ impl Refusal {
                     SUPPORTED_MAJORS.start(),
                     SUPPORTED_MAJORS.end()
                 ),
-                "Use a pg_reseed made for this version.",
+                if version.major() > *SUPPORTED_MAJORS.end() {
+                    "Use a pg_reseed made for this version. If nothing that it depends on has changed there, --allow-unknown-version goes on."
+                } else {
+                    "Use a pg_reseed made for this version."
+                },
             ),
             Refusal::OtherMajor { target, source } => words(
                 format!("the target is of PostgreSQL {target}, the source of PostgreSQL {source}"),
@@ -513,6 +528,33 @@ impl Refusal {
                 format!(
                     "Drop it on the source, SELECT pg_drop_replication_slot('{}');, and use --create-slot to have it made again.",
                     name.replace('\'', "''")
+                ),
+            ),
+            Refusal::DivergedWalPlace { directory, problem } => words(
+                format!("diverged WAL cannot be saved in the directory \"{directory}\""),
+                problem,
+                "Give --keep-diverged-wal an empty or missing directory that no rebuild touches.",
+            ),
+            Refusal::SettingsTooLow { settings } => words(
+                "settings of the target are lower than the source's",
+                settings
+                    .iter()
+                    .map(|low| {
+                        format!(
+                            "\"{}\" is {} in the target and {} in the source.",
+                            low.name, low.target, low.source
+                        )
+                    })
+                    .chain(["A standby with less lets no session in.".to_owned()])
+                    .collect::<Vec<_>>()
+                    .join(" "),
+                format!(
+                    "Set in the target's configuration: {}; or use --raise-settings.",
+                    settings
+                        .iter()
+                        .map(|low| format!("{} = {}", low.name, low.source))
+                        .collect::<Vec<_>>()
+                        .join(", ")
                 ),
             ),
             Refusal::FullPageWritesOff => words(
@@ -787,6 +829,17 @@ mod tests {
             Refusal::SlotActive { name: s() },
             Refusal::SlotLost { name: s() },
             Refusal::FullPageWritesOff,
+            Refusal::DivergedWalPlace {
+                directory: s(),
+                problem: "It is full.".to_owned(),
+            },
+            Refusal::SettingsTooLow {
+                settings: vec![TooLow {
+                    name: "max_connections",
+                    target: 100,
+                    source: 200,
+                }],
+            },
             Refusal::MappingUnknown {
                 old: b(),
                 known: vec![s()],
@@ -900,6 +953,9 @@ mod tests {
             ("login-elsewhere", "--no-login-check"),
             ("no-room", "--ignore-free-space"),
             ("too-many-removals", "--max-delete"),
+            ("unsupported-version", "--allow-unknown-version"),
+            ("settings-too-low", "--raise-settings"),
+            ("diverged-wal-place", "--keep-diverged-wal"),
         ] {
             let named: Vec<Refusal> = all().into_iter().filter(|r| r.name() == name).collect();
             assert!(!named.is_empty(), "{name}");

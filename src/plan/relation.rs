@@ -264,7 +264,8 @@ const CHECKPOINT_RECORD_BYTES: u64 = 120;
 /// The best lower bound of the target's end of WAL: exact after a clean shutdown, but for a page
 /// header. The control file names the start of the checkpoint's record; a target whose only own
 /// record is its shutdown checkpoint has diverged all the same.
-fn end_of_wal(control: &ControlFile) -> Lsn {
+#[must_use]
+pub fn end_of_wal(control: &ControlFile) -> Lsn {
     let after_checkpoint = Lsn(control.checkpoint.0.saturating_add(CHECKPOINT_RECORD_BYTES));
     control.end_of_wal().max(after_checkpoint)
 }

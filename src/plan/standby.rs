@@ -56,6 +56,12 @@ pub struct StandbySettings {
     pub slot: Option<String>,
     /// `None` leaves none in `postgresql.auto.conf`.
     pub restore_command: Option<String>,
+    /// As `restore_command`.
+    pub archive_cleanup_command: Option<String>,
+    /// `None` follows the newest.
+    pub recovery_target_timeline: Option<String>,
+    /// Settings that must not be lower than the source's, with the source's values.
+    pub raised: Vec<(&'static str, String)>,
 }
 
 /// Why there is no new text.
@@ -95,6 +101,11 @@ pub fn auto_conf(
         &TARGETS[..],
         &TARGET_MANNERS[..],
         &OF_A_FORMER_ROLE[..],
+        &wanted
+            .raised
+            .iter()
+            .map(|(name, _)| *name)
+            .collect::<Vec<_>>(),
     ]
     .concat();
     Ok(conf::rewrite(&old, &remove, &set))
@@ -112,16 +123,27 @@ fn settings<'a>(
         None if is_set("primary_slot_name") => set.push(("primary_slot_name", "")),
         None => {}
     }
-    if let Some(command) = &wanted.restore_command {
-        set.push(("restore_command", command));
+    for (name, command) in [
+        ("restore_command", &wanted.restore_command),
+        ("archive_cleanup_command", &wanted.archive_cleanup_command),
+    ] {
+        if let Some(command) = command {
+            set.push((name, command));
+        }
     }
     let targets = TARGETS.into_iter().filter(|name| is_set(name));
     set.extend(targets.map(|name| (name, "")));
     // It is the default, so that nothing is needed where nobody says otherwise.
     let follows_newest = |value: &String| value.eq_ignore_ascii_case(FOLLOW_NEWEST);
-    if !base.get(TIMELINE).is_none_or(follows_newest) {
-        set.push((TIMELINE, FOLLOW_NEWEST));
+    match &wanted.recovery_target_timeline {
+        Some(timeline) => set.push((TIMELINE, timeline)),
+        None if !base.get(TIMELINE).is_none_or(follows_newest) => {
+            set.push((TIMELINE, FOLLOW_NEWEST));
+        }
+        None => {}
     }
+    let raised = wanted.raised.iter();
+    set.extend(raised.map(|(name, value)| (*name, value.as_str())));
     set
 }
 
@@ -207,8 +229,7 @@ mod tests {
         StandbySettings {
             primary_conninfo: "host=b user=repli passfile='/home/it\\'s/pass' application_name=a"
                 .to_owned(),
-            slot: None,
-            restore_command: None,
+            ..StandbySettings::default()
         }
     }
 
@@ -254,6 +275,33 @@ work_mem = '64MB'
 primary_conninfo = 'host=b user=repli passfile=''/home/it\\\\''s/pass'' application_name=a'
 "
         );
+    }
+
+    #[test]
+    fn what_was_asked_for_is_set_once() {
+        let wanted = StandbySettings {
+            archive_cleanup_command: Some("pg_archivecleanup /archive %r".to_owned()),
+            recovery_target_timeline: Some("3".to_owned()),
+            raised: vec![("max_connections", "200".to_owned())],
+            ..wanted()
+        };
+        let text = made(
+            "max_connections = 100\narchive_cleanup_command = 'rm'\n",
+            &[
+                ("recovery_target_timeline", "current"),
+                ("max_connections", "50"),
+            ],
+            &wanted,
+        );
+        let set = effective(text.as_bytes(), &BTreeMap::new());
+        for (name, value) in [
+            ("max_connections", "200"),
+            ("archive_cleanup_command", "pg_archivecleanup /archive %r"),
+            ("recovery_target_timeline", "3"),
+        ] {
+            assert_eq!(set[name], value);
+            assert_eq!(text.matches(name).count(), 1, "{text}");
+        }
     }
 
     #[test]
@@ -420,7 +468,7 @@ primary_conninfo = 'host=b user=repli passfile=''/home/it\\\\''s/pass'' applicat
                 text.push('\n');
             }
             let in_base: Vec<(&str, &str)> = in_base.into_iter().collect();
-            let wanted = StandbySettings { primary_conninfo, slot, restore_command };
+            let wanted = StandbySettings { primary_conninfo, slot, restore_command, ..StandbySettings::default() };
             auto_conf_holds(text.as_bytes(), &base(&in_base), &wanted);
         }
 

@@ -61,7 +61,9 @@ impl Session {
              current_user::text, \
              has_function_privilege('pg_catalog.{start_function}({start_arguments})', 'EXECUTE'), \
              (SELECT rolsuper OR rolreplication FROM pg_roles WHERE rolname = current_user), \
-             current_setting('synchronous_standby_names')"
+             current_setting('synchronous_standby_names'), \
+             COALESCE((SELECT setting::int8 FROM pg_settings WHERE name = 'wal_keep_size'), 0), \
+             current_setting('archive_mode')"
         );
         let row = self.client.query_one(&statement, &[]).await?;
         let number = |at: usize| u32::try_from(row.get::<_, i32>(at)).unwrap_or(0);
@@ -94,6 +96,9 @@ impl Session {
                 used_replication_slots: number(11),
                 full_page_writes: row.get(12),
                 data_checksums: row.get(13),
+                // The server counts it in megabytes (guc.c).
+                wal_keep_bytes: u64::try_from(row.get::<_, i64>(18)).unwrap_or(0) << 20,
+                archive_mode: row.get(19),
             },
             rights: SourceRights {
                 role: row.get(14),

@@ -8,6 +8,7 @@ pub mod slot;
 use std::time::Duration;
 
 use tokio_postgres::config::SslMode;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls};
 
 use crate::errors::chain;
@@ -40,6 +41,19 @@ pub enum SqlError {
         value: String,
         expected: &'static str,
     },
+}
+
+impl SqlError {
+    /// Whether the session is over.
+    #[must_use]
+    pub fn is_terminated(&self) -> bool {
+        match self {
+            SqlError::Statement { source } => {
+                source.is_closed() || source.code() == Some(&SqlState::ADMIN_SHUTDOWN)
+            }
+            _ => false,
+        }
+    }
 }
 
 /// The server's own words where it has any: message, detail and hint.

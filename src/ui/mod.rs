@@ -7,6 +7,7 @@
 
 mod bar;
 mod figures;
+pub mod inspection;
 mod json;
 pub mod log;
 mod plain;

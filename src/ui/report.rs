@@ -91,6 +91,19 @@ fn history(text: &mut String, outcome: &Outcome) {
             ),
         );
     }
+    if let Some(kept) = &outcome.kept_wal {
+        row(
+            text,
+            "Saved WAL",
+            format_args!(
+                "{} in {}, from {} on, in \"{}\"",
+                words::size(kept.bytes),
+                words::counted(kept.files, "file", "files"),
+                kept.from,
+                kept.directory
+            ),
+        );
+    }
 }
 
 /// What was compared, moved and saved.
@@ -194,14 +207,19 @@ fn damage(page: &DamagedPage) -> String {
     )
 }
 
-fn row(text: &mut String, name: &str, value: fmt::Arguments<'_>) {
+pub(super) fn row(text: &mut String, name: &str, value: fmt::Arguments<'_>) {
     put(text, format_args!("  {name:<width$}", width = INDENT - 2));
     put(text, value);
     text.push('\n');
 }
 
 /// A row per item, the name only before the first.
-fn list(text: &mut String, name: &str, items: impl Iterator<Item: fmt::Display>, max: usize) {
+pub(super) fn list(
+    text: &mut String,
+    name: &str,
+    items: impl Iterator<Item: fmt::Display>,
+    max: usize,
+) {
     let mut left_out = 0_u64;
     for (index, item) in items.enumerate() {
         if index < max {
@@ -266,7 +284,7 @@ mod tests {
     use insta::assert_snapshot;
 
     use super::*;
-    use crate::client::outcome::{DivergenceReport, StageTime};
+    use crate::client::outcome::{DivergenceReport, KeptWal, StageTime};
     use crate::pg::lsn::Lsn;
     use crate::pg::timeline::TimelineId;
 
@@ -288,6 +306,12 @@ mod tests {
                 target_end: Lsn(0x062A_4F10),
                 lost_bytes: 0x012A_4F10,
                 is_exact: true,
+            }),
+            kept_wal: Some(KeptWal {
+                directory: "/srv/lost".to_owned(),
+                files: 3,
+                bytes: 50_331_690,
+                from: Lsn(0x500_0000),
             }),
             start_lsn: Some(Lsn(0x0700_0028)),
             stop_lsn: Some(Lsn(0x0900_0100)),
@@ -331,6 +355,7 @@ mod tests {
 
           The target    diverged from the source at 0/5000000 of timeline 1
           Lost          18.6 MB of WAL that only the target had: timeline 1 from 0/5000000 to 0/62A4F10
+          Saved WAL     48.0 MB in 3 files, from 0/5000000 on, in "/srv/lost"
           Compared      12.4 GB in 1,204 files
           Differing     18,204 blocks
           Moved         146 MB with 18,204 blocks; the target lacked 4.00 MB
@@ -352,6 +377,7 @@ mod tests {
             mode: Mode::Seed,
             relation: "is empty: everything comes from the source".to_owned(),
             divergence: None,
+            kept_wal: None,
             compared_bytes: 0,
             differing_blocks: 0,
             moved_blocks: 0,
@@ -382,6 +408,7 @@ mod tests {
         let outcome = Outcome {
             outcome: "dry-run",
             mode: Mode::DryRun,
+            kept_wal: None,
             start_lsn: None,
             stop_lsn: None,
             wal_bytes: 0,
@@ -429,6 +456,7 @@ mod tests {
 
           The target    diverged from the source at 0/5000000 of timeline 1
           Lost          18.6 MB of WAL that only the target had: timeline 1 from 0/5000000 to 0/62A4F10
+          Saved WAL     48.0 MB in 3 files, from 0/5000000 on, in "/srv/lost"
           Compared      12.4 GB in 1,204 files
           Differing     18,204 blocks
           Moved         146 MB with 18,204 blocks; the target lacked 4.00 MB

@@ -14,7 +14,7 @@ use crate::pg::timeline::TimelineId;
 
 /// Version of the protocol. Both sides must be equal: client and agent are one program, and a rebuild
 /// is no place for guesses about an older peer.
-pub const PROTOCOL: u16 = 2;
+pub const PROTOCOL: u16 = 3;
 
 /// How often the agent says something at least.
 pub const ALIVE_EVERY: Duration = Duration::from_secs(5);

@@ -12,7 +12,7 @@ use std::io::{BufRead, BufReader, Read, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -32,6 +32,58 @@ pub fn bindir() -> PathBuf {
     std::env::var_os("PG_RESEED_TEST_BINDIR").map_or_else(
         || PathBuf::from("/usr/lib/postgresql/15/bin"),
         PathBuf::from,
+    )
+}
+
+/// The major version of the programs there.
+pub fn major() -> u32 {
+    static MAJOR: OnceLock<u32> = OnceLock::new();
+    *MAJOR.get_or_init(|| {
+        let said = done(tool("postgres").arg("--version"));
+        let version = said.split_whitespace().nth(2).unwrap();
+        version.split('.').next().unwrap().parse().unwrap()
+    })
+}
+
+/// What 15 says otherwise than the majors before it; the other way round, messages are made those of 15.
+const SINCE_15: [(&str, &str); 2] = [
+    (
+        "pg_backup_start(text, boolean)",
+        "pg_start_backup(text, boolean, boolean)",
+    ),
+    (
+        "pg_backup_stop(boolean)",
+        "pg_stop_backup(boolean, boolean)",
+    ),
+];
+
+/// A script as this major understands it.
+fn for_this_major(sql: &str) -> String {
+    if major() >= 15 {
+        return sql.to_owned();
+    }
+    // There is one strategy only.
+    let mut sql = sql
+        .replace(" STRATEGY file_copy", "")
+        .replace(" STRATEGY wal_log", "");
+    for (new, old) in SINCE_15 {
+        sql = sql.replace(new, old);
+    }
+    sql
+}
+
+/// A message of the program as it would be with 15.
+pub fn as_of_15(message: &str) -> String {
+    let mut message = message
+        .replace(&format!("PostgreSQL {}", major()), "PostgreSQL 15")
+        .replace(&format!("PG_{}_", major()), "PG_15_");
+    for (new, old) in SINCE_15 {
+        message = message.replace(old, new);
+    }
+    // From 16 on.
+    message.replace(
+        "permission denied to start WAL sender",
+        "must be superuser or replication role to start walsender",
     )
 }
 
@@ -589,7 +641,7 @@ impl Cluster {
             .spawn()
             .unwrap();
         let mut input = child.stdin.take().unwrap();
-        let sql = sql.to_owned();
+        let sql = for_this_major(sql);
         let writer = std::thread::spawn(move || input.write_all(sql.as_bytes()));
         let output = child.wait_with_output().unwrap();
         // psql that stops at an error leaves the rest of its input unread.
@@ -1049,6 +1101,11 @@ impl Rebuild {
 
     pub fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
         self.command.args(args);
+        self
+    }
+
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
         self
     }
 

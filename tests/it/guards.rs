@@ -12,8 +12,8 @@ use insta::assert_snapshot;
 use rustix::process::{Signal, kill_process};
 
 use crate::cluster::{
-    Cluster, DEADLINE, Pair, Rebuild, Said, Scene, Stop, binary, children_of, clean, done,
-    eventually, tool,
+    Cluster, DEADLINE, Pair, Rebuild, Said, Scene, Stop, as_of_15, binary, children_of, clean,
+    done, eventually, tool,
 };
 use crate::oracle::{assert_same_data, assert_untouched, tree};
 use crate::rebuild::assert_source_as_found;
@@ -33,9 +33,7 @@ fn refused_at(scene: &Scene, target: &Path, rebuild: Rebuild) -> String {
 
 /// The messages with paths, numbers of processes, LSNs and identifiers replaced.
 pub fn words(scene: &Scene, said: &Said) -> String {
-    let mut text = said
-        .messages()
-        .replace(&scene.path().display().to_string(), "SCENE");
+    let mut text = as_of_15(&said.messages()).replace(&scene.path().display().to_string(), "SCENE");
     if let Some(version) = text.find("PG_15_") {
         let name = text[version..version + 15].to_owned();
         text = text.replace(&name, "PG_15_CATALOG");
@@ -243,14 +241,15 @@ fn unreadable_targets_are_refused() {
     pg_reseed: hint: Check -D. If its content can be given up, empty the directory and run the same command again: it seeds the standby.
     "#);
     pair.old.write("global/pg_control", &control);
-    pair.old.write("PG_VERSION", "14\n");
+    let version = pair.old.read("PG_VERSION");
+    pair.old.write("PG_VERSION", "12\n");
     assert_snapshot!(refused(&scene, &pair.old, pair.rebuild()), @r#"
-    pg_reseed: error: the target is of PostgreSQL 14, the source of PostgreSQL 15
+    pg_reseed: error: the target is of PostgreSQL 12, the source of PostgreSQL 15
     pg_reseed: detail: A standby must be of its primary's major version, and no block of one is of use in the other.
     pg_reseed: detail: Nothing was changed in "SCENE/old/data".
     pg_reseed: hint: Check -D and --from. To seed a standby of the source there, empty the directory first.
     "#);
-    pair.old.write("PG_VERSION", "15\n");
+    pair.old.write("PG_VERSION", version);
     // And a link where none may be.
     fs::rename(pair.old.pgdata().join("base"), scene.path().join("base")).unwrap();
     symlink(scene.path().join("base"), pair.old.pgdata().join("base")).unwrap();
@@ -620,6 +619,9 @@ fn slots_that_cannot_be_used_are_refused() {
     pg_reseed: detail: Nothing was changed in "SCENE/old/data".
     pg_reseed: hint: Drop it on the source, SELECT pg_drop_replication_slot('lost');, and use --create-slot to have it made again.
     "#);
+    pair.new
+        .sql("ALTER SYSTEM SET max_slot_wal_keep_size = -1; SELECT pg_reload_conf()");
+    pair.new.wait_sql("SHOW max_slot_wal_keep_size", "-1");
     pair.new
         .sql("SELECT pg_create_physical_replication_slot('active', true)");
     let mut standby = scene.standby("standby", &pair.new, &[]);

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::cluster::{Cluster, Rebuild, Said, Scene, clean, done};
+use crate::cluster::{Cluster, Rebuild, Said, Scene, binary, clean, done, major};
 use crate::oracle::{Tree, assert_same_data, tree};
 use crate::traps::auto_conf_lines;
 
@@ -20,18 +20,26 @@ struct Lab {
 }
 
 impl Lab {
-    fn new() -> Self {
+    /// Needs postgresql-common, which knows Debian's own major only.
+    fn new() -> Option<Self> {
+        if major() != 15 {
+            eprintln!(
+                "the lab is on PostgreSQL 15, these tests run on {}",
+                major()
+            );
+            return None;
+        }
         let scene = Scene::new();
         let etc = scene.folder("etc");
         let passfile = scene.path().join("pgpass");
         let escaped = PASSWORD.replace('\\', r"\\").replace(':', r"\:");
         fs::write(&passfile, format!("*:*:replication:repli:{escaped}\n")).unwrap();
         fs::set_permissions(&passfile, fs::Permissions::from_mode(0o600)).unwrap();
-        Self {
+        Some(Self {
             scene,
             etc,
             passfile,
-        }
+        })
     }
 
     fn debian(&self, program: &str) -> Command {
@@ -77,6 +85,17 @@ impl Lab {
         cluster
     }
 
+    /// instance1, running, with a role for replication.
+    fn primary(&self) -> Cluster {
+        let one = self.create("instance1", 5501);
+        self.control(&one, "start", &[]);
+        one.sql(&format!(
+            "CREATE ROLE repli LOGIN REPLICATION PASSWORD '{}'",
+            PASSWORD.replace('\'', "''")
+        ));
+        one
+    }
+
     fn control(&self, cluster: &Cluster, action: &str, options: &[&str]) {
         done(
             self.debian("pg_ctlcluster")
@@ -87,6 +106,14 @@ impl Lab {
 
     /// What the DBA types to make `target` a standby of `source`.
     fn rebuild(&self, target: &Cluster, source: &Cluster) -> Said {
+        let conf = self.conf(target).join("postgresql.conf");
+        self.command(target, source)
+            .arg("--config-file")
+            .arg(conf)
+            .succeed()
+    }
+
+    fn command(&self, target: &Cluster, source: &Cluster) -> Rebuild {
         let primary = format!(
             "host={} port={} user=repli passfile={}",
             source.home().display(),
@@ -100,22 +127,12 @@ impl Lab {
                 .unwrap(),
             self.passfile.display()
         );
-        Rebuild::without_name(target, &primary)
-            .args([
-                "--from",
-                "local",
-                "--source-dbname",
-                &format!("{} dbname=postgres", source.conninfo()),
-            ])
-            .args([
-                "--config-file",
-                &self
-                    .conf(target)
-                    .join("postgresql.conf")
-                    .display()
-                    .to_string(),
-            ])
-            .succeed()
+        Rebuild::without_name(target, &primary).args([
+            "--from",
+            "local",
+            "--source-dbname",
+            &format!("{} dbname=postgres", source.conninfo()),
+        ])
     }
 
     /// The steps that make sure of a standby.
@@ -166,14 +183,9 @@ impl Lab {
 
 #[test]
 fn classic_replication_lab_goes_through_there_and_back() {
-    let lab = Lab::new();
+    let Some(lab) = Lab::new() else { return };
     // instance1, with data and a role for replication.
-    let one = lab.create("instance1", 5501);
-    lab.control(&one, "start", &[]);
-    one.sql(&format!(
-        "CREATE ROLE repli LOGIN REPLICATION PASSWORD '{}'",
-        PASSWORD.replace('\'', "''")
-    ));
+    let one = lab.primary();
     one.sql(
         "CREATE TABLE courses (i int PRIMARY KEY, title text);
          INSERT INTO courses SELECT i, repeat('course ', 20) FROM generate_series(1, 50000) AS i;",
@@ -238,35 +250,65 @@ fn classic_replication_lab_goes_through_there_and_back() {
     }
 }
 
-/// `--start` finds the configuration where Debian has it, when it is told.
 #[test]
-fn standby_with_configuration_elsewhere_is_started() {
-    let lab = Lab::new();
-    let one = lab.create("instance1", 5501);
-    lab.control(&one, "start", &[]);
-    one.sql(&format!(
-        "CREATE ROLE repli LOGIN REPLICATION PASSWORD '{}'",
-        PASSWORD.replace('\'', "''")
-    ));
+fn cluster_is_found_and_started_by_its_debian_name() {
+    let Some(lab) = Lab::new() else { return };
+    let one = lab.primary();
     one.sql("CREATE TABLE courses (i int PRIMARY KEY, title text)");
     let two = lab.create("instance2", 5502);
     fs::remove_dir_all(two.pgdata()).unwrap();
-    let conninfo = format!(
-        "{} passfile={}",
-        one.conninfo().replace("user=postgres", "user=repli"),
-        lab.passfile.display()
+    let configuration = lab.configuration();
+    let rebuild = || {
+        lab.command(&two, &one)
+            .env("PG_CLUSTER_CONF_ROOT", &lab.etc)
+            .args(["--cluster", "15/instance2"])
+    };
+    rebuild().arg("--start").succeed();
+    Lab::check_replication(&one, &two);
+    let found =
+        done(
+            lab.debian(binary().to_str().unwrap())
+                .args(["inspect", "--cluster", "15/instance2"]),
+        );
+    assert!(found.contains(two.pgdata().to_str().unwrap()), "{found}");
+    // Stopped and rebuilt while it runs, and started by what the DBA has instead.
+    let command = format!(
+        "PG_CLUSTER_CONF_ROOT='{}' pg_ctlcluster --skip-systemctl-redirect 15 instance2 start",
+        lab.etc.display()
     );
-    Rebuild::without_name(&two, &conninfo)
-        .args([
-            "--from",
-            "local",
-            "--source-dbname",
-            &format!("{} dbname=postgres", one.conninfo()),
-        ])
-        .args([
-            "--config-file",
-            &lab.conf(&two).join("postgresql.conf").display().to_string(),
-        ])
+    rebuild()
+        .args(["--stop", "--start-command", &command])
+        .succeed();
+    Lab::check_replication(&one, &two);
+    let failed = rebuild()
+        .args(["--stop", "--start-command", "echo no such unit; exit 5"])
+        .fail(6);
+    assert!(failed.stderr.contains("no such unit"), "{failed}");
+    lab.control(&two, "start", &[]);
+    Lab::check_replication(&one, &two);
+    // Another directory than the one on record is a mistake.
+    let typed = lab
+        .debian(binary().to_str().unwrap())
+        .args(["inspect", "-D", "/srv/other", "--cluster", "15/instance2"])
+        .output()
+        .unwrap();
+    assert_eq!(typed.status.code(), Some(2));
+    assert_eq!(lab.configuration(), configuration);
+    lab.control(&two, "stop", &[]);
+    lab.control(&one, "stop", &[]);
+}
+
+/// `--start` finds the configuration where Debian has it, when it is told.
+#[test]
+fn standby_with_configuration_elsewhere_is_started() {
+    let Some(lab) = Lab::new() else { return };
+    let one = lab.primary();
+    one.sql("CREATE TABLE courses (i int PRIMARY KEY, title text)");
+    let two = lab.create("instance2", 5502);
+    fs::remove_dir_all(two.pgdata()).unwrap();
+    lab.command(&two, &one)
+        .arg("--config-file")
+        .arg(lab.conf(&two).join("postgresql.conf"))
         .arg("--start")
         .succeed();
     Lab::check_replication(&one, &two);

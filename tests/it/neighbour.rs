@@ -76,7 +76,11 @@ fn page_cache_of_the_source_stays_as_it_was() {
         assert_eq!(cached_bytes(&hot), length(&hot).next_multiple_of(4096));
         // The kernel may hold back what another one looks at just now.
         let left = cached_bytes(&cold);
-        assert!(left <= MIB, "{options:?}: {left} bytes of {} came", length(&cold));
+        assert!(
+            left <= MIB,
+            "{options:?}: {left} bytes of {} came",
+            length(&cold)
+        );
     }
     assert_like_basebackup(&scene, &primary, standby.pgdata(), Since::Rebuilt);
 }

@@ -128,7 +128,7 @@ fn agents_that_do_not_come_up_are_reported() {
     "#);
     // The same word, another number after it.
     assert_snapshot!(failed(r"exec:printf 'pgreseed\377\001\000\000'; cat > /dev/null"), @r#"
-    pg_reseed: error: could not talk to the agent: the peer speaks version PID of the protocol, this side version 2
+    pg_reseed: error: could not talk to the agent: the peer speaks version PID of the protocol, this side version 3
     pg_reseed: detail: The agent's process ended: exit status: 0.
     pg_reseed: detail: Nothing was changed in "SCENE/old/data".
     pg_reseed: hint: Install the same version of pg_reseed on both hosts.

@@ -1,0 +1,141 @@
+//! Clusters as Debian's postgresql-common records them: a directory with the configuration for each, named after
+//! version and name (`pg_lsclusters(1)`, `PgCommon.pm`).
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use super::conf;
+
+/// Where postgresql-common keeps the configuration, unless `PG_CLUSTER_CONF_ROOT` says otherwise.
+const CONF_ROOT: &str = "/etc/postgresql";
+
+/// Where Debian installs the programs of a major version.
+const PROGRAMS: &str = "/usr/lib/postgresql";
+
+/// The name of a cluster, as in `15/main`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterName {
+    pub version: String,
+    pub name: String,
+}
+
+/// The text is no such name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("use VERSION/NAME, such as 15/main")]
+pub struct NotAClusterName;
+
+impl FromStr for ClusterName {
+    type Err = NotAClusterName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (version, name) = text.split_once('/').ok_or(NotAClusterName)?;
+        let is_number = version.starts_with(|c: char| c.is_ascii_digit())
+            && version.bytes().all(|c| c.is_ascii_digit() || c == b'.');
+        let is_plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-' | b'.');
+        let is_name = name.bytes().all(is_plain)
+            && name.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+        if is_number && is_name {
+            Ok(Self {
+                version: version.to_owned(),
+                name: name.to_owned(),
+            })
+        } else {
+            Err(NotAClusterName)
+        }
+    }
+}
+
+impl std::fmt::Display for ClusterName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.version, self.name)
+    }
+}
+
+/// A cluster as it is recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recorded {
+    pub pgdata: PathBuf,
+    pub config_file: PathBuf,
+    /// `None` when the version's programs are not where Debian installs them.
+    pub bindir: Option<PathBuf>,
+}
+
+/// Finds a cluster below `conf_root`, or where Debian has it.
+///
+/// # Errors
+/// What is missing, in words.
+pub fn find(name: &ClusterName, conf_root: Option<&Path>) -> Result<Recorded, String> {
+    let root = conf_root.unwrap_or(Path::new(CONF_ROOT));
+    let directory = root.join(&name.version).join(&name.name);
+    let config_file = directory.join("postgresql.conf");
+    if !config_file.is_file() {
+        return Err(format!(
+            "there is no cluster {name}: \"{}\" does not exist",
+            config_file.display()
+        ));
+    }
+    let base = conf::base(&directory, Some(&config_file));
+    let pgdata = base
+        .settings
+        .get("data_directory")
+        .filter(|path| Path::new(path).is_absolute())
+        .ok_or_else(|| {
+            format!(
+                "\"{}\" does not say where the data directory of cluster {name} is",
+                config_file.display()
+            )
+        })?;
+    let bindir = Path::new(PROGRAMS).join(&name.version).join("bin");
+    Ok(Recorded {
+        pgdata: PathBuf::from(pgdata),
+        config_file,
+        bindir: bindir.is_dir().then_some(bindir),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_version_and_name() {
+        for (text, version, name) in [("15/main", "15", "main"), ("9.6/a-b.c", "9.6", "a-b.c")] {
+            let found: ClusterName = text.parse().unwrap();
+            assert_eq!((&*found.version, &*found.name), (version, name));
+            assert_eq!(found.to_string(), text);
+        }
+        for text in [
+            "main", "15/", "/main", "15/../x", "15/.x", "x/main", "../main", "15/a/b", "15/a b", "",
+        ] {
+            assert_eq!(text.parse::<ClusterName>(), Err(NotAClusterName), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_data_directory_may_be_set_by_an_included_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let name: ClusterName = "15/main".parse().unwrap();
+        let missing = find(&name, Some(dir.path())).unwrap_err();
+        assert!(
+            missing.starts_with("there is no cluster 15/main"),
+            "{missing}"
+        );
+        let directory = dir.path().join("15/main");
+        std::fs::create_dir_all(directory.join("conf.d")).unwrap();
+        let conf = directory.join("postgresql.conf");
+        std::fs::write(&conf, "port = 5432\ninclude_dir 'conf.d'\n").unwrap();
+        assert!(
+            find(&name, Some(dir.path()))
+                .unwrap_err()
+                .contains("does not say")
+        );
+        std::fs::write(
+            directory.join("conf.d/a.conf"),
+            "data_directory = '/srv/x'\n",
+        )
+        .unwrap();
+        let found = find(&name, Some(dir.path())).unwrap();
+        assert_eq!(found.pgdata, Path::new("/srv/x"));
+        assert_eq!(found.config_file, conf);
+    }
+}

@@ -1,0 +1,257 @@
+//! `inspect`: what a directory is, how it relates to a source, and what follows from that. Changes nothing.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::failure::{Failure, TargetState};
+use super::look::{self, Hold};
+use super::options::{InspectOptions, InspectSource};
+use super::outcome::{
+    ClusterReport, Inspection, InterruptedReport, SlotReport, SourceReport, TablespaceReport,
+};
+use super::source;
+use super::summary;
+use crate::digest::SessionKey;
+use crate::disk::facts as disk;
+use crate::disk::walk;
+use crate::event::Events;
+use crate::facts::{Condition, Running, SourceFacts, TargetCluster, TargetFacts};
+use crate::pg::lsn::unbroken_since;
+use crate::pg::version::tablespace_directory;
+use crate::plan::advice::{Advice, advise};
+use crate::plan::relation::relate;
+use crate::plan::words;
+use crate::wire::message::{Compression, Request};
+use crate::workers;
+
+/// Looks at the directory, and asks the source if there is one.
+///
+/// # Errors
+/// The directory cannot be read, or the source cannot be asked.
+pub async fn inspect(options: &InspectOptions, events: &Events) -> Result<Inspection, Failure> {
+    let pgdata = &options.pgdata;
+    let (target, own) = workers::in_place(|| {
+        // Held for a moment, to see whether a run holds it.
+        let hold = look::hold(pgdata)?;
+        let target = look::target(pgdata, &hold)?;
+        drop::<Hold>(hold);
+        let own = match &target.condition {
+            Condition::Cluster(cluster) => Some(report_of(pgdata, cluster)?),
+            _ => None,
+        };
+        Ok::<_, crate::disk::DiskError>((target, own))
+    })
+    .map_err(|error| Failure::untouched(&error))?;
+    let mut inspection = Inspection {
+        pg_reseed_version: env!("CARGO_PKG_VERSION"),
+        pgdata: target.pgdata.clone(),
+        condition: condition(&target),
+        cluster: own,
+        source: None,
+        relation: None,
+        relation_in_words: None,
+        divergence: None,
+        advice: None,
+        sentences: Vec::new(),
+        command: None,
+    };
+    if let Some(source) = &options.source {
+        let facts = ask(source, options.slot.clone(), events).await?;
+        conclude(&mut inspection, options, source, &target, &facts)?;
+    }
+    Ok(inspection)
+}
+
+async fn ask(
+    source: &InspectSource,
+    slot: Option<String>,
+    events: &Events,
+) -> Result<SourceFacts, Failure> {
+    let (asked, connection) = source::connect(&source.from, events)
+        .await
+        .map_err(|error| error.untouched())?;
+    let mut key = [0; 32];
+    getrandom::fill(&mut key).map_err(|error| {
+        let error = format!("could not get random numbers: {error}");
+        Failure::new(TargetState::Untouched, error)
+    })?;
+    let configure = Request::Configure {
+        client_version: env!("CARGO_PKG_VERSION").to_owned(),
+        key: SessionKey(key),
+        compression: Compression::None,
+        jobs: 1,
+        max_rate: None,
+        survey: true,
+        join: None,
+    };
+    match asked.introduce(&configure, slot).await {
+        Ok(facts) => {
+            drop(asked);
+            connection.end().await;
+            Ok(facts)
+        }
+        Err(error) => {
+            let failure = error.untouched();
+            Err(connection.end_after(asked, failure).await)
+        }
+    }
+}
+
+fn conclude(
+    inspection: &mut Inspection,
+    options: &InspectOptions,
+    source: &InspectSource,
+    target: &TargetFacts,
+    facts: &SourceFacts,
+) -> Result<(), Failure> {
+    let relation = relate(target, facts);
+    let advice = advise(target, facts, &relation);
+    let cluster = match &target.condition {
+        Condition::Cluster(cluster) => Some(&**cluster),
+        _ => None,
+    };
+    inspection.source = Some(SourceReport {
+        host: facts.host.name.clone(),
+        data_directory: words::text(&facts.data_directory),
+        server_version: facts.version.to_string(),
+        system_identifier: facts.control.system_identifier.to_string(),
+        in_recovery: facts.in_recovery,
+        timeline: facts.timeline,
+        current_lsn: facts.current_lsn,
+        oldest_wal: facts.oldest_wal,
+        wal_keep_bytes: facts.settings.wal_keep_bytes,
+        archive_mode: facts.settings.archive_mode.clone(),
+        slot: facts.slot.as_ref().map(|slot| SlotReport {
+            name: slot.name.clone(),
+            active: slot.active,
+            restart_lsn: slot.restart_lsn,
+            wal_status: slot.wal_status.clone(),
+        }),
+    });
+    inspection.divergence = summary::divergence(&relation, cluster);
+    inspection.relation = Some(relation.name());
+    inspection.relation_in_words = Some(relation.to_string());
+    inspection.sentences = advice.sentences();
+    // An interrupted run is finished by its own command, with all its options.
+    if advice.is_rebuild() && advice != Advice::RunAgain {
+        inspection.command = Some(command(options, source)?);
+    }
+    inspection.advice = Some(advice);
+    Ok(())
+}
+
+/// The rebuild that the advice speaks of, with the words of this inspection.
+fn command(options: &InspectOptions, source: &InspectSource) -> Result<String, Failure> {
+    let conninfo = source
+        .primary
+        .to_keyword_value()
+        .map_err(|error| Failure::untouched(&error))?;
+    let pgdata = options.pgdata.display().to_string();
+    let cluster = options.cluster.as_ref().map(ToString::to_string);
+    let mut command = "pg_reseed rebuild".to_owned();
+    for (option, value) in [
+        ("--cluster", cluster.as_ref()),
+        ("-D", Some(&pgdata).filter(|_| cluster.is_none())),
+        ("-d", Some(&conninfo)),
+        ("--from", source.typed_from.as_ref()),
+        ("--rsh", source.rsh.as_ref()),
+        ("--agent-path", source.agent_path.as_ref()),
+        ("--source-dbname", source.source_dbname.as_ref()),
+        ("--slot", options.slot.as_ref()),
+    ] {
+        if let Some(value) = value {
+            // Only a NUL cannot be quoted, and no argument holds one.
+            let quoted = shlex::try_quote(value).unwrap_or_default();
+            let _ = write!(command, " {option} {quoted}");
+        }
+    }
+    Ok(command)
+}
+
+fn condition(target: &TargetFacts) -> &'static str {
+    match &target.condition {
+        Condition::Missing => "missing",
+        Condition::Empty { .. } => "empty",
+        Condition::Unknown { .. } => "unknown",
+        Condition::Cluster(cluster) if cluster.interrupted.is_some() => "interrupted",
+        Condition::Cluster(_) => "cluster",
+    }
+}
+
+fn report_of(
+    pgdata: &Path,
+    cluster: &TargetCluster,
+) -> Result<ClusterReport, crate::disk::DiskError> {
+    let control = cluster.control.as_ref();
+    let wal = pgdata.join("pg_wal");
+    let wal_begin = control
+        .zip(cluster.wal_segments_end)
+        .and_then(|(control, end)| {
+            let unit = control.wal_segment_bytes;
+            let segments = disk::segments(&wal, unit).unwrap_or_default();
+            unbroken_since(segments.iter().map(|segment| segment.number), end, unit)
+        });
+    let mut size = walk::size(pgdata, Some("pg_wal"))?;
+    for space in &cluster.tablespaces {
+        if let (Some(_), Some(control), Some(major)) = (&space.location, control, cluster.major) {
+            let place = pgdata
+                .join("pg_tblspc")
+                .join(space.oid.to_string())
+                .join(tablespace_directory(major, control.catalog_version));
+            if disk::exists(&place) {
+                size = size.and(walk::size(&place, None)?);
+            }
+        }
+    }
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.as_secs());
+    let seconds_since = |then: u64| (then > 0).then(|| now.saturating_sub(then));
+    Ok(ClusterReport {
+        major: cluster.major,
+        problem: cluster.control_problem.clone(),
+        system_identifier: control.map(|control| control.system_identifier.to_string()),
+        state: control.map(|control| control.state),
+        server_pid: match cluster.running {
+            Running::Server { pid } => Some(pid),
+            _ => None,
+        },
+        is_used_otherwise: match &cluster.running {
+            Running::No | Running::Server { .. } => None,
+            Running::Unclear { pid } => Some(format!(
+                "Its postmaster.pid names process {pid}, which works elsewhere."
+            )),
+            Running::Orphans { detail } => Some(detail.clone()),
+        },
+        is_locked: cluster.is_locked,
+        has_standby_signal: cluster.has_standby_signal,
+        timeline: control.map(|_| cluster.history.tip()),
+        history: cluster.history.entries.clone(),
+        checkpoint: control.map(|control| control.checkpoint),
+        redo: control.map(|control| control.redo),
+        checkpoint_age_seconds: control
+            .and_then(|control| seconds_since(u64::try_from(control.checkpoint_time).ok()?)),
+        min_recovery_point: control.map(|control| control.min_recovery_point),
+        wal_begin,
+        wal_end: cluster.wal_segments_end,
+        data_checksums: control.map(|control| control.checksum_version > 0),
+        block_bytes: control.map(|control| control.block_bytes),
+        wal_segment_bytes: control.map(|control| control.wal_segment_bytes),
+        tablespaces: cluster
+            .tablespaces
+            .iter()
+            .map(|space| TablespaceReport {
+                oid: space.oid,
+                location: space.location.as_deref().map(words::text),
+                is_there: space.identity.is_some(),
+            })
+            .collect(),
+        interrupted: cluster.interrupted.as_ref().map(|run| InterruptedReport {
+            start_lsn: run.start_lsn,
+            age_seconds: seconds_since(run.started_unix_seconds),
+        }),
+        files: size.files,
+        bytes: size.bytes,
+    })
+}
