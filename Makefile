@@ -1,5 +1,4 @@
-# make demo | test | lint | bench | bench-kernels | install (PREFIX=/usr/local DESTDIR=)
-# make demo | test | lint | bench (ARGS=...) | install (PREFIX=/usr/local DESTDIR=)
+# make demo | test | test-matrix | lint | bench (ARGS=...) | bench-kernels | install (PREFIX=/usr/local DESTDIR=)
 PREFIX ?= /usr/local
 CARGO ?= cargo
 
@@ -16,7 +15,7 @@ endif
 endif
 target = $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: build demo test lint bench bench-kernels install
+.PHONY: build demo test test-matrix lint bench bench-kernels install
 
 build:
 	$(CARGO) build --release --locked
@@ -24,14 +23,20 @@ build:
 demo:
 	demo/run
 
+# Everything on the installed PostgreSQL, then what needs a server on the newest as well.
 test:
 	$(CARGO) test --locked
+	tests/matrix 18
+
+# What needs a server on every major.
+test-matrix:
+	tests/matrix
 
 lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --locked --no-deps --document-private-items
-	bash -n demo/run benches/peers/rsync-standby .ci/run
+	bash -n demo/run benches/peers/rsync-standby tests/pg-versions tests/matrix .ci/run
 	sh -n tests/run-as-unprivileged
 
 # As root without the runner of the tests: the benchmark drops the page cache, and gives root up itself.
