@@ -313,6 +313,15 @@ impl Scene {
             standby.pgdata(),
             &[&["--write-recovery-conf"], options].concat(),
         );
+        // The client may be of a later major, and writes what an earlier walreceiver does not understand.
+        let conf = standby.read("postgresql.auto.conf");
+        let others = conf
+            .lines()
+            .filter(|line| !line.starts_with("primary_conninfo"))
+            .map(|line| format!("{line}\n"))
+            .collect::<String>();
+        let own = format!("primary_conninfo = '{}'\n", primary.conninfo());
+        standby.write("postgresql.auto.conf", others + &own);
         standby.settle();
         standby.start();
         standby
