@@ -114,14 +114,7 @@ pub struct Surroundings<'a> {
 pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild, UsageError> {
     let primary = primary(&typed.connection, around)?;
     let from = agent(&typed.agent, &primary)?;
-    let recorded = typed
-        .debian
-        .cluster
-        .as_ref()
-        .map(around.recorded)
-        .transpose();
-    let recorded = recorded.map_err(UsageError::new)?;
-    let pgdata = pgdata(typed.pgdata, recorded.as_ref(), around)?;
+    let (pgdata, recorded) = target(typed.pgdata, typed.debian.cluster.as_ref(), around)?;
     let report = typed
         .report
         .map(|file| report_file(file, &pgdata, around))
@@ -262,14 +255,7 @@ pub fn inspect(typed: InspectArguments, around: &Surroundings) -> Result<Inspect
     if let Some(slot) = &typed.slot {
         check_slot_name(slot)?;
     }
-    let recorded = typed
-        .debian
-        .cluster
-        .as_ref()
-        .map(around.recorded)
-        .transpose();
-    let recorded = recorded.map_err(UsageError::new)?;
-    let pgdata = pgdata(typed.pgdata, recorded.as_ref(), around)?;
+    let (pgdata, _) = target(typed.pgdata, typed.debian.cluster.as_ref(), around)?;
     let connection = &typed.connection;
     let names_source = typed.agent.from.is_some()
         || typed.agent.source_dbname.is_some()
@@ -308,24 +294,29 @@ pub fn inspect(typed: InspectArguments, around: &Surroundings) -> Result<Inspect
     })
 }
 
-/// The data directory, as it was typed or is on record.
-fn pgdata(
+/// The data directory, as it was typed or is on record, and what else is on record of the cluster.
+fn target(
     typed: Option<PathBuf>,
-    recorded: Option<&Recorded>,
+    cluster: Option<&ClusterName>,
     around: &Surroundings,
-) -> Result<PathBuf, UsageError> {
+) -> Result<(PathBuf, Option<Recorded>), UsageError> {
+    let recorded = cluster.map(around.recorded).transpose();
+    let recorded = recorded.map_err(UsageError::new)?;
     let typed = typed.map(|path| absolute("-D", path, around)).transpose()?;
-    let known = recorded.map(|cluster| &cluster.pgdata);
-    match (typed, known) {
-        (Some(typed), Some(known)) if typed != *known => Err(UsageError::new(format_args!(
-            "-D or PGDATA says \"{}\", but the data directory of that cluster is \"{}\"",
-            typed.display(),
-            known.display()
-        ))),
-        (Some(path), _) => Ok(path),
-        (None, Some(known)) => absolute("--cluster", known.clone(), around),
-        (None, None) => Err(UsageError::new("no data directory specified")),
-    }
+    let known = recorded.as_ref().map(|cluster| &cluster.pgdata);
+    let pgdata = match (typed, known) {
+        (Some(typed), Some(known)) if typed != *known => {
+            return Err(UsageError::new(format_args!(
+                "-D or PGDATA says \"{}\", but the data directory of that cluster is \"{}\"",
+                typed.display(),
+                known.display()
+            )));
+        }
+        (Some(path), _) => path,
+        (None, Some(known)) => absolute("--cluster", known.clone(), around)?,
+        (None, None) => return Err(UsageError::new("no data directory specified")),
+    };
+    Ok((pgdata, recorded))
 }
 
 /// How the standby will connect: the string first, then the options, then the environment.

@@ -76,8 +76,8 @@ pub(super) fn save(
         .filter(|control| control.state.is_shut_down())
         .map(end_of_wal);
     // Saving ends before the target is closed. What an interrupted run left in pg_wal may be the source's.
-    let was_saved = matches!(keep::vacancy(directory, NOTE), Ok(Vacancy::Ours));
     if cluster.interrupted.is_some() {
+        let was_saved = matches!(keep::vacancy(directory, NOTE), Ok(Vacancy::Ours));
         run.warn(if was_saved {
             "The WAL that only the target had was saved by an earlier run."
         } else {
