@@ -120,6 +120,32 @@ pub struct SlotFacts {
     pub wal_status: String,
 }
 
+impl SlotFacts {
+    /// Whether the server keeps the WAL that the slot needs (PostgreSQL `xlog.c:GetWALAvailability`).
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        matches!(self.wal_status.as_str(), "reserved" | "extended")
+    }
+
+    /// Whether all WAL from `start` on is kept.
+    #[must_use]
+    pub fn keeps_from(&self, start: Lsn) -> bool {
+        self.restart_lsn.is_some_and(|restart| restart <= start) && self.is_kept()
+    }
+}
+
+/// The source's configuration files, wherever they lie; paths are absolute.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceConfiguration {
+    pub config_file: Vec<u8>,
+    pub hba_file: Vec<u8>,
+    pub ident_file: Vec<u8>,
+    /// These and all that they include, each path with its text.
+    pub files: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The directories whose files are included.
+    pub directories: Vec<Vec<u8>>,
+}
+
 /// What the client sees where the target is, or shall be.
 #[derive(Debug, Clone)]
 pub struct TargetFacts {

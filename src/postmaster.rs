@@ -1,5 +1,7 @@
 //! The server in a data directory: does it run, stop it, start it.
 
+pub mod restore;
+
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};

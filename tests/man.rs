@@ -265,6 +265,10 @@ fn short_help_of_rebuild() {
               Directory of the target's PostgreSQL programs
           --config-file <FILE>
               The target's postgresql.conf when it is elsewhere
+          --target-config-dir <DIR>
+              Copy the source's configuration files to this directory
+          --target-port <PORT>
+              Port of the standby in the copied configuration
 
     Source options:
           --from <AGENT>              How to reach the agent: ssh://[USER@]HOST[:PORT], exec:COMMAND,
@@ -276,6 +280,8 @@ fn short_help_of_rebuild() {
       -C, --create-slot               Create the slot if it does not exist
       -c, --checkpoint <MODE>         Immediate or spread checkpoint at the start [default: fast]
                                       [possible values: fast, spread]
+      -X, --wal-method <METHOD>       How the WAL of the backup comes: fetch, none [default: fetch]
+                                      [possible values: fetch, none]
 
     Standby connection options:
       -d, --dbname <CONNINFO>                    How the standby connects to the source

@@ -72,12 +72,10 @@ pub async fn open(
         .start_backup(label, fast)
         .await
         .map_err(|error| server_fault("could not start the backup", &error))?;
-    let facts = sql
-        .slot(&slot.name)
-        .await
-        .map_err(|error| server_fault("could not look at the replication slot", &error))?;
-    keeps(facts.as_ref(), &slot.name, start_lsn)?;
-    Ok(Bracket { start_lsn, slot })
+    let bracket = Bracket { start_lsn, slot };
+    let facts = bracket.slot(sql).await?;
+    keeps(facts.as_ref(), &bracket.slot.name, start_lsn)?;
+    Ok(bracket)
 }
 
 /// Whether a slot keeps all WAL from `start` on.
@@ -97,7 +95,7 @@ fn keeps(slot: Option<&SlotFacts>, name: &str, start: Lsn) -> Result<(), Fault> 
         Some(restart) if restart > start => unfit(format!(
             "replication slot \"{name}\" keeps WAL from {restart} on, but the backup starts at {start}"
         )),
-        Some(_) if !matches!(slot.wal_status.as_str(), "reserved" | "extended") => unfit(format!(
+        Some(_) if !slot.is_kept() => unfit(format!(
             "replication slot \"{name}\" does not keep its WAL: its status is \"{}\"",
             slot.wal_status
         )),
@@ -130,6 +128,16 @@ impl Bracket {
             )),
             Ok(Some(state)) => Ok(state),
         }
+    }
+
+    /// The slot as it is now; `None` when it does not exist.
+    ///
+    /// # Errors
+    /// The server's refusal.
+    pub async fn slot(&self, sql: &Session) -> Result<Option<SlotFacts>, Fault> {
+        sql.slot(&self.slot.name)
+            .await
+            .map_err(|error| server_fault("could not look at the replication slot", &error))
     }
 
     /// Stops the backup.

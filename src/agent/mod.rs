@@ -3,6 +3,7 @@
 
 pub mod answer;
 pub mod bracket;
+mod configuration;
 pub mod effort;
 pub mod look;
 pub mod options;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::answer::{Reader, Reply};
 use super::bracket::{self, Bracket, OwnedSlot, server_fault};
+use super::configuration;
 use super::effort::Effort;
 use super::look;
 use super::options::ServeOptions;
@@ -132,6 +133,14 @@ impl Session {
             Request::Manifest { part } => return workers::in_place(|| self.manifest(part)),
             Request::CloseBracket => self.close_bracket().await?,
             Request::WalFiles { timeline, from, to } => self.wal_files(timeline, from, to).await?,
+            Request::Configuration => {
+                let facts = self
+                    .facts
+                    .as_ref()
+                    .ok_or_else(|| unlawful("configuration"))?;
+                let found = configuration::read(self.sql()?, &facts.rights.role).await?;
+                Answer::Configuration(Box::new(found))
+            }
             Request::Standbys => {
                 let senders = self.sql()?.wal_senders().await.map_err(|error| {
                     server_fault("could not ask the source who streams from it", &error)
@@ -289,11 +298,13 @@ impl Session {
         self.reader = None;
         self.tree = None;
         let stopped = bracket.close(self.sql()?).await?;
+        let slot = bracket.slot(self.sql()?).await?;
         let facts = self.facts.as_ref().ok_or_else(|| unlawful("an end"))?;
         let pgdata = PathBuf::from(std::ffi::OsStr::from_bytes(&facts.data_directory));
         Ok(Answer::BracketClosed {
             stop_lsn: stopped.lsn,
             backup_label: stopped.label.into_bytes(),
+            slot,
             tablespaces: look::tablespaces(&pgdata)?,
         })
     }

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use clap::builder::StyledStr;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::cli::values::{self, Checkpoint, ConfigSide};
+use crate::cli::values::{self, Checkpoint, ConfigSide, WalMethod};
 use crate::client::debian::ClusterName;
 use crate::ui::Style;
 use crate::wire::message::Compression;
@@ -188,6 +188,23 @@ pub struct RebuildArguments {
     #[arg(long, value_name = "FILE", help_heading = TARGET)]
     pub config_file: Option<PathBuf>,
 
+    /// Copy the source's configuration files to this directory
+    ///
+    /// Copies the source's configuration, postgresql.conf, pg_hba.conf, pg_ident.conf and all that they include, to
+    /// DIR, for a host that has none. What names the old place is rewritten: data_directory, hba_file,
+    /// ident_file and includes; external_pid_file and cluster_name follow the name of DIR when both directories
+    /// are of Debian's kind, as in /etc/postgresql/15/main, otherwise external_pid_file is left out. The files that
+    /// ssl_cert_file and its like name are not copied; a warning tells of them. DIR must be absolute, outside of
+    /// PGDATA, and missing or empty; it is made once the data directory is complete. Afterwards use --config-file.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["config_file", "cluster"], help_heading = TARGET)]
+    pub target_config_dir: Option<PathBuf>,
+
+    /// Port of the standby in the copied configuration
+    ///
+    /// The port that --target-config-dir writes instead of the source's.
+    #[arg(long, value_name = "PORT", requires = "target_config_dir", help_heading = TARGET)]
+    pub target_port: Option<u16>,
+
     #[command(flatten)]
     pub agent: AgentArguments,
 
@@ -228,14 +245,31 @@ pub struct RebuildArguments {
     )]
     pub checkpoint: Checkpoint,
 
+    /// How the WAL of the backup comes: fetch, none
+    ///
+    /// How the WAL that the backup needs comes to the standby. "fetch" brings it from the source's pg_wal at
+    /// the end, and is sure that no segment is missing. "none" brings none and proves instead that the standby will
+    /// find it: the slot of --slot keeps it, or else --restore-command, which is run for the first and for the
+    /// last segment as the standby will run it, gives both within --wait seconds. One of the two options is
+    /// required then.
+    #[arg(
+        short = 'X',
+        long,
+        value_enum,
+        value_name = "METHOD",
+        default_value_t = WalMethod::Fetch,
+        help_heading = SOURCE
+    )]
+    pub wal_method: WalMethod,
+
     #[command(flatten)]
     pub connection: ConnectionArguments,
 
     /// Name of the standby in the source's views
     ///
     /// The application_name in primary_conninfo: the name of the standby in pg_stat_replication and in
-    /// synchronous_standby_names. Without it, and without one in -d, PostgreSQL uses the standby's
-    /// cluster_name, or "walreceiver".
+    /// synchronous_standby_names. Without it, and without one in -d, it is the standby's cluster_name, if its
+    /// own configuration sets one, otherwise the name of this host.
     #[arg(long, value_name = "NAME", help_heading = STANDBY)]
     pub application_name: Option<String>,
 

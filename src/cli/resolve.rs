@@ -9,12 +9,13 @@ use std::time::Duration;
 use crate::cli::args::{
     AgentArguments, ConnectionArguments, InspectArguments, OverrideArguments, RebuildArguments,
 };
-use crate::cli::values::{Checkpoint, ConfigSide};
+use crate::cli::values::{Checkpoint, ConfigSide, WalMethod};
 use crate::client::debian::{ClusterName, Recorded};
 use crate::client::options::{InspectOptions, InspectSource, RebuildOptions, Starter};
 use crate::link::{self, From as Agent, FromError};
 use crate::pg::conninfo::Conninfo;
 use crate::pg::layout::HostLocal;
+use crate::plan::configuration::MAIN_FILE;
 use crate::plan::guard::Overrides;
 use crate::plan::tablespaces::Mapping;
 use crate::ui::Style;
@@ -130,14 +131,19 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
             "the WAL directory \"{waldir}\" is not an absolute path"
         )));
     }
-    if let Some(kept) = &typed.keep_diverged_wal
-        && (!kept.is_absolute() || kept.starts_with(&pgdata))
-    {
-        let kept = kept.display();
-        return Err(UsageError::new(format_args!(
-            "the directory \"{kept}\" for diverged WAL must be an absolute path outside of the data \
-             directory"
-        )));
+    for (content, directory) in [
+        ("diverged WAL", &typed.keep_diverged_wal),
+        ("the configuration", &typed.target_config_dir),
+    ] {
+        if let Some(directory) = directory
+            && (!directory.is_absolute() || directory.starts_with(&pgdata))
+        {
+            let directory = directory.display();
+            return Err(UsageError::new(format_args!(
+                "the directory \"{directory}\" for {content} must be an absolute path outside of the data \
+                 directory"
+            )));
+        }
     }
     for (option, value) in [
         ("--application-name", &typed.application_name),
@@ -151,6 +157,13 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
                 "the value of \"{option}\" is empty or contains control characters"
             )));
         }
+    }
+    let brings_wal = typed.wal_method == WalMethod::Fetch;
+    if !brings_wal && typed.slot.is_none() && typed.restore_command.is_none() {
+        return Err(UsageError::new(
+            "with \"-X none\" nothing gives the standby the WAL of the backup",
+        )
+        .hint("Give --slot, --restore-command or both."));
     }
     let mappings = typed
         .tablespace_mapping
@@ -183,6 +196,7 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
         slot: typed.slot,
         create_slot: typed.create_slot,
         fast_checkpoint: typed.checkpoint == Checkpoint::Fast,
+        brings_wal,
         mappings,
         waldir: typed.waldir,
         jobs: typed
@@ -219,7 +233,10 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
             .config_file
             .map(|file| absolute("--config-file", file, around))
             .transpose()?
-            .or_else(|| Some(recorded?.config_file)),
+            .or_else(|| Some(recorded?.config_file))
+            .or_else(|| Some(typed.target_config_dir.as_ref()?.join(MAIN_FILE))),
+        target_config_dir: typed.target_config_dir,
+        target_port: typed.target_port,
         log_file: typed
             .log_file
             .map(|file| absolute("-l", file, around))
@@ -648,6 +665,7 @@ mod tests {
             "-h db2 --application-name ''",
             "-h db2 -T /a",
             "-h db2 --keep base",
+            "-h db2 -X none",
         ]
         .map(refused)
         .concat();
@@ -693,6 +711,9 @@ mod tests {
           error: invalid tablespace mapping format "/a", must be "OLDDIR=NEWDIR"
         -h db2 --keep base
           error: "base" cannot be kept: PostgreSQL's own files must follow the source
+        -h db2 -X none
+          error: with "-X none" nothing gives the standby the WAL of the backup
+          hint: Give --slot, --restore-command or both.
         "#);
     }
 }

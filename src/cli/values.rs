@@ -16,6 +16,15 @@ pub enum Checkpoint {
     Spread,
 }
 
+/// How the WAL of the backup comes to the standby; the short names are `pg_basebackup`'s.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WalMethod {
+    #[value(alias = "f")]
+    Fetch,
+    #[value(alias = "n")]
+    None,
+}
+
 /// Least rate that can be asked for, as `pg_basebackup --max-rate` has it (PostgreSQL
 /// `src/include/backup/basebackup.h:MAX_RATE_LOWER`).
 const RATE_MIN_KB: u64 = 32;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::conf;
+use super::configuration::Staged;
 use super::failure::{AGAIN, Failure, TargetState};
 use super::outcome::DamagedPage;
 use super::prepare::Half;
@@ -12,7 +13,7 @@ use super::run::Run;
 use super::source::{Source, SourceError};
 use super::summary::damaged_pages;
 use super::transfer::{Found, Sink, Transfer};
-use super::wal;
+use super::wal::{self, Stopped};
 use super::work::Work;
 use crate::disk::DiskError;
 use crate::disk::target::{ClosedTarget, Finish};
@@ -44,6 +45,7 @@ pub(super) struct Carried {
     control: Vec<u8>,
     old_auto_conf: Vec<u8>,
     standby: StandbySettings,
+    configuration: Option<Staged>,
     bindir: Option<PathBuf>,
 }
 
@@ -74,6 +76,7 @@ pub(super) async fn carry_out(run: &Run<'_>, half: Half) -> Result<Carried, Fail
         start_lsn,
         old_auto_conf,
         standby,
+        configuration,
         bindir,
     } = half;
 
@@ -115,19 +118,15 @@ pub(super) async fn carry_out(run: &Run<'_>, half: Half) -> Result<Carried, Fail
     let mut control = control(&source)
         .await
         .map_err(|error| Failure::half_way_with(&error, error.hint()))?;
-    let (stop_lsn, label) = close_bracket(&source, &cleared)
+    let stopped = close_bracket(&source, &cleared)
         .await
         .map_err(|error| Failure::half_way_with(&error, error.hint().as_deref()))?;
-    wal::bring(
-        run,
-        &source,
-        &target,
-        &label,
-        stop_lsn,
-        facts.control.block_bytes,
-    )
-    .await
-    .map_err(|error| Failure::half_way_with(&error, error.hint()))?;
+    wal::supply(run, &source, &target, &facts, &stopped)
+        .await
+        .map_err(|error| Failure::half_way_with(&error, error.hint()))?;
+    let Stopped {
+        stop_lsn, label, ..
+    } = stopped;
 
     poison_checkpoint(&mut control).map_err(|error| Failure::half_way(&error))?;
     Ok(Carried {
@@ -143,6 +142,7 @@ pub(super) async fn carry_out(run: &Run<'_>, half: Half) -> Result<Carried, Fail
         control,
         old_auto_conf,
         standby,
+        configuration,
         bindir,
     })
 }
@@ -153,6 +153,9 @@ pub(super) async fn carry_out(run: &Run<'_>, half: Half) -> Result<Carried, Fail
 /// A failure that leaves the target half-way.
 pub(super) async fn finish(run: &Run<'_>, carried: Carried) -> Result<Finished, Failure> {
     run.stage(Stage::Finish);
+    if let Some(configuration) = &carried.configuration {
+        workers::in_place(|| configuration.settle(run))?;
+    }
     let base = conf::base(&run.options.pgdata, run.options.config_file.as_deref());
     for problem in &base.problems {
         run.warn(problem);
@@ -283,12 +286,13 @@ impl EndError {
     }
 }
 
-async fn close_bracket(source: &Source, cleared: &Cleared) -> Result<(Lsn, BackupLabel), EndError> {
+async fn close_bracket(source: &Source, cleared: &Cleared) -> Result<Stopped, EndError> {
     let answer = source.ask(&Request::CloseBracket, Vec::new()).await?;
     let (
         Answer::BracketClosed {
             stop_lsn,
             backup_label,
+            slot,
             tablespaces,
         },
         _,
@@ -301,5 +305,9 @@ async fn close_bracket(source: &Source, cleared: &Cleared) -> Result<(Lsn, Backu
         .map_err(EndError::NewTablespaces)?;
     let label =
         BackupLabel::parse(&backup_label).map_err(|error| EndError::Label(chain(&error)))?;
-    Ok((stop_lsn, label))
+    Ok(Stopped {
+        stop_lsn,
+        label,
+        slot,
+    })
 }

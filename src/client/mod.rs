@@ -3,6 +3,7 @@
 mod carry;
 mod close;
 mod conf;
+mod configuration;
 pub mod debian;
 pub mod failure;
 pub mod inspect;
@@ -16,6 +17,7 @@ pub mod outcome;
 mod prepare;
 pub mod rebuild;
 mod run;
+mod settings;
 mod source;
 mod standby;
 mod streams;

@@ -22,6 +22,8 @@ pub struct RebuildOptions {
     pub create_slot: bool,
     /// Ask for an immediate checkpoint instead of a spread one.
     pub fast_checkpoint: bool,
+    /// Bring the WAL of the backup; otherwise slot or restore_command must be able to give it.
+    pub brings_wal: bool,
     pub mappings: Vec<Mapping>,
     /// Where pg_wal of a seeded target shall really be.
     pub waldir: Option<PathBuf>,
@@ -58,6 +60,10 @@ pub struct RebuildOptions {
     pub bindir: Option<PathBuf>,
     /// Configuration file of the target's server when it is not in the data directory.
     pub config_file: Option<PathBuf>,
+    /// Where the source's configuration is copied to; `config_file` lies in it then.
+    pub target_config_dir: Option<PathBuf>,
+    /// The port that the copy says.
+    pub target_port: Option<u16>,
     /// Log file of a server that `start` starts.
     pub log_file: Option<PathBuf>,
     /// What starts the server instead of `pg_ctl`.

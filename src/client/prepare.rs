@@ -9,11 +9,13 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::close::Close;
 use super::conf;
+use super::configuration::{self, Staged};
 use super::failure::{Failure, TargetState};
 use super::keep;
 use super::look::{self, Hold};
 use super::options::RebuildOptions;
 use super::run::Run;
+use super::settings;
 use super::source::{Source, SourceError};
 use super::whole::fetch_small;
 use super::work::{self, TargetWalk, Work};
@@ -21,13 +23,11 @@ use crate::disk::target::ClosedTarget;
 use crate::event::{Event, Stage};
 use crate::facts::{Condition, Running, SourceFacts, TargetCluster, TargetFacts};
 use crate::manifest::{EntryKind, Folder, Listing, Manifest};
-use crate::pg::conf as pg_conf;
 use crate::pg::layout;
 use crate::pg::lsn::Lsn;
 use crate::plan::guard::{self, Cleared, Situation};
 use crate::plan::refusal::Refusal;
 use crate::plan::relation::relate;
-use crate::plan::settings;
 use crate::plan::standby as standby_plan;
 use crate::plan::tablespaces::{self, TargetPlaces};
 use crate::postmaster;
@@ -56,6 +56,7 @@ pub(super) struct Half {
     /// The text that postgresql.auto.conf grows from: the target's own or, in a seed, the source's.
     pub old_auto_conf: Vec<u8>,
     pub standby: standby_plan::StandbySettings,
+    pub configuration: Option<Staged>,
     pub bindir: Option<PathBuf>,
 }
 
@@ -129,15 +130,18 @@ async fn close_in_order(
     } else {
         cleared = Some(judge(options, &target, &facts)?);
     }
+    judge_wal_supply(options, &facts)?;
     let bindir = bindir(options, &facts)?;
-    if has_own_configuration(options, relate(&target, &facts).is_seed()) {
+    let configuration = configuration::fetch(run, source).await?;
+    if settings::has_own_configuration(options, relate(&target, &facts).is_seed()) {
         // What a late refusal would leave stopped is refused now.
         let auto_conf =
             conf::auto_conf(&options.pgdata).map_err(|error| Failure::untouched(&error))?;
-        raised_settings(options, &facts, &auto_conf)?;
+        settings::raised(options, &facts, &auto_conf)?;
+        settings::warn_of_slot_sync(run, &auto_conf);
     }
     if let Some(pid) = to_stop {
-        judge_login(run, &facts, bindir.as_deref()).await?;
+        judge_login(run, &target.host.name, &facts, bindir.as_deref()).await?;
         postmaster::stop(&options.pgdata, pid, options.wait)
             .await
             .map_err(|error| {
@@ -161,7 +165,7 @@ async fn close_in_order(
         match to_stop {
             // It was judged before the stop.
             Some(_) => Ok(()),
-            None => judge_login(run, &facts, bindir.as_deref()).await,
+            None => judge_login(run, &target.host.name, &facts, bindir.as_deref()).await,
         }
     };
     let bracket = async {
@@ -183,9 +187,9 @@ async fn close_in_order(
         None => conf::auto_conf(&options.pgdata).map_err(|error| Failure::untouched(&error))?,
     };
     // A text that cannot be used must show now, not when the target is closed.
-    let mut standby = standby_settings(options)?;
-    if has_own_configuration(options, cleared.findings().is_seed) {
-        standby.raised = raised_settings(options, &facts, &old_auto_conf)?;
+    let mut standby = settings::standby(options, &target.host.name)?;
+    if settings::has_own_configuration(options, cleared.findings().is_seed) {
+        standby.raised = settings::raised(options, &facts, &old_auto_conf)?;
     }
     standby_plan::auto_conf(&old_auto_conf, &BTreeMap::new(), &standby)
         .map_err(|error| Failure::untouched(&error))?;
@@ -194,6 +198,8 @@ async fn close_in_order(
         // It is saved once.
         let _ = run.kept_wal.set(kept);
     }
+
+    let configuration = workers::in_place(|| configuration::stage(options, configuration))?;
 
     run.stage(Stage::Close);
     let before = match &target.condition {
@@ -219,6 +225,7 @@ async fn close_in_order(
         start_lsn,
         old_auto_conf,
         standby,
+        configuration,
         bindir,
     }))
 }
@@ -308,6 +315,19 @@ fn slot_wish(options: &RebuildOptions) -> guard::SlotWish<'_> {
     }
 }
 
+/// Judges whether the standby will find the WAL that the run does not bring.
+pub(super) fn judge_wal_supply(
+    options: &RebuildOptions,
+    facts: &SourceFacts,
+) -> Result<(), Failure> {
+    if options.brings_wal {
+        return Ok(());
+    }
+    let has_restore_command = options.restore_command.is_some();
+    guard::wal_supply(slot_wish(options), facts.slot.as_ref(), has_restore_command)
+        .map_err(|refusal| Failure::refused(&[refusal]))
+}
+
 /// Where the programs of the target's server are.
 pub(super) fn bindir(
     options: &RebuildOptions,
@@ -338,65 +358,9 @@ pub(super) fn bindir(
     Ok(found)
 }
 
-/// What the standby will have in its configuration.
-pub(super) fn standby_settings(
-    options: &RebuildOptions,
-) -> Result<standby_plan::StandbySettings, Failure> {
-    Ok(standby_plan::StandbySettings {
-        primary_conninfo: primary_conninfo(options)?,
-        slot: options.slot.clone(),
-        restore_command: options.restore_command.clone(),
-        archive_cleanup_command: options.archive_cleanup_command.clone(),
-        recovery_target_timeline: options.recovery_target_timeline.clone(),
-        raised: Vec::new(),
-    })
-}
-
-/// Whether files of this host, and not the source's, say what the standby's settings are.
-pub(super) fn has_own_configuration(options: &RebuildOptions, is_seed: bool) -> bool {
-    let is_outside = options
-        .config_file
-        .as_ref()
-        .is_some_and(|file| !file.starts_with(&options.pgdata));
-    is_outside || !(is_seed || options.config_from_source)
-}
-
-/// The settings that must be raised to the source's, if any may.
-///
-/// # Errors
-/// They are lower, and `--raise-settings` was not given.
-pub(super) fn raised_settings(
-    options: &RebuildOptions,
-    facts: &SourceFacts,
-    auto_conf: &[u8],
-) -> Result<Vec<(&'static str, String)>, Failure> {
-    let base = conf::base(&options.pgdata, options.config_file.as_deref());
-    if (base.files.is_empty() || !base.problems.is_empty()) && !options.raise_settings {
-        // The server has its configuration where nobody told, or parts of it cannot be read.
-        return Ok(Vec::new());
-    }
-    let mut configured = base.settings;
-    // A text that cannot be read is refused by its own name.
-    if let Ok(lines) = pg_conf::parse(auto_conf) {
-        configured.extend(pg_conf::effective(&lines));
-    }
-    let low = settings::too_low(&facts.control, &configured);
-    if options.raise_settings {
-        let raised = low.iter().map(|low| (low.name, low.source.to_string()));
-        return Ok(raised.collect());
-    }
-    guard::settings(low).map_err(|refusal| Failure::refused(&[refusal]))?;
-    Ok(Vec::new())
-}
-
-/// The connection string that the standby will have.
-fn primary_conninfo(options: &RebuildOptions) -> Result<String, Failure> {
-    standby_plan::primary_conninfo(&options.primary, options.application_name.as_deref())
-        .map_err(|error| Failure::untouched(&error))
-}
-
 pub(super) async fn judge_login(
     run: &Run<'_>,
+    host: &str,
     facts: &SourceFacts,
     bindir: Option<&Path>,
 ) -> Result<(), Failure> {
@@ -404,7 +368,8 @@ pub(super) async fn judge_login(
     if overrides.no_login_check {
         return Ok(());
     }
-    let conninfo = primary_conninfo(run.options)?;
+    let name = settings::application_name(run.options, host);
+    let conninfo = settings::primary_conninfo(&run.options.primary, name.as_deref())?;
     let Some(login) = postmaster::try_login(bindir, &conninfo).await else {
         return Err(Failure::new(
             TargetState::Untouched,
@@ -412,9 +377,8 @@ pub(super) async fn judge_login(
         )
         .hint("Say with --bindir where it is, or skip the check with --no-login-check."));
     };
-    let shown = run.options.primary.without_secrets();
-    let shown = standby_plan::primary_conninfo(&shown, run.options.application_name.as_deref())
-        .map_err(|error| Failure::untouched(&error))?;
+    let shown =
+        settings::primary_conninfo(&run.options.primary.without_secrets(), name.as_deref())?;
     let expected = facts.control.system_identifier;
     guard::login(&login, expected, &shown, overrides)
         .map_err(|refusal| Failure::refused(&[refusal]))
@@ -551,7 +515,7 @@ pub(super) fn plan(
     let oids = end.tablespaces.iter().map(|space| space.oid);
     guard::new_tablespaces(&findings.placements, oids)
         .map_err(|refusal| Failure::refused(&[refusal]))?;
-    let base = conf::base(&options.pgdata, options.config_file.as_deref());
+    let base = settings::own_base(options);
     for problem in &base.problems {
         run.warn(problem);
     }

@@ -5,14 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::conf;
+use super::configuration;
 use super::failure::Failure;
 use super::keep;
 use super::outcome::Outcome;
-use super::prepare::{
-    bindir, facts, has_own_configuration, judge, judge_login, lists, plan, raised_settings,
-    standby_settings,
-};
+use super::prepare::{bindir, facts, judge, judge_login, judge_wal_supply, lists, plan};
 use super::run::Run;
+use super::settings;
 use super::source::Source;
 use super::summary::{self, Told};
 use super::transfer::{Sink, Transfer};
@@ -37,8 +36,11 @@ pub(super) async fn survey(
     run.stage(Stage::Judge);
     keep::judge_place(options)?;
     let cleared = judge(options, target, &facts)?;
+    judge_wal_supply(options, &facts)?;
     let bindir = bindir(options, &facts)?;
-    judge_login(run, &facts, bindir.as_deref()).await?;
+    let host = &target.host.name;
+    judge_login(run, host, &facts, bindir.as_deref()).await?;
+    configuration::fetch(run, source).await?;
     run.admitted.notify_one();
     run.stage(Stage::Manifest);
     let lists = lists(run, source, target, &facts, &cleared).await?;
@@ -48,11 +50,12 @@ pub(super) async fn survey(
         Some(_) => Vec::new(),
         None => conf::auto_conf(&options.pgdata).map_err(|error| Failure::untouched(&error))?,
     };
-    if has_own_configuration(options, cleared.findings().is_seed) {
-        raised_settings(options, &facts, &old)?;
+    if settings::has_own_configuration(options, cleared.findings().is_seed) {
+        settings::raised(options, &facts, &old)?;
+        settings::warn_of_slot_sync(run, &old);
     }
     if work.auto_conf.is_none() {
-        standby_plan::auto_conf(&old, &BTreeMap::new(), &standby_settings(options)?)
+        standby_plan::auto_conf(&old, &BTreeMap::new(), &settings::standby(options, host)?)
             .map_err(|error| Failure::untouched(&error))?;
     }
     run.stage(Stage::Compare);

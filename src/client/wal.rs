@@ -1,4 +1,5 @@
-//! The WAL from start to stop, which makes the target consistent without anybody's help.
+//! The WAL from start to stop, which makes the target consistent: it is brought, or the standby is proved to find
+//! it.
 
 use std::sync::Arc;
 
@@ -9,15 +10,25 @@ use super::transfer::{Sink, Transfer, TransferError};
 use crate::disk::DiskError;
 use crate::disk::target::ClosedTarget;
 use crate::event::Counters;
+use crate::facts::{SlotFacts, SourceFacts};
 use crate::path::RelPath;
 use crate::pg::label::BackupLabel;
-use crate::pg::lsn::{Lsn, WalFile as Name};
+use crate::pg::lsn::{Lsn, SegmentName, WalFile as Name, segments};
+use crate::postmaster::restore::{self, RestoreError, Wanted};
 use crate::wire::message::{Answer, Request, WalFile};
 
 /// Holds an empty file for each segment that needs no archiving any more.
 const ARCHIVE_STATUS: &str = "pg_wal/archive_status";
 
-/// Why the WAL could not be brought.
+/// How the backup ended.
+pub(super) struct Stopped {
+    pub stop_lsn: Lsn,
+    pub label: BackupLabel,
+    /// The slot that kept the WAL meanwhile, as it is now.
+    pub slot: Option<SlotFacts>,
+}
+
+/// Why the WAL could not be brought, or will not be found.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum WalError {
     #[error(transparent)]
@@ -30,6 +41,12 @@ pub(super) enum WalError {
     Name(String),
     #[error("WAL file \"{0}\" vanished from the source while it was copied")]
     Gone(String),
+    #[error("the agent did not name WAL segment \"{0}\"")]
+    NotNamed(String),
+    #[error("replication slot \"{0}\" does not keep the WAL of the backup any more")]
+    NotKept(String),
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
 }
 
 impl WalError {
@@ -37,6 +54,9 @@ impl WalError {
         match self {
             WalError::Source(error) => error.hint(),
             WalError::Transfer(error) => error.hint(),
+            WalError::NotKept(_) | WalError::Restore(_) => {
+                Some("With -X fetch the WAL comes from the source.")
+            }
             _ => None,
         }
     }
@@ -48,26 +68,107 @@ impl From<DiskError> for WalError {
     }
 }
 
-/// Brings the WAL from start to stop with all history files into an empty pg_wal.
+/// Brings the WAL from start to stop, or proves that the standby will find it, and brings all history files.
 ///
 /// # Errors
-/// A segment is not on the source any more, or something cannot be moved or written.
-pub(super) async fn bring(
+/// A segment is not on the source any more, something cannot be moved or written, or a proof fails.
+pub(super) async fn supply(
     run: &Run<'_>,
     source: &Source,
     target: &Arc<ClosedTarget>,
-    label: &BackupLabel,
-    stop_lsn: Lsn,
-    block_bytes: u32,
+    facts: &SourceFacts,
+    stopped: &Stopped,
 ) -> Result<(), WalError> {
+    let Stopped {
+        stop_lsn, label, ..
+    } = stopped;
     let request = Request::WalFiles {
         timeline: label.start_timeline,
         from: label.start_lsn,
-        to: stop_lsn,
+        to: *stop_lsn,
     };
-    let (Answer::WalFiles { files }, _) = source.ask(&request, Vec::new()).await? else {
+    let segment_bytes = facts.control.wal_segment_bytes;
+    let needed = || {
+        segments(
+            label.start_timeline,
+            label.start_lsn,
+            *stop_lsn,
+            segment_bytes,
+        )
+    };
+    if !run.options.brings_wal {
+        prove(run, facts, stopped, needed()).await?;
+    }
+    let (Answer::WalFiles { mut files }, _) = source.ask(&request, Vec::new()).await? else {
         return Err(SourceError::Unfitting("WAL files").into());
     };
+    if run.options.brings_wal {
+        if let Some(absent) = absent(&files, needed(), segment_bytes) {
+            return Err(WalError::NotNamed(absent.file_name(segment_bytes)));
+        }
+    } else {
+        files.retain(|file| Name::classify(file.name.as_bytes()) != Name::Segment);
+    }
+    bring(run, source, target, files, facts.control.block_bytes).await
+}
+
+/// The first segment that no file is, of whatever timeline.
+fn absent(
+    files: &[WalFile],
+    mut needed: impl Iterator<Item = SegmentName>,
+    segment_bytes: u32,
+) -> Option<SegmentName> {
+    needed.find(|needed| {
+        !files.iter().any(|file| {
+            file.bytes == u64::from(segment_bytes)
+                && SegmentName::parse(&file.name, segment_bytes).is_some_and(|named| {
+                    named.number == needed.number && named.timeline >= needed.timeline
+                })
+        })
+    })
+}
+
+/// Proves that the standby will find the WAL of the backup by its slot or its `restore_command`.
+async fn prove(
+    run: &Run<'_>,
+    facts: &SourceFacts,
+    stopped: &Stopped,
+    needed: impl Iterator<Item = SegmentName>,
+) -> Result<(), WalError> {
+    let options = run.options;
+    // A temporary slot is not the standby's.
+    let is_kept = stopped.slot.as_ref().is_some_and(|slot| {
+        options.slot.as_ref() == Some(&slot.name) && slot.keeps_from(stopped.label.start_lsn)
+    });
+    if is_kept {
+        return Ok(());
+    }
+    let Some(command) = &options.restore_command else {
+        let name = options.slot.clone().unwrap_or_default();
+        return Err(WalError::NotKept(name));
+    };
+    let needed: Vec<_> = needed.collect();
+    let mut ends = vec![needed.first(), needed.last()];
+    ends.dedup();
+    for segment in ends.into_iter().flatten() {
+        let wanted = Wanted {
+            segment: *segment,
+            segment_bytes: facts.control.wal_segment_bytes,
+            system_identifier: facts.control.system_identifier,
+        };
+        restore::try_restore(&options.pgdata, command, &wanted, options.wait).await?;
+    }
+    Ok(())
+}
+
+/// Brings files into an empty pg_wal.
+async fn bring(
+    run: &Run<'_>,
+    source: &Source,
+    target: &Arc<ClosedTarget>,
+    files: Vec<WalFile>,
+    block_bytes: u32,
+) -> Result<(), WalError> {
     let named = files
         .into_iter()
         .map(|file| match wal_path(&file) {

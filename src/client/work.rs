@@ -8,8 +8,10 @@ use std::sync::Arc;
 
 use super::conf;
 use super::options::RebuildOptions;
+use super::settings;
 use super::task::{Files, Planned};
 use crate::disk::DiskError;
+use crate::disk::conf::Base;
 use crate::disk::facts as disk;
 use crate::disk::walk;
 use crate::facts::{Condition, SourceFacts, TargetFacts};
@@ -58,7 +60,7 @@ pub(super) struct Work {
 pub(super) fn host_local(
     options: &RebuildOptions,
     facts: &SourceFacts,
-    base: &conf::Base,
+    base: &Base,
 ) -> Result<HostLocal, PatternError> {
     let version_directory = tablespaces::version_directory(facts);
     let mut host_local = HostLocal::default_for(Some(&version_directory));
@@ -137,13 +139,9 @@ pub(super) fn make(
 }
 
 fn policy(options: &RebuildOptions, findings: &Findings) -> HostPolicy {
-    let is_outside = options
-        .config_file
-        .as_deref()
-        .is_some_and(|path| !options.pgdata.join(path).starts_with(&options.pgdata));
     if findings.is_seed || options.config_from_source {
         HostPolicy::TakeSource
-    } else if is_outside {
+    } else if settings::is_outside(options) {
         HostPolicy::Keep
     } else {
         HostPolicy::FillGaps

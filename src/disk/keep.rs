@@ -1,9 +1,10 @@
-//! Saving files of the target elsewhere before they go.
+//! Writing elsewhere than into the target: its files before they go, and configuration.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{DiskError, durable, walk};
 
@@ -42,11 +43,7 @@ pub fn copy(
     to: &Path,
     note: (&str, &str),
 ) -> Result<u64, DiskError> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true).mode(0o700);
-    builder
-        .create(to)
-        .map_err(|error| DiskError::new("create directory", to, error))?;
+    make_directory(to)?;
     let (name, text) = note;
     write_new(&to.join(name), |file| file.write_all(text.as_bytes()))?;
     let mut bytes = 0;
@@ -64,6 +61,52 @@ pub fn copy(
         durable::sync_directory(parent)?;
     }
     Ok(bytes)
+}
+
+/// Makes a new directory with these files in it, paths of plain components below it, in place of what was there by
+/// that name, and has all of it on disk when it returns.
+///
+/// # Errors
+/// The system's error.
+pub fn write_tree(to: &Path, files: &BTreeMap<PathBuf, Vec<u8>>) -> Result<(), DiskError> {
+    match fs::remove_dir_all(to) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(DiskError::new("remove", to, error));
+        }
+        _ => {}
+    }
+    let mut directories = BTreeSet::from([to.to_owned()]);
+    make_directory(to)?;
+    for (path, text) in files {
+        let path = to.join(path);
+        let parent = path.parent().unwrap_or(to);
+        if directories.insert(parent.to_owned()) {
+            make_directory(parent)?;
+        }
+        write_new(&path, |file| file.write_all(text))?;
+    }
+    for directory in &directories {
+        durable::sync_directory(directory)?;
+    }
+    durable::sync_parent(to)
+}
+
+/// Renames a directory to a name that is missing or an empty directory, durably.
+///
+/// # Errors
+/// The system's error.
+pub fn rename(from: &Path, to: &Path) -> Result<(), DiskError> {
+    fs::rename(from, to).map_err(|error| DiskError::new("rename", from, error))?;
+    durable::sync_parent(to)
+}
+
+/// Makes a directory and those above it.
+fn make_directory(path: &Path) -> Result<(), DiskError> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    builder
+        .create(path)
+        .map_err(|error| DiskError::new("create directory", path, error))
 }
 
 /// Writes a file anew; links by that name are removed, not followed.
@@ -90,6 +133,26 @@ fn write_new(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tree_replaces_what_was_there_and_takes_an_empty_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let (tree, place) = (dir.path().join("tree"), dir.path().join("place"));
+        let files = |names: &[&str]| {
+            let each = names
+                .iter()
+                .map(|name| (PathBuf::from(name), name.as_bytes().to_vec()));
+            each.collect()
+        };
+        write_tree(&tree, &files(&["old"])).unwrap();
+        write_tree(&tree, &files(&["a", "d/e/f"])).unwrap();
+        fs::create_dir(&place).unwrap();
+        rename(&tree, &place).unwrap();
+        assert_eq!(fs::read(place.join("d/e/f")).unwrap(), b"d/e/f");
+        assert!(!place.join("old").exists() && !tree.exists());
+        write_tree(&tree, &files(&[])).unwrap();
+        assert!(rename(&tree, &place).is_err());
+    }
 
     #[test]
     fn what_is_saved_is_whole_and_can_be_saved_again() {

@@ -4,6 +4,7 @@
 //! writes, with [`close`], [`writing`] and [`durable`] below it; the agent names neither.
 
 pub mod close;
+pub mod conf;
 mod dontcache;
 pub mod durable;
 pub mod facts;

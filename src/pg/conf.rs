@@ -100,14 +100,10 @@ pub fn rewrite(text: &[u8], remove: &[&str], set: &[(&str, &str)]) -> Vec<u8> {
         let mut names = remove.iter().chain(set.iter().map(|(name, _)| name));
         names.any(|replaced| replaced.eq_ignore_ascii_case(name))
     };
-    let mut result = Vec::with_capacity(text.len());
-    for line in text.split_inclusive(|byte| *byte == b'\n') {
-        let content = line.strip_suffix(b"\n").unwrap_or(line);
-        match parse_line(content) {
-            Ok(Some(Directive::Setting { name, .. })) if is_replaced(&name) => {}
-            _ => result.extend_from_slice(line),
-        }
-    }
+    let mut result = edit(text, |directive| match directive {
+        Directive::Setting { name, .. } if is_replaced(name) => Edit::Remove,
+        _ => Edit::Keep,
+    });
     for (index, (name, value)) in set.iter().enumerate() {
         let later = &set[index + 1..];
         if later
@@ -122,6 +118,36 @@ pub fn rewrite(text: &[u8], remove: &[&str], set: &[(&str, &str)]) -> Vec<u8> {
         let escaped = value.replace('\0', "");
         let quoted = quote(&escaped).replace('\n', "\\n");
         result.extend_from_slice(format!("{name} = {quoted}\n").as_bytes());
+    }
+    result
+}
+
+/// What becomes of a line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Edit {
+    Keep,
+    Remove,
+    /// The line says this instead; its comment goes.
+    Replace(String),
+}
+
+/// Edits the lines that say something, and keeps all else byte for byte, also what the server could not read.
+pub fn edit(text: &[u8], mut decide: impl FnMut(&Directive) -> Edit) -> Vec<u8> {
+    let mut result = Vec::with_capacity(text.len());
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
+        let content = line.strip_suffix(b"\n").unwrap_or(line);
+        let edit = match parse_line(content) {
+            Ok(Some(directive)) => decide(&directive),
+            _ => Edit::Keep,
+        };
+        match edit {
+            Edit::Keep => result.extend_from_slice(line),
+            Edit::Remove => {}
+            Edit::Replace(text) => {
+                result.extend_from_slice(text.as_bytes());
+                result.extend_from_slice(&line[content.len()..]);
+            }
+        }
     }
     result
 }

@@ -8,10 +8,12 @@
 pub mod conf;
 pub mod conninfo;
 pub mod control;
+pub mod hba;
 pub mod label;
 pub mod layout;
 pub mod lsn;
 pub mod page;
 pub mod relfile;
+pub mod segment;
 pub mod timeline;
 pub mod version;

@@ -2,12 +2,13 @@
 //!
 //! [`judge`] holds what both sides said about themselves against every guard and returns all
 //! refusals, the most fundamental first, so that the DBA mends everything in one go. [`Cleared`] can
-//! be made here only: whoever writes to a target asks for it. Guards whose facts come later
-//! ([`login`], [`room`], [`max_delete`], [`new_tablespaces`]) are functions of their own and refuse
-//! in the same words.
+//! be made here only: whoever writes to a target asks for it. Guards that few runs need or whose facts come
+//! later ([`wal_supply`], [`login`], [`room`], [`max_delete`], [`new_tablespaces`]) are functions of their own
+//! and refuse in the same words.
 
 use crate::facts::{
-    Condition, FileIdentity, HostIdentity, Running, SourceFacts, TargetCluster, TargetFacts,
+    Condition, FileIdentity, HostIdentity, Running, SlotFacts, SourceFacts, TargetCluster,
+    TargetFacts,
 };
 use crate::pg::control::ControlFile;
 use crate::pg::version::SUPPORTED_MAJORS;
@@ -504,6 +505,27 @@ fn judge_slot(situation: &Situation) -> Vec<Refusal> {
         });
     }
     refusals
+}
+
+/// Judges, for a run that brings no WAL, whether the standby's slot can keep it from the beginning on.
+///
+/// # Errors
+/// The slot never reserved any, and nothing else gives WAL.
+pub fn wal_supply(
+    wish: SlotWish,
+    slot: Option<&SlotFacts>,
+    has_restore_command: bool,
+) -> Result<(), Refusal> {
+    match (wish, slot) {
+        (SlotWish::Existing(name) | SlotWish::Create(name), Some(facts))
+            if facts.restart_lsn.is_none() && !has_restore_command =>
+        {
+            Err(Refusal::SlotKeepsNothing {
+                name: name.to_owned(),
+            })
+        }
+        _ => Ok(()),
+    }
 }
 
 fn needs_temporary_slot(situation: &Situation) -> bool {

@@ -11,11 +11,13 @@
 //! - [`tablespaces`]: where each tablespace of the source goes in the target.
 //! - [`action`]: what happens to each entry of the manifest, and what must go.
 //! - [`settings`]: what the standby must not have lower than the source.
+//! - [`configuration`]: what the source's configuration becomes on a host that has none.
 //! - [`standby`]: the configuration that makes the target a standby.
 //! - [`words`]: figures as people read them.
 
 pub mod action;
 pub mod advice;
+pub mod configuration;
 pub mod diverged;
 pub mod guard;
 pub mod refusal;

@@ -123,6 +123,10 @@ pub enum Refusal {
     SlotLost {
         name: String,
     },
+    /// `-X none` has nothing but a slot that keeps nothing yet.
+    SlotKeepsNothing {
+        name: String,
+    },
     FullPageWritesOff,
     SettingsTooLow {
         settings: Vec<TooLow>,
@@ -131,6 +135,9 @@ pub enum Refusal {
         directory: String,
         /// A sentence.
         problem: String,
+    },
+    ConfigDirTaken {
+        directory: String,
     },
 
     // Where tablespaces go.
@@ -271,9 +278,11 @@ impl Refusal {
             Refusal::SlotLogical { .. } => "slot-logical",
             Refusal::SlotActive { .. } => "slot-active",
             Refusal::SlotLost { .. } => "slot-lost",
+            Refusal::SlotKeepsNothing { .. } => "slot-keeps-nothing",
             Refusal::FullPageWritesOff => "full-page-writes-off",
             Refusal::SettingsTooLow { .. } => "settings-too-low",
             Refusal::DivergedWalPlace { .. } => "diverged-wal-place",
+            Refusal::ConfigDirTaken { .. } => "config-dir-taken",
             Refusal::MappingUnknown { .. } => "mapping-unknown",
             Refusal::MappingTwice { .. } => "mapping-twice",
             Refusal::LocationNotAbsolute { .. } => "location-not-absolute",
@@ -530,10 +539,20 @@ impl Refusal {
                     name.replace('\'', "''")
                 ),
             ),
+            Refusal::SlotKeepsNothing { name } => words(
+                format!("replication slot \"{name}\" of the source keeps no WAL yet"),
+                "It was made without reserving WAL, and with -X none nothing else gives the standby the WAL of the backup.",
+                "Use -X fetch, give --restore-command, or drop the slot and use --create-slot to have it made again.",
+            ),
             Refusal::DivergedWalPlace { directory, problem } => words(
                 format!("diverged WAL cannot be saved in the directory \"{directory}\""),
                 problem,
                 "Give --keep-diverged-wal an empty or missing directory that no rebuild touches.",
+            ),
+            Refusal::ConfigDirTaken { directory } => words(
+                format!("the directory \"{directory}\" for the configuration is not empty"),
+                "Configuration files of this host are never overwritten.",
+                "Give --target-config-dir an empty or missing directory; or, to use what is there, --config-file.",
             ),
             Refusal::SettingsTooLow { settings } => words(
                 "settings of the target are lower than the source's",
@@ -828,11 +847,13 @@ mod tests {
             Refusal::SlotLogical { name: s() },
             Refusal::SlotActive { name: s() },
             Refusal::SlotLost { name: s() },
+            Refusal::SlotKeepsNothing { name: s() },
             Refusal::FullPageWritesOff,
             Refusal::DivergedWalPlace {
                 directory: s(),
                 problem: "It is full.".to_owned(),
             },
+            Refusal::ConfigDirTaken { directory: s() },
             Refusal::SettingsTooLow {
                 settings: vec![TooLow {
                     name: "max_connections",

@@ -24,13 +24,10 @@ pub struct TooLow {
 /// from 13 to 18. A value that is no plain number is left to the server to judge.
 #[must_use]
 pub fn too_low(source: &ControlFile, configured: &BTreeMap<String, String>) -> Vec<TooLow> {
-    let is_off = |value: &String| {
-        // Any unambiguous beginning of these words is understood (`bool.c:parse_bool_with_len`).
-        let value = value.to_ascii_lowercase();
-        matches!(value.as_str(), "of" | "off" | "0")
-            || (!value.is_empty() && ("false".starts_with(&value) || "no".starts_with(&value)))
-    };
-    if configured.get("hot_standby").is_some_and(is_off) {
+    if configured
+        .get("hot_standby")
+        .is_some_and(|value| is_false(value))
+    {
         return Vec::new();
     }
     [
@@ -61,6 +58,49 @@ pub fn too_low(source: &ControlFile, configured: &BTreeMap<String, String>) -> V
         })
     })
     .collect()
+}
+
+/// What slot synchronisation lacks, where the target's configuration asks for it (PostgreSQL 17 and later,
+/// `slotsync.c:ValidateSlotSyncParams`).
+#[must_use]
+pub fn slot_sync_lacks(
+    configured: &BTreeMap<String, String>,
+    has_database: bool,
+    has_slot: bool,
+) -> Vec<&'static str> {
+    let is_on = |name: &str| configured.get(name).is_some_and(|value| is_true(value));
+    if !is_on("sync_replication_slots") {
+        return Vec::new();
+    }
+    let is_logical = configured
+        .get("wal_level")
+        .is_some_and(|level| level.eq_ignore_ascii_case("logical"));
+    [
+        (
+            has_database,
+            "a database in the connection string (dbname=... in -d)",
+        ),
+        (has_slot, "a slot (--slot)"),
+        (is_on("hot_standby_feedback"), "hot_standby_feedback = on"),
+        (is_logical, "wal_level = logical"),
+    ]
+    .into_iter()
+    .filter_map(|(is_there, what)| (!is_there).then_some(what))
+    .collect()
+}
+
+/// Any unambiguous beginning of these words is understood (`bool.c:parse_bool_with_len`).
+fn is_true(value: &str) -> bool {
+    let value = value.to_ascii_lowercase();
+    matches!(value.as_str(), "on" | "1")
+        || (!value.is_empty() && ("true".starts_with(&value) || "yes".starts_with(&value)))
+}
+
+/// As [`is_true`].
+fn is_false(value: &str) -> bool {
+    let value = value.to_ascii_lowercase();
+    matches!(value.as_str(), "of" | "off" | "0")
+        || (!value.is_empty() && ("false".starts_with(&value) || "no".starts_with(&value)))
 }
 
 #[cfg(test)]
@@ -120,5 +160,33 @@ mod tests {
         for on in ["on", "1", "o", ""] {
             assert_eq!(low(&[("hot_standby", on)]).len(), 2, "{on}");
         }
+    }
+
+    #[test]
+    fn slot_synchronisation_is_told_what_it_lacks() {
+        let lacks = |settings: &[(&str, &str)], database, slot| {
+            let configured = settings
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect();
+            slot_sync_lacks(&configured, database, slot).join(", ")
+        };
+        assert_eq!(lacks(&[], false, false), "");
+        assert_eq!(
+            lacks(&[("sync_replication_slots", "off")], false, false),
+            ""
+        );
+        assert_eq!(
+            lacks(&[("sync_replication_slots", "on")], false, false),
+            "a database in the connection string (dbname=... in -d), a slot (--slot), \
+             hot_standby_feedback = on, wal_level = logical"
+        );
+        let complete = [
+            ("sync_replication_slots", "yes"),
+            ("hot_standby_feedback", "t"),
+            ("wal_level", "Logical"),
+        ];
+        assert_eq!(lacks(&complete, true, true), "");
+        assert_eq!(lacks(&complete, true, false), "a slot (--slot)");
     }
 }

@@ -109,6 +109,30 @@ impl Session {
         })
     }
 
+    /// The paths of `postgresql.conf`, `pg_hba.conf` and `pg_ident.conf`; `None` when the role may not read them.
+    ///
+    /// # Errors
+    /// A failing statement.
+    pub async fn configuration_files(&self) -> Result<Option<[String; 3]>, SqlError> {
+        let row = self
+            .client
+            .query_one(
+                "SELECT (SELECT setting FROM pg_settings WHERE name = 'config_file'), \
+                 (SELECT setting FROM pg_settings WHERE name = 'hba_file'), \
+                 (SELECT setting FROM pg_settings WHERE name = 'ident_file')",
+                &[],
+            )
+            .await?;
+        let path = |at: usize| {
+            row.get::<_, Option<String>>(at)
+                .filter(|path| !path.is_empty())
+        };
+        Ok(match (path(0), path(1), path(2)) {
+            (Some(config), Some(hba), Some(ident)) => Some([config, hba, ident]),
+            _ => None,
+        })
+    }
+
     /// Who streams from this server now.
     ///
     /// # Errors

@@ -7,14 +7,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{Digest, SessionKey};
-use crate::facts::{SourceFacts, Tablespace};
+use crate::facts::{SlotFacts, SourceConfiguration, SourceFacts, Tablespace};
 use crate::geometry::{BitSet, EntryId, Span};
 use crate::pg::lsn::Lsn;
 use crate::pg::timeline::TimelineId;
 
 /// Version of the protocol. Both sides must be equal: client and agent are one program, and a rebuild
 /// is no place for guesses about an older peer.
-pub const PROTOCOL: u16 = 3;
+pub const PROTOCOL: u16 = 4;
 
 /// How often the agent says something at least.
 pub const ALIVE_EVERY: Duration = Duration::from_secs(5);
@@ -164,6 +164,8 @@ pub enum Request {
         from: Lsn,
         to: Lsn,
     },
+    /// The source's configuration files. Answer: [`Answer::Configuration`].
+    Configuration,
     /// Who streams from the source. Answer: [`Answer::Standbys`].
     Standbys,
     /// The session ends well: a temporary slot may go. Answer: [`Answer::Farewell`].
@@ -221,12 +223,15 @@ pub enum Answer {
     BracketClosed {
         stop_lsn: Lsn,
         backup_label: Vec<u8>,
+        /// The slot that kept the WAL, as it is now.
+        slot: Option<SlotFacts>,
         /// The tablespaces now: one made during the run is not in the manifest.
         tablespaces: Vec<Tablespace>,
     },
     WalFiles {
         files: Vec<WalFile>,
     },
+    Configuration(Box<SourceConfiguration>),
     Standbys {
         senders: Vec<WalSender>,
     },

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::cluster::{Cluster, Rebuild, Said, Scene, binary, clean, done, major};
+use crate::cluster::{Cluster, Rebuild, Said, Scene, Stop, binary, clean, done, major};
 use crate::oracle::{Tree, assert_same_data, tree};
 use crate::traps::auto_conf_lines;
 
@@ -312,4 +312,123 @@ fn standby_with_configuration_elsewhere_is_started() {
         .arg("--start")
         .succeed();
     Lab::check_replication(&one, &two);
+}
+
+/// The other variant, as on RHEL: each instance has its configuration in its data directory, and keeps it.
+#[test]
+fn lab_with_the_configuration_inside_goes_through_there_and_back() {
+    let scene = Scene::new();
+    let mut one = scene.cluster("one");
+    one.configure("# of one");
+    one.start();
+    one.sql(
+        "CREATE TABLE courses (i int PRIMARY KEY, title text);
+         INSERT INTO courses SELECT i, repeat('course ', 20) FROM generate_series(1, 20000) AS i;",
+    );
+    // A new host gets everything, and its own settings afterwards.
+    let mut two = scene.vacant("two");
+    Rebuild::new(&two, &one).succeed();
+    two.configure(&format!(
+        "# of two\nunix_socket_directories = '{}'\ncluster_name = 'two'",
+        two.home().display()
+    ));
+    two.start();
+    one.wait_caught_up(&two);
+    assert_same_data(&one, &two);
+    let text = |cluster: &Cluster| {
+        ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"].map(|name| cluster.read(name))
+    };
+    let (conf_of_one, conf_of_two) = (text(&one), text(&two));
+    let switch = |primary: &mut Cluster, standby: &mut Cluster| {
+        primary.stop(Stop::Fast);
+        standby.promote();
+        standby.sql("INSERT INTO courses SELECT max(i) + 1, 'after a switch' FROM courses");
+        let said = Rebuild::new(primary, standby).arg("--start").succeed();
+        let moved = said.number("moved_bytes");
+        assert!(moved < said.number("full_copy_bytes") / 4, "{said}");
+        standby.wait_caught_up(primary);
+        assert_same_data(standby, primary);
+        assert_eq!(auto_conf_lines(primary, "primary_conninfo").len(), 1);
+    };
+    switch(&mut one, &mut two);
+    switch(&mut two, &mut one);
+    assert_eq!(one.timeline(), 3);
+    assert_eq!(text(&one), conf_of_one);
+    assert_eq!(text(&two), conf_of_two);
+}
+
+/// A host without a configuration gets the source's, under its own names, and Debian's tools know the cluster.
+#[test]
+fn configuration_of_the_source_comes_to_a_host_that_has_none() {
+    let Some(lab) = Lab::new() else { return };
+    let one = lab.primary();
+    one.sql("CREATE TABLE courses (i int PRIMARY KEY, title text)");
+    let place = lab.etc.join("15/instance2");
+    let two = lab.scene.vacant("instance2").on_port(5502);
+    // A file that lies elsewhere and is named by its whole path.
+    let common = lab.scene.path().join("common.conf");
+    fs::write(&common, "work_mem = '5MB'\n").unwrap();
+    let main = lab.conf(&one).join("postgresql.conf");
+    let mut text = fs::read_to_string(&main).unwrap();
+    text += &[
+        format!("include '{}'", common.display()),
+        format!(
+            "external_pid_file = '{}/15-instance1.pid'",
+            lab.scene.path().display()
+        ),
+        String::new(),
+    ]
+    .join("\n");
+    fs::write(&main, text).unwrap();
+    let configuration = lab.configuration();
+    let rebuild = || {
+        lab.command(&two, &one)
+            .args(["--target-port", "5502", "--target-config-dir"])
+            .arg(&place)
+    };
+    let said = rebuild().arg("--dry-run").succeed();
+    assert_eq!(said.word("mode"), "dry-run");
+    assert_eq!(lab.configuration(), configuration);
+    assert!(!two.pgdata().exists());
+    rebuild().arg("--start").succeed();
+    // Its socket is where the source's is.
+    let ask = |sql: &str| {
+        let mut psql = one.client("psql");
+        done(psql.env("PGPORT", "5502").args(["-Atqc", sql]))
+            .trim()
+            .to_owned()
+    };
+    one.wait_sql(
+        "SELECT string_agg(state, ',') FROM pg_stat_replication",
+        "streaming",
+    );
+    for (name, value) in [
+        ("port", "5502"),
+        ("cluster_name", "15/instance2"),
+        ("work_mem", "5MB"),
+        ("data_directory", two.pgdata().to_str().unwrap()),
+        ("hba_file", place.join("pg_hba.conf").to_str().unwrap()),
+        ("ident_file", place.join("pg_ident.conf").to_str().unwrap()),
+        (
+            "external_pid_file",
+            lab.scene.path().join("15-instance2.pid").to_str().unwrap(),
+        ),
+    ] {
+        assert_eq!(ask(&format!("SHOW {name}")), value, "{name}");
+    }
+    let files = ask("SELECT string_agg(DISTINCT sourcefile, ' ') FROM pg_file_settings");
+    assert!(
+        !files.contains("instance1") && !files.contains(common.to_str().unwrap()),
+        "{files}"
+    );
+    lab.control(&two, "stop", &["-m", "fast"]);
+    // What is there now is used, and not overwritten.
+    let refused = rebuild().args(["--progress", "none"]).fail(3);
+    assert!(refused.stderr.contains("--config-file"), "{refused}");
+    lab.command(&two, &one)
+        .args(["--cluster", "15/instance2", "--start"])
+        .env("PG_CLUSTER_CONF_ROOT", &lab.etc)
+        .succeed();
+    lab.control(&two, "stop", &["-m", "fast"]);
+    lab.control(&one, "stop", &["-m", "fast"]);
 }

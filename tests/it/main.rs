@@ -28,6 +28,7 @@ mod standby;
 mod syncrep;
 mod transport;
 mod traps;
+mod wal;
 
 /// Every file of this folder is a module here: a forgotten one would be tests that never run.
 #[test]

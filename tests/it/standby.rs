@@ -6,7 +6,7 @@ use std::process::Command;
 
 use insta::assert_snapshot;
 
-use crate::cluster::{Pair, Scene, Stop, bindir, clean, done};
+use crate::cluster::{Pair, Rebuild, Scene, Stop, bindir, clean, done};
 use crate::guards::words;
 use crate::oracle::{assert_untouched, tree};
 
@@ -93,6 +93,47 @@ fn commands_and_timeline_of_the_standby_are_set() {
     ] {
         assert_eq!(pair.old.sql(&format!("SHOW {name}")), value);
     }
+}
+
+/// The standby's name in the source's views: that of its cluster, or of its host.
+#[test]
+fn standby_has_a_name_although_nobody_gave_one() {
+    let scene = Scene::new();
+    let pair = Pair::diverged(&scene);
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    let host = host.trim();
+    let rebuild = |conninfo: &str| {
+        Rebuild::without_name(&pair.old, conninfo)
+            .args(["--from", "local", "--source-dbname"])
+            .arg(format!("{} dbname=postgres", pair.new.conninfo()))
+            .args(["--stop", "--start"])
+            .succeed();
+        let names = "SELECT string_agg(application_name, ',') FROM pg_stat_replication";
+        pair.new.sql(names)
+    };
+    let plain = pair.new.conninfo();
+    assert_eq!(rebuild(&plain), "old");
+    let written = pair.old.read("postgresql.auto.conf");
+    assert!(!written.contains("application_name"), "{written}");
+    pair.old.configure("cluster_name = ''");
+    assert_eq!(rebuild(&plain), host);
+    assert_eq!(rebuild(&format!("{plain} application_name=given")), "given");
+}
+
+#[test]
+fn slot_synchronisation_without_what_it_needs_is_a_warning() {
+    let scene = Scene::new();
+    let pair = Pair::diverged(&scene);
+    // Servers before 17 do not know it and do not start: nothing is started.
+    pair.old.configure("sync_replication_slots = on");
+    let said = pair.rebuild().args(["--progress", "none"]).succeed();
+    let warning = said.messages();
+    assert_snapshot!(warning, @"pg_reseed: warning: The target's configuration asks for slot synchronisation (sync_replication_slots), which also needs a database in the connection string (dbname=... in -d), a slot (--slot), hot_standby_feedback = on, wal_level = logical.");
+    let said = pair
+        .rebuild()
+        .args(["--dry-run", "--progress", "none"])
+        .succeed();
+    assert!(said.messages().starts_with(&warning), "{said}");
 }
 
 /// What was lost is in the saved WAL: the very record of a transaction that only the old primary committed.

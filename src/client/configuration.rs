@@ -1,0 +1,97 @@
+//! `--target-config-dir`: the source's configuration files come to a host that has none.
+
+use std::path::{Path, PathBuf};
+
+use super::failure::Failure;
+use super::options::RebuildOptions;
+use super::run::Run;
+use super::source::{Source, SourceError};
+use crate::disk::keep::{self, Vacancy};
+use crate::plan::configuration::{self, Moved, Place};
+use crate::plan::refusal::Refusal;
+use crate::wire::message::{Answer, Request};
+
+/// The configuration as it will be, on disk already but not yet in its place.
+pub(super) struct Staged {
+    from: PathBuf,
+    to: PathBuf,
+}
+
+/// Where the files lie until the target is whole.
+fn staging(directory: &Path) -> PathBuf {
+    let mut name = directory.as_os_str().to_owned();
+    name.push(".pg_reseed.tmp");
+    PathBuf::from(name)
+}
+
+/// Fetches the files and judges their place, which is missing or empty.
+///
+/// # Errors
+/// The place is taken, or the files cannot be had.
+pub(super) async fn fetch(run: &Run<'_>, source: &Source) -> Result<Option<Moved>, Failure> {
+    let Some(directory) = run.options.target_config_dir.as_deref() else {
+        return Ok(None);
+    };
+    // What no earlier run can have left: one that ended well has nothing to repeat.
+    match keep::vacancy(directory, "") {
+        Ok(Vacancy::Vacant) => {}
+        Ok(_) => {
+            let directory = directory.display().to_string();
+            return Err(Failure::refused(&[Refusal::ConfigDirTaken { directory }]));
+        }
+        Err(error) => return Err(Failure::untouched(&error)),
+    }
+    let answer = source.ask(&Request::Configuration, Vec::new()).await;
+    let (answer, _) = answer.map_err(|error| error.untouched())?;
+    let Answer::Configuration(configuration) = answer else {
+        return Err(SourceError::Unfitting("configuration").untouched());
+    };
+    let place = Place {
+        directory,
+        pgdata: &run.options.pgdata,
+        port: run.options.target_port,
+    };
+    let moved =
+        configuration::moved(&configuration, &place).map_err(|error| Failure::untouched(&error))?;
+    for remark in &moved.remarks {
+        run.warn(remark);
+    }
+    Ok(Some(moved))
+}
+
+/// Writes the files beside their place, so that nothing can be in the way any more when the target is closed.
+///
+/// # Errors
+/// The system's error; nothing of the target has changed.
+pub(super) fn stage(
+    options: &RebuildOptions,
+    moved: Option<Moved>,
+) -> Result<Option<Staged>, Failure> {
+    let (Some(moved), Some(directory)) = (moved, options.target_config_dir.as_deref()) else {
+        return Ok(None);
+    };
+    let from = staging(directory);
+    keep::write_tree(&from, &moved.files).map_err(|error| {
+        Failure::untouched(&error)
+            .hint("Give --target-config-dir a directory whose parent you may write to.")
+    })?;
+    Ok(Some(Staged {
+        from,
+        to: directory.to_owned(),
+    }))
+}
+
+impl Staged {
+    /// Puts the files in their place.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub(super) fn settle(&self, run: &Run<'_>) -> Result<(), Failure> {
+        keep::rename(&self.from, &self.to).map_err(|error| Failure::half_way(&error))?;
+        let place = self.to.display();
+        run.events.note(format!(
+            "The configuration of the source was copied to \"{place}\"."
+        ));
+        Ok(())
+    }
+}

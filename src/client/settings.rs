@@ -1,0 +1,129 @@
+//! What the standby's configuration will say, and what the target's own says now.
+
+use std::collections::BTreeMap;
+
+use super::conf;
+use super::failure::Failure;
+use super::options::RebuildOptions;
+use super::run::Run;
+use crate::disk::conf::Base;
+use crate::facts::SourceFacts;
+use crate::pg::conf as pg_conf;
+use crate::pg::conninfo::Conninfo;
+use crate::plan::guard;
+use crate::plan::settings;
+use crate::plan::standby::{self as standby_plan, StandbySettings};
+
+/// What makes the target a standby; `host` is the name of its host.
+///
+/// # Errors
+/// A connection string that cannot be written.
+pub(super) fn standby(options: &RebuildOptions, host: &str) -> Result<StandbySettings, Failure> {
+    let name = application_name(options, host);
+    Ok(StandbySettings {
+        primary_conninfo: primary_conninfo(&options.primary, name.as_deref())?,
+        slot: options.slot.clone(),
+        restore_command: options.restore_command.clone(),
+        archive_cleanup_command: options.archive_cleanup_command.clone(),
+        recovery_target_timeline: options.recovery_target_timeline.clone(),
+        raised: Vec::new(),
+    })
+}
+
+/// The connection string that the standby will have.
+///
+/// # Errors
+/// It cannot be written.
+pub(super) fn primary_conninfo(
+    primary: &Conninfo,
+    application_name: Option<&str>,
+) -> Result<String, Failure> {
+    standby_plan::primary_conninfo(primary, application_name)
+        .map_err(|error| Failure::untouched(&error))
+}
+
+/// The standby's name where nobody gave one: that of its host. A `cluster_name` of its own needs no help, since a
+/// walreceiver uses it (PostgreSQL `walreceiver.c:WalReceiverMain`).
+pub(super) fn application_name(options: &RebuildOptions, host: &str) -> Option<String> {
+    let given = &options.application_name;
+    if given.is_some() || options.primary.get("application_name").is_some() {
+        return given.clone();
+    }
+    let is_kept = !options.config_from_source || is_outside(options);
+    let auto_conf = conf::auto_conf(&options.pgdata).unwrap_or_default();
+    let own = with_auto_conf(own_base(options), &auto_conf);
+    let has_name = own.get("cluster_name").is_some_and(|name| !name.is_empty());
+    if host.is_empty() || is_kept && has_name {
+        return None;
+    }
+    Some(host.to_owned())
+}
+
+/// What the target's own `postgresql.conf` says; nothing if it gets the source's.
+pub(super) fn own_base(options: &RebuildOptions) -> Base {
+    match options.target_config_dir {
+        Some(_) => Base::default(),
+        None => conf::base(&options.pgdata, options.config_file.as_deref()),
+    }
+}
+
+/// Whether files of this host, and not the source's, say what the standby's settings are.
+pub(super) fn has_own_configuration(options: &RebuildOptions, is_seed: bool) -> bool {
+    options.target_config_dir.is_none()
+        && (is_outside(options) || !(is_seed || options.config_from_source))
+}
+
+/// Whether the standby's configuration lies outside of its data directory.
+pub(super) fn is_outside(options: &RebuildOptions) -> bool {
+    let file = options.config_file.as_ref();
+    file.is_some_and(|file| !file.starts_with(&options.pgdata))
+}
+
+/// The settings that must be raised to the source's, if any may.
+///
+/// # Errors
+/// They are lower, and `--raise-settings` was not given.
+pub(super) fn raised(
+    options: &RebuildOptions,
+    facts: &SourceFacts,
+    auto_conf: &[u8],
+) -> Result<Vec<(&'static str, String)>, Failure> {
+    let base = own_base(options);
+    if (base.files.is_empty() || !base.problems.is_empty()) && !options.raise_settings {
+        // The server has its configuration where nobody told, or parts of it cannot be read.
+        return Ok(Vec::new());
+    }
+    let configured = with_auto_conf(base, auto_conf);
+    let low = settings::too_low(&facts.control, &configured);
+    if options.raise_settings {
+        let raised = low.iter().map(|low| (low.name, low.source.to_string()));
+        return Ok(raised.collect());
+    }
+    guard::settings(low).map_err(|refusal| Failure::refused(&[refusal]))?;
+    Ok(Vec::new())
+}
+
+/// Warns of what slot synchronisation lacks, if the target's own configuration asks for it.
+pub(super) fn warn_of_slot_sync(run: &Run<'_>, auto_conf: &[u8]) {
+    let options = run.options;
+    let configured = with_auto_conf(own_base(options), auto_conf);
+    let has_database = options.primary.get("dbname").is_some();
+    let lacks = settings::slot_sync_lacks(&configured, has_database, options.slot.is_some());
+    if !lacks.is_empty() {
+        run.warn(format!(
+            "The target's configuration asks for slot synchronisation (sync_replication_slots), which also \
+             needs {}.",
+            lacks.join(", ")
+        ));
+    }
+}
+
+/// What all files together set.
+fn with_auto_conf(base: Base, auto_conf: &[u8]) -> BTreeMap<String, String> {
+    let mut configured = base.settings;
+    // A text that cannot be read is refused by its own name.
+    if let Ok(lines) = pg_conf::parse(auto_conf) {
+        configured.extend(pg_conf::effective(&lines));
+    }
+    configured
+}
