@@ -50,6 +50,13 @@ pub fn can_drop_page_cache() -> bool {
     is_root() && fs::write("/proc/sys/vm/drop_caches", "3").is_ok()
 }
 
+/// The machine's memory; 0 where it is not known.
+pub fn memory_bytes() -> u64 {
+    let kilobytes = field("/proc/meminfo", "MemTotal").unwrap_or_default();
+    let number = kilobytes.split(' ').next().and_then(|number| number.parse().ok());
+    number.unwrap_or(0) * 1024
+}
+
 pub fn loopback_bytes() -> Result<u64> {
     let text = fs::read_to_string(LOOPBACK_BYTES)?;
     Ok(text.trim().parse()?)

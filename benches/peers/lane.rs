@@ -159,6 +159,12 @@ impl<'a> Lane<'a> {
         match cache {
             Cache::Cold => host::drop_page_cache(),
             Cache::Warm => {
+                // Where the saved states fill the memory, little of what is read now would stay. The programs go
+                // too, so only there.
+                let bytes: u64 = trees::files(&self.source.site)?.iter().map(|entry| entry.length).sum();
+                if bytes > host::memory_bytes() / 10 && host::can_drop_page_cache() {
+                    host::drop_page_cache()?;
+                }
                 trees::read_all(&self.source.site)?;
                 if target.data().exists() {
                     trees::read_all(target)?;
