@@ -53,6 +53,15 @@ impl Workers {
         self.permits.available_permits() > self.threads * QUEUED_PER_THREAD
     }
 
+    /// Runs `act` once on each thread, and waits for all.
+    ///
+    /// # Errors
+    /// [`WorkerFailed`] when it panics.
+    pub fn on_each<T: Send>(&self, act: impl Fn() -> T + Sync) -> Result<Vec<T>, WorkerFailed> {
+        let all = || self.pool.broadcast(|_| act());
+        std::panic::catch_unwind(AssertUnwindSafe(all)).map_err(|_| WorkerFailed)
+    }
+
     /// Runs a job on a thread of the pool and waits for its result. The job runs to its end even when
     /// the waiting side is dropped.
     ///

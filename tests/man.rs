@@ -271,8 +271,7 @@ fn short_help_of_rebuild() {
               Port of the standby in the copied configuration
 
     Source options:
-          --from <AGENT>              How to reach the agent: ssh://[USER@]HOST[:PORT], exec:COMMAND,
-                                      local
+          --from <AGENT>              The agent: ssh://[USER@]HOST[:PORT], tls:..., exec:COMMAND, local
           --rsh <COMMAND>             Command to use instead of ssh
           --agent-path <PATH>         Where pg_reseed is on the source's host
           --source-dbname <CONNINFO>  How the agent connects to its own server
@@ -282,6 +281,11 @@ fn short_help_of_rebuild() {
                                       [possible values: fast, spread]
       -X, --wal-method <METHOD>       How the WAL of the backup comes: fetch, none [default: fetch]
                                       [possible values: fetch, none]
+
+    TLS options:
+          --tls-ca <FILE>    Certificates that the other side's must come from
+          --tls-cert <FILE>  One's own certificate
+          --tls-key <FILE>   The key of one's own certificate
 
     Standby connection options:
       -d, --dbname <CONNINFO>                    How the standby connects to the source
@@ -333,20 +337,40 @@ fn short_help_of_rebuild() {
 fn help_of_serve() {
     assert_snapshot!(help_of(&["pg_reseed", "serve", "--help"]), @"
     The agent: runs on the source's host, as the user that owns the source's data directory, and answers
-    pg_reseed rebuild. It is started by it and not by hand, except in the COMMAND of --from
-    exec:COMMAND. It ends when its standard input ends, and with it the backup and the temporary slot on
-    the server.
+    pg_reseed rebuild. With --stdio it is started by it and not by hand, except in the COMMAND of --from
+    exec:COMMAND, and ends when its standard input ends, and with it the backup and the temporary slot
+    on the server. With --listen it runs on its own and waits for clients of --from tls://HOST; each
+    gets an agent, in a process of its own.
 
     It connects to its server, runs the backup functions, and reads the data directory. It writes
     nothing there, runs no statement that modifies data, and opens only files that its own listing of
-    the directory has found.
+    the directory has found. Where Linux has Landlock it gives up the right to write anywhere at all.
 
     Usage: pg_reseed serve --stdio [-d CONNINFO] [-D PGDATA]
+           pg_reseed serve --listen ADDRESS --tls-ca FILE --tls-cert FILE --tls-key FILE --allow NAME... [OPTION]...
 
     Options:
           --stdio
               Talks to pg_reseed rebuild on standard input and output. Standard error is for messages to
               people.
+
+          --listen <ADDRESS[:PORT]>
+              Listens on this address and port, 7432 unless another one is given; 0.0.0.0 or [::] is
+              every address of the host. Both sides show certificates, by TLS 1.3: see --tls-ca,
+              --tls-cert, --tls-key and --allow, which are required. A socket that systemd hands over is
+              used instead. SIGHUP reads the certificates again, SIGTERM ends the sessions in order.
+              Each session's beginning and end is a line on standard error.
+
+          --allow <NAME>
+              A client may come in when its certificate has NAME among its DNS subject alternative
+              names, letter for letter but for case. Wildcards stand for nobody, and the common name
+              does not count. May be given many times.
+
+          --max-connections <N>
+              Most connections of clients at a time; each of the --streams of a rebuild is one, and each
+              has a process.
+
+              [default: 64]
 
       -d, --dbname <CONNINFO>
               A connection string (keyword/value or URI) with which the agent connects to its server.
@@ -354,14 +378,33 @@ fn help_of_serve() {
               database postgres. The right to run the backup functions belongs to a database, so it must
               be the one in which it was granted.
 
-              The keywords host, hostaddr, port, user, dbname, password, passfile, options, sslmode,
+              The keywords host, hostaddr, port, user, dbname, passfile, options, sslmode,
               application_name and connect_timeout are used; sslmode may be disable, allow or prefer,
-              for there is no TLS. Others are refused. libpq's environment variables are not used,
+              for there is no TLS. Others are refused. A password, which others could see in the list of
+              processes, belongs in the password file. libpq's environment variables are not used,
               except PGPASSFILE.
 
       -D, --pgdata <PGDATA>
               The server's data directory, for a role that may not ask the server for it: that takes a
               superuser or a member of pg_read_all_settings.
+
+    TLS options:
+          --tls-ca <FILE>
+              A file of certificates (PEM) of the authority that the other side's certificate must come
+              from. No other one is trusted, neither the system's.
+
+          --tls-cert <FILE>
+              A file with one's own certificate (PEM), followed by those between it and the authority,
+              if there are any.
+
+          --tls-key <FILE>
+              The private key of --tls-cert (PEM), without a passphrase. The file must belong to the
+              user and be readable by nobody else, or belong to root and be readable by the user's
+              group.
+
+          --tls-crl <FILE>
+              A file of certificate revocation lists (PEM) of the authority. A client whose certificate
+              is on one of them is refused; so is one whose authority has no list in the file.
 
     General options:
       -?, --help
@@ -385,7 +428,7 @@ fn short_help_of_all() {
 
     Usage: pg_reseed rebuild [OPTION]...
            pg_reseed inspect [OPTION]...
-           pg_reseed serve --stdio [OPTION]...
+           pg_reseed serve [OPTION]...
 
     Commands:
       rebuild  Make a data directory a standby of a running server

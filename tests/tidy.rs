@@ -100,19 +100,24 @@ const FORBIDDEN_ON: [(u8, &[&str], &str); 3] = [
 ];
 
 /// Libraries and the one module that may name them: a library that has one home can be replaced.
-const HOMES: [(&str, &[&str]); 15] = [
+const HOMES: [(&str, &[&str]); 20] = [
     ("blake3", &["digest"]),
     ("clap", &["cli", "ui"]),
     ("crc32c", &["pg"]),
     ("fast_rsync", &["compare"]),
     ("getrandom", &["client"]),
     ("indicatif", &["ui"]),
+    ("landlock", &["disk"]),
+    ("listenfd", &["cli"]),
     ("lz4_flex", &["wire"]),
     ("postcard", &["wire"]),
     ("rayon", &["workers"]),
     ("rustix", &["disk", "link", "postmaster", "workers"]),
+    ("rustls", &["link"]),
+    ("sd_notify", &["cli"]),
     ("shlex", &["client", "link", "postmaster"]),
     ("tokio_postgres", &["sql"]),
+    ("webpki", &["link"]),
     ("tracing_subscriber", &["ui"]),
     ("walkdir", &["disk"]),
     ("zstd", &["wire"]),

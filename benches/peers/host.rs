@@ -53,7 +53,10 @@ pub fn can_drop_page_cache() -> bool {
 /// The machine's memory; 0 where it is not known.
 pub fn memory_bytes() -> u64 {
     let kilobytes = field("/proc/meminfo", "MemTotal").unwrap_or_default();
-    let number = kilobytes.split(' ').next().and_then(|number| number.parse().ok());
+    let number = kilobytes
+        .split(' ')
+        .next()
+        .and_then(|number| number.parse().ok());
     number.unwrap_or(0) * 1024
 }
 

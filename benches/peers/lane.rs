@@ -161,7 +161,10 @@ impl<'a> Lane<'a> {
             Cache::Warm => {
                 // Where the saved states fill the memory, little of what is read now would stay. The programs go
                 // too, so only there.
-                let bytes: u64 = trees::files(&self.source.site)?.iter().map(|entry| entry.length).sum();
+                let bytes: u64 = trees::files(&self.source.site)?
+                    .iter()
+                    .map(|entry| entry.length)
+                    .sum();
                 if bytes > host::memory_bytes() / 10 && host::can_drop_page_cache() {
                     host::drop_page_cache()?;
                 }

@@ -5,6 +5,7 @@ pub mod answer;
 pub mod bracket;
 mod configuration;
 pub mod effort;
+pub mod listen;
 pub mod look;
 pub mod options;
 pub mod serve;

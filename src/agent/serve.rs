@@ -30,6 +30,9 @@ const WAITING_REQUESTS: usize = 256;
 /// Most worker threads that a client may ask for.
 const JOBS_MAX: usize = 256;
 
+/// How long a client may take to its first request.
+const FIRST_REQUEST_WITHIN: Duration = Duration::from_secs(60);
+
 /// How long the agent takes to tidy up when the client is gone.
 const TIDY_WITHIN: Duration = Duration::from_secs(10);
 
@@ -63,7 +66,10 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let mut stop = std::pin::pin!(stop);
     let first = tokio::select! {
-        first = open(&mut input, &mut output) => first?,
+        first = tokio::time::timeout(FIRST_REQUEST_WITHIN, open(&mut input, &mut output)) => match first {
+            Ok(first) => first?,
+            Err(_) => return Err(FrameError::Silent.into()),
+        },
         () = &mut stop => return Ok(()),
     };
     match first {

@@ -19,6 +19,7 @@ use crate::disk::walk;
 use crate::errors::chain;
 use crate::facts::SourceFacts;
 use crate::geometry::EntryId;
+use crate::link::process::CLUSTER_LINE;
 use crate::manifest::{EntryKind, Folder, Listing};
 use crate::path::RelPath;
 use crate::pg::lsn::{Lsn, SegmentName, segments};
@@ -194,6 +195,9 @@ impl Session {
                 )
             })?;
         let facts = look::source(&sql, &self.options, slot).await?;
+        let pgdata = String::from_utf8_lossy(&facts.data_directory);
+        let identifier = facts.control.system_identifier;
+        tracing::info!("{CLUSTER_LINE}{identifier} in \"{pgdata}\"");
         self.sql = Some(sql);
         Ok(facts)
     }

@@ -40,7 +40,7 @@ use crate::wire::message::Compression;
     disable_version_flag = true,
     disable_help_subcommand = true,
     max_term_width = 100,
-    override_usage = "pg_reseed rebuild [OPTION]...\n       pg_reseed inspect [OPTION]...\n       pg_reseed serve --stdio [OPTION]..."
+    override_usage = "pg_reseed rebuild [OPTION]...\n       pg_reseed inspect [OPTION]...\n       pg_reseed serve [OPTION]..."
 )]
 pub struct Arguments {
     /// Print help: -? in short, --help in full
@@ -491,13 +491,17 @@ pub struct DebianArguments {
 /// Where the agent is, and how it reaches its server.
 #[derive(Debug, Args)]
 pub struct AgentArguments {
-    /// How to reach the agent: ssh://[USER@]HOST[:PORT], exec:COMMAND, local
+    /// The agent: ssh://[USER@]HOST[:PORT], tls:..., exec:COMMAND, local
     ///
     /// How to reach the agent, which is pg_reseed serve --stdio on the source's host, run as the user
     /// that owns the source's data directory.
     ///
     /// ssh://[USER@]HOST[:PORT] starts it with the system's ssh; keys and host names come from the
     /// configuration of ssh. This is the default, with the host of -d.
+    ///
+    /// tls://HOST[:PORT] connects by TLS to an agent that runs there as pg_reseed serve --listen, on port 7432
+    /// unless another one is given. --tls-ca, --tls-cert and --tls-key are required then, and the agent's
+    /// certificate must be for HOST.
     ///
     /// exec:COMMAND runs COMMAND with /bin/sh and talks to its standard input and output; COMMAND must
     /// start pg_reseed serve --stdio by some means, such as docker exec -i, kubectl exec -i or sudo -u.
@@ -531,6 +535,33 @@ pub struct AgentArguments {
     /// with exec:COMMAND, which can hand -d to pg_reseed serve itself.
     #[arg(long, value_name = "CONNINFO", help_heading = SOURCE)]
     pub source_dbname: Option<String>,
+
+    #[command(flatten)]
+    pub tls: TlsArguments,
+}
+
+/// Who one is and whom one trusts, by certificates.
+#[derive(Debug, Args)]
+pub struct TlsArguments {
+    /// Certificates that the other side's must come from
+    ///
+    /// A file of certificates (PEM) of the authority that the other side's certificate must come from. No other one is
+    /// trusted, neither the system's.
+    #[arg(long, value_name = "FILE", help_heading = TLS)]
+    pub tls_ca: Option<PathBuf>,
+
+    /// One's own certificate
+    ///
+    /// A file with one's own certificate (PEM), followed by those between it and the authority, if there are any.
+    #[arg(long, value_name = "FILE", help_heading = TLS)]
+    pub tls_cert: Option<PathBuf>,
+
+    /// The key of one's own certificate
+    ///
+    /// The private key of --tls-cert (PEM), without a passphrase. The file must belong to the user and be readable by
+    /// nobody else, or belong to root and be readable by the user's group.
+    #[arg(long, value_name = "FILE", help_heading = TLS)]
+    pub tls_key: Option<PathBuf>,
 }
 
 /// How the standby reaches the source.
@@ -694,20 +725,58 @@ pub struct InspectArguments {
 /// Serve a source's data directory to pg_reseed rebuild
 ///
 /// The agent: runs on the source's host, as the user that owns the source's data directory, and answers
-/// pg_reseed rebuild. It is started by it and not by hand, except in the COMMAND of --from exec:COMMAND.
-/// It ends when its standard input ends, and with it the backup and the temporary slot on the server.
+/// pg_reseed rebuild. With --stdio it is started by it and not by hand, except in the COMMAND of --from
+/// exec:COMMAND, and ends when its standard input ends, and with it the backup and the temporary slot on the server.
+/// With --listen it runs on its own and waits for clients of --from tls://HOST; each gets an agent, in a process of
+/// its own.
 ///
 /// It connects to its server, runs the backup functions, and reads the data directory. It writes
 /// nothing there, runs no statement that modifies data, and opens only files that its own listing of
-/// the directory has found.
+/// the directory has found. Where Linux has Landlock it gives up the right to write anywhere at all.
 #[derive(Debug, Args)]
-#[command(override_usage = "pg_reseed serve --stdio [-d CONNINFO] [-D PGDATA]")]
+#[command(
+    override_usage = "pg_reseed serve --stdio [-d CONNINFO] [-D PGDATA]\n       pg_reseed serve --listen ADDRESS --tls-ca FILE --tls-cert FILE --tls-key FILE --allow NAME... [OPTION]...",
+    group = clap::ArgGroup::new("where").required(true).args(["stdio", "listen"])
+)]
 pub struct ServeArguments {
     /// Talk on standard input and output
     ///
     /// Talks to pg_reseed rebuild on standard input and output. Standard error is for messages to people.
-    #[arg(long, required = true, help_heading = SERVE)]
+    #[arg(long, help_heading = SERVE)]
     pub stdio: bool,
+
+    /// Listen for clients by TLS: ADDRESS[:PORT]
+    ///
+    /// Listens on this address and port, 7432 unless another one is given; 0.0.0.0 or [::] is every address of the
+    /// host. Both sides show certificates, by TLS 1.3: see --tls-ca, --tls-cert, --tls-key and --allow, which are
+    /// required. A socket that systemd hands over is used instead. SIGHUP reads the certificates again, SIGTERM
+    /// ends the sessions in order. Each session's beginning and end is a line on standard error.
+    #[arg(
+        long,
+        value_name = "ADDRESS[:PORT]",
+        requires_all = ["tls_ca", "tls_cert", "tls_key", "allow"],
+        help_heading = SERVE
+    )]
+    pub listen: Option<String>,
+
+    /// Name in a client's certificate that may come in (repeatable)
+    ///
+    /// A client may come in when its certificate has NAME among its DNS subject alternative names, letter for letter
+    /// but for case. Wildcards stand for nobody, and the common name does not count. May be given many times.
+    #[arg(long, value_name = "NAME", requires = "listen", help_heading = SERVE)]
+    pub allow: Vec<String>,
+
+    /// Most connections at a time
+    ///
+    /// Most connections of clients at a time; each of the --streams of a rebuild is one, and each has a process.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 64,
+        value_parser = clap::value_parser!(u16).range(1..=4096),
+        help_heading = SERVE
+    )]
+    pub max_connections: u16,
 
     /// How to connect to the server
     ///
@@ -716,9 +785,10 @@ pub struct ServeArguments {
     /// postgres. The right to run the backup functions belongs to a database, so it must be the one in
     /// which it was granted.
     ///
-    /// The keywords host, hostaddr, port, user, dbname, password, passfile, options, sslmode,
-    /// application_name and connect_timeout are used; sslmode may be disable, allow or prefer, for there
-    /// is no TLS. Others are refused. libpq's environment variables are not used, except PGPASSFILE.
+    /// The keywords host, hostaddr, port, user, dbname, passfile, options, sslmode, application_name and
+    /// connect_timeout are used; sslmode may be disable, allow or prefer, for there is no TLS. Others are refused. A
+    /// password, which others could see in the list of processes, belongs in the password file. libpq's environment
+    /// variables are not used, except PGPASSFILE.
     #[arg(short = 'd', long, value_name = "CONNINFO", help_heading = SERVE)]
     pub dbname: Option<String>,
 
@@ -728,6 +798,16 @@ pub struct ServeArguments {
     /// or a member of pg_read_all_settings.
     #[arg(short = 'D', long, value_name = "PGDATA", help_heading = SERVE)]
     pub pgdata: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub tls: TlsArguments,
+
+    /// Certificates that are not valid any more
+    ///
+    /// A file of certificate revocation lists (PEM) of the authority. A client whose certificate is on one of them is
+    /// refused; so is one whose authority has no list in the file.
+    #[arg(long, value_name = "FILE", requires = "listen", help_heading = TLS)]
+    pub tls_crl: Option<PathBuf>,
 }
 
 const TARGET: &str = "Target options";
@@ -737,6 +817,7 @@ const RUN: &str = "Run options";
 const OUTPUT: &str = "Output options";
 const OVERRIDES: &str = "Overrides of refusals";
 const SERVE: &str = "Options";
+const TLS: &str = "TLS options";
 const GENERAL: &str = "General options";
 
 /// The command line with all that can be typed.

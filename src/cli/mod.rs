@@ -7,6 +7,7 @@ pub mod args;
 pub mod exit;
 mod passfile;
 pub mod resolve;
+mod serve;
 pub mod values;
 
 use std::ffi::OsString;
@@ -19,9 +20,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::agent;
-use crate::agent::options::ServeOptions;
-use crate::cli::args::{Command, ServeArguments};
+use crate::cli::args::Command;
 use crate::cli::exit::Status;
 use crate::cli::resolve::{Inspect, Rebuild, Surroundings, UsageError};
 use crate::client;
@@ -29,13 +28,9 @@ use crate::client::debian;
 use crate::client::failure::{Failure, TargetState};
 use crate::client::options::RebuildOptions;
 use crate::client::outcome::Outcome;
-use crate::errors::chain;
 use crate::event::Stage;
-use crate::link::stdio;
-use crate::pg::conninfo::Conninfo;
 use crate::ui::report::{self, FailureReport};
 use crate::ui::{Ending, Style, Ui, inspection, log};
-use crate::workers;
 
 /// Does what the arguments say.
 pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
@@ -52,7 +47,7 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
                 |around| resolve::inspect(*typed, around),
                 inspect,
             ),
-            Command::Serve(typed) => serve(typed),
+            Command::Serve(typed) => serve::serve(typed),
         },
     }
 }
@@ -224,45 +219,6 @@ fn abandoned(stage: Option<Stage>) -> Failure {
     match state {
         TargetState::HalfWay => failure.hint("Run the same command again."),
         TargetState::Untouched | TargetState::Rebuilt => failure,
-    }
-}
-
-fn serve(typed: ServeArguments) -> ExitCode {
-    if let Err(error) = log::start(0, log::Sink::standard_error()) {
-        return exit::wrong_variable(&error);
-    }
-    let dbname = match Conninfo::parse(typed.dbname.as_deref().unwrap_or_default()) {
-        Ok(conninfo) => conninfo,
-        Err(error) => {
-            exit::print_error(&format!("pg_reseed: error: {}\n", chain(&error)));
-            return Status::Usage.code();
-        }
-    };
-    let passfile = passfile::read(dbname.get("passfile"), &|name| std::env::var_os(name));
-    let options = ServeOptions {
-        dbname,
-        pgdata: typed.pgdata,
-        passfile,
-    };
-    workers::let_others_first();
-    let runtime = match Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => return cannot_begin(&format!("could not start threads: {error}")),
-    };
-    let result = runtime.block_on(async {
-        let streams = match stdio::standard_streams() {
-            Ok(streams) => streams,
-            Err(error) => return Err(format!("could not use the standard streams: {error}")),
-        };
-        agent::serve::serve(options, streams, stop_signal())
-            .await
-            .map_err(|error| chain(&error))
-    });
-    // A thread may still wait for standard input.
-    runtime.shutdown_background();
-    match result {
-        Ok(()) => Status::Done.code(),
-        Err(error) => cannot_begin(&error),
     }
 }
 

@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use crate::cli::args::{
     AgentArguments, ConnectionArguments, InspectArguments, OverrideArguments, RebuildArguments,
+    ServeArguments, TlsArguments,
 };
 use crate::cli::values::{Checkpoint, ConfigSide, WalMethod};
 use crate::client::debian::{ClusterName, Recorded};
 use crate::client::options::{InspectOptions, InspectSource, RebuildOptions, Starter};
-use crate::link::{self, From as Agent, FromError};
+use crate::link::tls::{self, Files};
+use crate::link::{self, Companions, From as Agent, FromError};
 use crate::pg::conninfo::Conninfo;
 use crate::pg::layout::HostLocal;
 use crate::plan::configuration::MAIN_FILE;
@@ -182,7 +184,7 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
     let streams = match typed.streams {
         Some(streams) => usize::from(streams),
         // Another remote shell may ask for a password each time.
-        None if from.is_ssh() => around.processors.clamp(1, STREAMS_DEFAULT_MAX),
+        None if from.gains_by_streams() => around.processors.clamp(1, STREAMS_DEFAULT_MAX),
         None => 1,
     };
     let progress = match typed.progress {
@@ -283,10 +285,7 @@ pub fn inspect(typed: InspectArguments, around: &Surroundings) -> Result<Inspect
         Some(InspectSource {
             from: agent(&typed.agent, &primary)?,
             primary,
-            typed_from: typed.agent.from,
-            rsh: typed.agent.rsh,
-            agent_path: typed.agent.agent_path,
-            source_dbname: typed.agent.source_dbname,
+            typed: words_of(typed.agent),
         })
     } else if connection.port.is_some()
         || connection.username.is_some()
@@ -309,6 +308,23 @@ pub fn inspect(typed: InspectArguments, around: &Surroundings) -> Result<Inspect
         is_json: typed.json,
         verbosity: i16::from(typed.verbose),
     })
+}
+
+/// What was typed about the agent.
+fn words_of(typed: AgentArguments) -> Vec<(&'static str, String)> {
+    let path = |path: Option<PathBuf>| path.map(|path| path.display().to_string());
+    [
+        ("--from", typed.from),
+        ("--rsh", typed.rsh),
+        ("--agent-path", typed.agent_path),
+        ("--source-dbname", typed.source_dbname),
+        ("--tls-ca", path(typed.tls.tls_ca)),
+        ("--tls-cert", path(typed.tls.tls_cert)),
+        ("--tls-key", path(typed.tls.tls_key)),
+    ]
+    .into_iter()
+    .filter_map(|(option, value)| Some((option, value?)))
+    .collect()
 }
 
 /// The data directory, as it was typed or is on record, and what else is on record of the cluster.
@@ -394,15 +410,23 @@ fn has_server(conninfo: &Conninfo) -> bool {
 /// Where the agent is.
 fn agent(typed: &AgentArguments, primary: &Conninfo) -> Result<Agent, UsageError> {
     let source = match &typed.source_dbname {
-        Some(given) => Some(given.clone()),
+        Some(given) => {
+            own_server(given)?;
+            Some(given.clone())
+        }
         None => agents_own_server(typed.from.as_deref(), primary)?,
     };
     let agent = link::parse(
         typed.from.as_deref(),
         primary.get("host").or_else(|| primary.get("hostaddr")),
-        typed.rsh.as_deref(),
-        typed.agent_path.as_deref(),
-        source.as_deref(),
+        &Companions {
+            rsh: typed.rsh.as_deref(),
+            agent_path: typed.agent_path.as_deref(),
+            source_dbname: source.as_deref(),
+            tls_ca: typed.tls.tls_ca.as_deref(),
+            tls_cert: typed.tls.tls_cert.as_deref(),
+            tls_key: typed.tls.tls_key.as_deref(),
+        },
     )
     .map_err(|error| {
         let refused = UsageError::new(&error);
@@ -413,16 +437,15 @@ fn agent(typed: &AgentArguments, primary: &Conninfo) -> Result<Agent, UsageError
             FromError::SocketDirectory(_) => {
                 refused.hint("If the source is on this host, add --from local.")
             }
-            FromError::SeveralHosts => {
-                refused.hint("Say with --from ssh://HOST on which of them the source is.")
-            }
+            FromError::SeveralHosts => refused
+                .hint("Say with --from ssh://HOST (or tls://HOST) on which of them the source is."),
             FromError::NoEffect { from: "exec:", .. } => {
                 refused.hint("Write it into the command: pg_reseed serve has options of its own.")
             }
             _ => refused,
         }
     })?;
-    if matches!(agent, Agent::Ssh { .. }) && !has_server(primary) {
+    if matches!(agent, Agent::Ssh { .. } | Agent::Tls { .. }) && !has_server(primary) {
         return Err(
             UsageError::new("the connection string for the standby names no host").hint(
                 "The standby would connect to its own host. Give the source's host with -h or in \
@@ -443,7 +466,7 @@ fn agents_own_server(from: Option<&str>, primary: &Conninfo) -> Result<Option<St
         add(&mut own, "host", host)?;
     }
     if let Some(port) = primary.get("port").filter(|port| !port.contains(','))
-        && !from.is_some_and(|from| from.starts_with("exec:"))
+        && !from.is_some_and(|from| from.starts_with("exec:") || from.starts_with("tls:"))
     {
         add(&mut own, "port", port)?;
     }
@@ -451,6 +474,76 @@ fn agents_own_server(from: Option<&str>, primary: &Conninfo) -> Result<Option<St
         return Ok(None);
     }
     own.to_keyword_value().map(Some).map_err(UsageError::new)
+}
+
+/// The connection string of an agent: no secret may stand on a command line.
+///
+/// # Errors
+/// It does not parse, or has a password.
+pub fn own_server(text: &str) -> Result<Conninfo, UsageError> {
+    let conninfo = Conninfo::parse(text).map_err(UsageError::new)?;
+    if conninfo.has_password() {
+        return Err(
+            UsageError::new("a password in the agent's connection string is not accepted").hint(
+                "It would stand in the list of processes. Put it into the password file of the user that \
+                 the agent runs as: ~/.pgpass, or passfile=... in the connection string.",
+            ),
+        );
+    }
+    Ok(conninfo)
+}
+
+/// Where an agent listens, and with which files.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Listening {
+    pub host: String,
+    pub port: u16,
+    pub files: Files,
+}
+
+/// Where an agent shall listen; `None` for one on its standard streams.
+///
+/// # Errors
+/// The address makes no sense, or files are given to one that does not need them.
+pub fn listening(typed: &ServeArguments) -> Result<Option<Listening>, UsageError> {
+    let TlsArguments {
+        tls_ca,
+        tls_cert,
+        tls_key,
+    } = &typed.tls;
+    let Some(address) = &typed.listen else {
+        for (option, file) in [
+            ("--tls-ca", tls_ca),
+            ("--tls-cert", tls_cert),
+            ("--tls-key", tls_key),
+        ] {
+            if file.is_some() {
+                return Err(UsageError::new(format_args!(
+                    "option \"{option}\" has no effect with \"--stdio\""
+                )));
+            }
+        }
+        return Ok(None);
+    };
+    let (host, port) = link::split_port(address).map_err(UsageError::new)?;
+    if host.is_empty() {
+        return Err(
+            UsageError::new(format_args!("the address \"{address}\" names no host"))
+                .hint("Use 0.0.0.0 or [::] for every address of this host."),
+        );
+    }
+    let file = |file: &Option<PathBuf>| file.clone().unwrap_or_default();
+    let files = Files {
+        authority: file(tls_ca),
+        certificate: file(tls_cert),
+        key: file(tls_key),
+        revoked: typed.tls_crl.clone(),
+    };
+    Ok(Some(Listening {
+        host: host.to_owned(),
+        port: port.unwrap_or(tls::PORT),
+        files,
+    }))
 }
 
 fn check_slot_name(name: &str) -> Result<(), UsageError> {
@@ -630,7 +723,7 @@ mod tests {
         ] {
             let source = match resolve(line, &[]).unwrap().options.from {
                 Agent::Local { source, .. } | Agent::Ssh { source, .. } => source,
-                Agent::Exec { .. } => None,
+                Agent::Exec { .. } | Agent::Tls { .. } => None,
             };
             assert_eq!(source.as_deref(), own, "{line}");
         }
@@ -683,11 +776,11 @@ mod tests {
           error: the connection string for the standby names no host
           hint: The standby would connect to its own host. Give the source's host with -h or in -d.
         -h /tmp
-          error: the host of the connection string, "/tmp", is a socket directory and no host for ssh
+          error: the host of the connection string, "/tmp", is a socket directory and no host to reach an agent on
           hint: If the source is on this host, add --from local.
         -h db1,db2
-          error: the connection string names several hosts, so ssh cannot know which one to reach
-          hint: Say with --from ssh://HOST on which of them the source is.
+          error: the connection string names several hosts, so it is not known on which one the agent is
+          hint: Say with --from ssh://HOST (or tls://HOST) on which of them the source is.
         -h db2 --from local --rsh ssh
           error: option "--rsh" has no effect with "local"
         -h db2 --from 'exec:docker exec -i pg pg_reseed serve --stdio' --agent-path /opt/pg_reseed
@@ -697,7 +790,7 @@ mod tests {
           error: option "--source-dbname" has no effect with "exec:"
           hint: Write it into the command: pg_reseed serve has options of its own.
         -h db2 --from rsync://db2
-          error: unrecognized agent "rsync://db2": use ssh://[USER@]HOST[:PORT], exec:COMMAND or local
+          error: unrecognized agent "rsync://db2": use ssh://[USER@]HOST[:PORT], tls://HOST[:PORT], exec:COMMAND or local
         -h db2 -S Standby1
           error: invalid replication slot name "Standby1"
           hint: Slot names consist of at most 63 lower case letters, digits and underscores.

@@ -1,7 +1,7 @@
 //! Behind the point of no return: everything comes, what must not be there goes, and the target becomes
 //! a standby.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::conf;
@@ -16,6 +16,7 @@ use super::transfer::{Found, Sink, Transfer};
 use super::wal::{self, Stopped};
 use super::work::Work;
 use crate::disk::DiskError;
+use crate::disk::confine::{self, Confined};
 use crate::disk::target::{ClosedTarget, Finish};
 use crate::errors::chain;
 use crate::event::{Counters, Stage};
@@ -81,6 +82,7 @@ pub(super) async fn carry_out(run: &Run<'_>, half: Half) -> Result<Carried, Fail
     } = half;
 
     run.stage(Stage::Compare);
+    workers::in_place(|| confine(run, &target, &cleared));
     let transfer = Transfer::new(
         source.clone(),
         Sink::Target(Arc::clone(&target)),
@@ -189,6 +191,30 @@ pub(super) async fn finish(run: &Run<'_>, carried: Carried) -> Result<Finished, 
         damaged: carried.damaged,
         bindir: carried.bindir,
     })
+}
+
+/// The threads that write what comes give up writing elsewhere than in the target's trees. Those that start the
+/// server later do not: it would inherit that.
+fn confine(run: &Run<'_>, target: &ClosedTarget, cleared: &Cleared) {
+    let links = run.options.pgdata.join("pg_tblspc");
+    // What these hold is removed.
+    let stale = cleared.findings().stale_tablespaces.iter();
+    let stale = stale.map(|oid| links.join(oid.to_string()));
+    let places = target.roots().places().map(Path::to_owned);
+    let places: Vec<_> = places.chain(stale).collect();
+    let confined = run.workers.on_each(|| confine::to_writing_beneath(&places));
+    match confined.as_deref().map(<[_]>::first) {
+        Ok(Some(Ok(Confined::Wholly | Confined::Partly))) => {}
+        Ok(Some(Ok(Confined::No)) | None) => {
+            tracing::info!(
+                "the kernel has no Landlock: that only the target is written is not enforced"
+            );
+        }
+        Ok(Some(Err(error))) => {
+            tracing::warn!("that only the target is written is not enforced: {error}");
+        }
+        Err(error) => tracing::warn!("{error}"),
+    }
 }
 
 async fn make_directories(

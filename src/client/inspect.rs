@@ -150,16 +150,19 @@ fn command(options: &InspectOptions, source: &InspectSource) -> Result<String, F
     let pgdata = options.pgdata.display().to_string();
     let cluster = options.cluster.as_ref().map(ToString::to_string);
     let mut command = "pg_reseed rebuild".to_owned();
+    let typed = source
+        .typed
+        .iter()
+        .map(|(option, value)| (*option, Some(value)));
     for (option, value) in [
         ("--cluster", cluster.as_ref()),
         ("-D", Some(&pgdata).filter(|_| cluster.is_none())),
         ("-d", Some(&conninfo)),
-        ("--from", source.typed_from.as_ref()),
-        ("--rsh", source.rsh.as_ref()),
-        ("--agent-path", source.agent_path.as_ref()),
-        ("--source-dbname", source.source_dbname.as_ref()),
-        ("--slot", options.slot.as_ref()),
-    ] {
+    ]
+    .into_iter()
+    .chain(typed)
+    .chain([("--slot", options.slot.as_ref())])
+    {
         if let Some(value) = value {
             // Only a NUL cannot be quoted, and no argument holds one.
             let quoted = shlex::try_quote(value).unwrap_or_default();

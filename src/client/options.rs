@@ -97,8 +97,6 @@ pub struct InspectOptions {
 pub struct InspectSource {
     pub from: From,
     pub primary: Conninfo,
-    pub typed_from: Option<String>,
-    pub rsh: Option<String>,
-    pub agent_path: Option<String>,
-    pub source_dbname: Option<String>,
+    /// Options and their values.
+    pub typed: Vec<(&'static str, String)>,
 }

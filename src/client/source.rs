@@ -14,7 +14,8 @@ use crate::facts::SourceFacts;
 use crate::geometry::total_bytes;
 use crate::link::From;
 use crate::link::frames::{self, Frame, FrameError, Impatient, Outgoing};
-use crate::link::process::{self, Incoming, Link, Process};
+use crate::link::process::{self, Link, Process};
+use crate::link::stdio::Input;
 use crate::wire::codec::{self, CodecError};
 use crate::wire::message::{Answer, Fault, JoinToken, Notice, Request, RequestId, SILENT_AFTER};
 
@@ -77,7 +78,7 @@ impl SourceError {
             } => Some(VERSION_HINT),
             SourceError::Handshake { .. } => Some(HANDSHAKE_HINT),
             SourceError::Fault(fault) => fault.hint.as_deref(),
-            SourceError::Open(_) => Some("Check --from and --rsh."),
+            SourceError::Open(_) => Some("Check --from and the options that belong to it."),
             SourceError::Lost(_) | SourceError::BracketLost(_) => {
                 Some("Run the same command again when the cause is mended.")
             }
@@ -176,7 +177,7 @@ struct Carrier {
 /// A stream on which the preambles are exchanged.
 pub(super) struct Opened {
     process: Process,
-    reader: Impatient<Incoming>,
+    reader: Impatient<Input>,
     outgoing: mpsc::Sender<Outgoing>,
     writing: tokio::task::JoinHandle<std::io::Result<()>>,
 }
@@ -186,7 +187,7 @@ pub(super) struct Opened {
 /// # Errors
 /// [`SourceError`] when the process cannot be started, ends, or speaks something else.
 pub async fn connect(from: &From, events: &Events) -> Result<(Source, Connection), SourceError> {
-    let opened = open(process::open(from).map_err(SourceError::Open)?).await?;
+    let opened = open(process::open(from).await.map_err(SourceError::Open)?).await?;
     let source = Source {
         first: Stream {
             outgoing: opened.outgoing.clone(),
@@ -387,7 +388,9 @@ impl Source {
     /// # Errors
     /// [`SourceError`]; the streams that are there are not touched.
     pub(super) async fn join(&self, from: &From, token: JoinToken) -> Result<Opened, SourceError> {
-        let link = process::open_further(from).map_err(SourceError::Open)?;
+        let link = process::open_further(from)
+            .await
+            .map_err(SourceError::Open)?;
         let mut opened = open(link).await?;
         let request = Outgoing::new(self.new_id(), &Request::Join { token }, Vec::new())?;
         let _ = opened.outgoing.send(request).await;

@@ -5,6 +5,7 @@
 
 pub mod close;
 pub mod conf;
+pub mod confine;
 mod dontcache;
 pub mod durable;
 pub mod facts;

@@ -143,6 +143,12 @@ impl Roots {
         self.tablespaces.iter().map(|(oid, root)| (*oid, root))
     }
 
+    /// All the directories.
+    pub fn places(&self) -> impl Iterator<Item = &Path> {
+        let roots = std::iter::once(&self.data).chain(&self.wal);
+        roots.chain(self.tablespaces.values()).map(Root::path)
+    }
+
     /// Where a path of the data directory really lies: its root, and the path beneath it.
     #[must_use]
     pub fn locate<'a>(&'a self, path: &'a RelPath) -> (&'a Root, &'a Path) {

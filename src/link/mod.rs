@@ -5,6 +5,7 @@ pub mod frames;
 pub mod join;
 pub mod process;
 pub mod stdio;
+pub mod tls;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -31,22 +32,43 @@ pub enum From {
         agent_path: String,
         source: Option<String>,
     },
+    /// An agent that listens, by TLS.
+    Tls {
+        host: String,
+        port: u16,
+        files: tls::Files,
+    },
+}
+
+/// What belongs to `--from`, as it was typed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Companions<'a> {
+    pub rsh: Option<&'a str>,
+    pub agent_path: Option<&'a str>,
+    pub source_dbname: Option<&'a str>,
+    pub tls_ca: Option<&'a Path>,
+    pub tls_cert: Option<&'a Path>,
+    pub tls_key: Option<&'a Path>,
 }
 
 /// `--from` and its companions do not name an agent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FromError {
-    #[error("unrecognized agent \"{0}\": use ssh://[USER@]HOST[:PORT], exec:COMMAND or local")]
+    #[error(
+        "unrecognized agent \"{0}\": use ssh://[USER@]HOST[:PORT], tls://HOST[:PORT], exec:COMMAND or local"
+    )]
     Unknown(String),
     #[error("the agent \"{0}\" names no host, and neither does the connection string")]
     NoHost(String),
     #[error(
-        "the host of the connection string, \"{0}\", is a socket directory and no host for ssh"
+        "the host of the connection string, \"{0}\", is a socket directory and no host to reach an agent on"
     )]
     SocketDirectory(String),
-    #[error("the connection string names several hosts, so ssh cannot know which one to reach")]
+    #[error(
+        "the connection string names several hosts, so it is not known on which one the agent is"
+    )]
     SeveralHosts,
-    #[error("invalid host \"{0}\" for ssh")]
+    #[error("invalid host \"{0}\" of the agent")]
     BadHost(String),
     #[error("invalid port \"{0}\"")]
     BadPort(String),
@@ -54,6 +76,8 @@ pub enum FromError {
     EmptyCommand(String),
     #[error("the remote shell \"{0}\" does not parse as a command")]
     BadRsh(String),
+    #[error("an agent that is reached by TLS needs \"{0}\"")]
+    NoFile(&'static str),
     #[error("option \"{option}\" has no effect with \"{from}\"")]
     NoEffect {
         option: &'static str,
@@ -61,7 +85,7 @@ pub enum FromError {
     },
 }
 
-/// Parses `--from` with the options that belong to it. `primary_host` is the host of `-d`, for `ssh:`
+/// Parses `--from` with the options that belong to it. `primary_host` is the host of `-d`, for `ssh:` and `tls:`
 /// without one.
 ///
 /// # Errors
@@ -69,26 +93,19 @@ pub enum FromError {
 pub fn parse(
     from: Option<&str>,
     primary_host: Option<&str>,
-    rsh: Option<&str>,
-    agent_path: Option<&str>,
-    source_dbname: Option<&str>,
+    with: &Companions,
 ) -> Result<From, FromError> {
     let text = from.unwrap_or("ssh:");
-    let no_effect = |option, given: Option<&str>, from| match given {
-        Some(_) => Err(FromError::NoEffect { option, from }),
-        None => Ok(()),
-    };
+    let source = with.source_dbname.map(str::to_owned);
     if text == "local" {
-        no_effect("--rsh", rsh, "local")?;
+        with.only("local", &["--agent-path", "--source-dbname"])?;
         return Ok(From::Local {
-            agent: agent_path.map(PathBuf::from),
-            source: source_dbname.map(str::to_owned),
+            agent: with.agent_path.map(PathBuf::from),
+            source,
         });
     }
     if let Some(command) = text.strip_prefix("exec:") {
-        no_effect("--rsh", rsh, "exec:")?;
-        no_effect("--agent-path", agent_path, "exec:")?;
-        no_effect("--source-dbname", source_dbname, "exec:")?;
+        with.only("exec:", &[])?;
         if command.trim().is_empty() {
             return Err(FromError::EmptyCommand(text.to_owned()));
         }
@@ -96,10 +113,70 @@ pub fn parse(
             command: command.to_owned(),
         });
     }
-    let Some(rest) = text.strip_prefix("ssh:") else {
+    if let Some(place) = text.strip_prefix("tls:") {
+        with.only("tls:", &["--tls-ca", "--tls-cert", "--tls-key"])?;
+        let (host, port) = place_of(text, place, primary_host)?;
+        let file =
+            |name, path: Option<&Path>| path.map(Path::to_owned).ok_or(FromError::NoFile(name));
+        return Ok(From::Tls {
+            host: host.to_owned(),
+            port: port.unwrap_or(tls::PORT),
+            files: tls::Files {
+                authority: file("--tls-ca", with.tls_ca)?,
+                certificate: file("--tls-cert", with.tls_cert)?,
+                key: file("--tls-key", with.tls_key)?,
+                revoked: None,
+            },
+        });
+    }
+    let Some(place) = text.strip_prefix("ssh:") else {
         return Err(FromError::Unknown(text.to_owned()));
     };
-    let (user_host, port) = match rest.strip_prefix("//").unwrap_or(rest) {
+    with.only("ssh:", &["--rsh", "--agent-path", "--source-dbname"])?;
+    let (user_host, port) = place_of(text, place, primary_host)?;
+    let rsh = match with.rsh {
+        None => vec!["ssh".to_owned()],
+        Some(text) => shlex::split(text)
+            .filter(|words| !words.is_empty())
+            .ok_or_else(|| FromError::BadRsh(text.to_owned()))?,
+    };
+    Ok(From::Ssh {
+        user_host: user_host.to_owned(),
+        port,
+        rsh,
+        agent_path: with.agent_path.unwrap_or("pg_reseed").to_owned(),
+        source,
+    })
+}
+
+impl Companions<'_> {
+    /// Refuses all that were given but these.
+    fn only(&self, from: &'static str, these: &[&str]) -> Result<(), FromError> {
+        let given = [
+            ("--rsh", self.rsh.is_some()),
+            ("--agent-path", self.agent_path.is_some()),
+            ("--source-dbname", self.source_dbname.is_some()),
+            ("--tls-ca", self.tls_ca.is_some()),
+            ("--tls-cert", self.tls_cert.is_some()),
+            ("--tls-key", self.tls_key.is_some()),
+        ];
+        let mut others = given
+            .iter()
+            .filter(|(option, is_given)| *is_given && !these.contains(option));
+        match others.next() {
+            Some((option, _)) => Err(FromError::NoEffect { option, from }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Host and port behind the scheme, or the host of the connection string.
+fn place_of<'a>(
+    text: &str,
+    place: &'a str,
+    primary_host: Option<&'a str>,
+) -> Result<(&'a str, Option<u16>), FromError> {
+    let (user_host, port) = match place.strip_prefix("//").unwrap_or(place) {
         "" => {
             let host = primary_host
                 .filter(|host| !host.is_empty())
@@ -114,6 +191,9 @@ pub fn parse(
         }
         place => split_port(place.strip_suffix('/').unwrap_or(place))?,
     };
+    if port == Some(0) {
+        return Err(FromError::BadPort("0".to_owned()));
+    }
     // ssh would take a host that begins with a dash for an option.
     let host = user_host.rsplit('@').next().unwrap_or(user_host);
     let is_plain = |part: &str| {
@@ -124,27 +204,17 @@ pub fn parse(
     if !is_plain(host) || !is_plain(user_host) {
         return Err(FromError::BadHost(user_host.to_owned()));
     }
-    let rsh = match rsh {
-        None => vec!["ssh".to_owned()],
-        Some(text) => shlex::split(text)
-            .filter(|words| !words.is_empty())
-            .ok_or_else(|| FromError::BadRsh(text.to_owned()))?,
-    };
-    Ok(From::Ssh {
-        user_host: user_host.to_owned(),
-        port,
-        rsh,
-        agent_path: agent_path.unwrap_or("pg_reseed").to_owned(),
-        source: source_dbname.map(str::to_owned),
-    })
+    Ok((user_host, port))
 }
 
 /// Splits `[user@]host[:port]`; an IPv6 address stands in brackets when a port follows.
-fn split_port(place: &str) -> Result<(&str, Option<u16>), FromError> {
+///
+/// # Errors
+/// [`FromError`] when the port is none.
+pub fn split_port(place: &str) -> Result<(&str, Option<u16>), FromError> {
     let port = |text: &str| {
         text.parse()
             .ok()
-            .filter(|port| *port > 0)
             .ok_or_else(|| FromError::BadPort(text.to_owned()))
     };
     if let Some((host, behind)) = place.split_once(']') {
@@ -170,8 +240,14 @@ impl From {
     pub fn is_ssh(&self) -> bool {
         match self {
             From::Ssh { rsh, .. } => Path::new(&rsh[0]).file_name() == Some("ssh".as_ref()),
-            From::Local { .. } | From::Exec { .. } => false,
+            From::Local { .. } | From::Exec { .. } | From::Tls { .. } => false,
         }
+    }
+
+    /// Whether each stream is encrypted by one processor, so that several move more.
+    #[must_use]
+    pub fn gains_by_streams(&self) -> bool {
+        self.is_ssh() || matches!(self, From::Tls { .. })
     }
 
     /// The same for a further stream, which must not ask for a password once more.
@@ -204,6 +280,7 @@ impl From {
                 Ok((program.into(), arguments))
             }
             From::Exec { command } => Ok(("/bin/sh".into(), vec!["-c".into(), command.into()])),
+            From::Tls { .. } => Err(std::io::Error::other("no program carries TLS")),
             From::Ssh {
                 user_host,
                 port,
@@ -236,7 +313,7 @@ mod tests {
     use super::*;
 
     fn ssh(from: &str, host: Option<&str>) -> Result<(String, Option<u16>), FromError> {
-        match parse(Some(from), host, None, None, None)? {
+        match parse(Some(from), host, &Companions::default())? {
             From::Ssh {
                 user_host, port, ..
             } => Ok((user_host, port)),
@@ -258,7 +335,36 @@ mod tests {
     }
 
     #[test]
+    fn places_of_agents_that_listen_are_read() {
+        let with = Companions {
+            tls_ca: Some(Path::new("/ca")),
+            tls_cert: Some(Path::new("/cert")),
+            tls_key: Some(Path::new("/key")),
+            ..Companions::default()
+        };
+        for (from, host, port) in [
+            ("tls://db1", "db1", tls::PORT),
+            ("tls://db1:99/", "db1", 99),
+            ("tls://[::1]:99", "::1", 99),
+            ("tls:", "db9", tls::PORT),
+        ] {
+            match parse(Some(from), Some("db9"), &with).unwrap() {
+                From::Tls {
+                    host: found,
+                    port: at,
+                    ..
+                } => assert_eq!((&*found, at), (host, port)),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
     fn what_is_no_agent_is_refused() {
+        let with_rsh = Companions {
+            rsh: Some("ssh -4"),
+            ..Companions::default()
+        };
         assert!(matches!(
             ssh("ssh:", Some("/var/run/postgresql")),
             Err(FromError::SocketDirectory(_))
@@ -281,29 +387,32 @@ mod tests {
             Err(FromError::BadPort(_))
         ));
         assert!(matches!(
-            parse(Some("rsync://x"), None, None, None, None),
+            parse(Some("rsync://x"), None, &Companions::default()),
             Err(FromError::Unknown(_))
         ));
         assert!(matches!(
-            parse(Some("local"), None, Some("ssh -4"), None, None),
+            parse(Some("local"), None, &with_rsh),
             Err(FromError::NoEffect { .. })
         ));
         assert!(matches!(
-            parse(Some("exec: "), None, None, None, None),
+            parse(Some("tls://db1"), None, &Companions::default()),
+            Err(FromError::NoFile("--tls-ca"))
+        ));
+        assert!(matches!(
+            parse(Some("exec: "), None, &Companions::default()),
             Err(FromError::EmptyCommand(_))
         ));
     }
 
     #[test]
     fn the_remote_shell_sees_one_quoted_string() {
-        let from = parse(
-            Some("ssh://postgres@db1:2222"),
-            None,
-            Some("ssh -o 'BatchMode yes'"),
-            Some("/opt/pg reseed/bin/pg_reseed"),
-            Some("host=/tmp dbname='a b'; rm -rf /"),
-        )
-        .unwrap();
+        let with = Companions {
+            rsh: Some("ssh -o 'BatchMode yes'"),
+            agent_path: Some("/opt/pg reseed/bin/pg_reseed"),
+            source_dbname: Some("host=/tmp dbname='a b'; rm -rf /"),
+            ..Companions::default()
+        };
+        let from = parse(Some("ssh://postgres@db1:2222"), None, &with).unwrap();
         let (program, arguments) = from.command().unwrap();
         assert_eq!(program, "ssh");
         assert_eq!(
@@ -329,7 +438,11 @@ mod tests {
             ),
             (Some("krsh -x"), "krsh -x db1 pg_reseed serve --stdio"),
         ] {
-            let from = parse(Some("ssh://db1"), None, rsh, None, None).unwrap();
+            let with = Companions {
+                rsh,
+                ..Companions::default()
+            };
+            let from = parse(Some("ssh://db1"), None, &with).unwrap();
             let (program, arguments) = from.further().command().unwrap();
             let mut all = vec![program];
             all.extend(arguments);

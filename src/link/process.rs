@@ -1,41 +1,72 @@
-//! The process that carries a link: `ssh`, any command, or an agent on this host.
+//! What carries a link: a process (`ssh`, any command, an agent on this host), or a connection by TLS. And the agents
+//! that are started for connections.
 
 use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
 
-use super::{From, stdio};
+use super::stdio::{self, Input, Output};
+use super::{From, tls};
 
 /// How many of the agent's last lines on standard error are kept for an error message.
 const LAST_LINES: usize = 8;
 
-/// What comes from the agent.
-pub type Incoming = ChildStdout;
+/// What an agent begins the line with in which it tells of which cluster it is.
+pub const CLUSTER_LINE: &str = "serves cluster ";
 
-/// An open link: two byte streams, and the process at their end.
+/// An open link: two byte streams, and what is at their end.
 pub struct Link {
-    pub reader: Incoming,
-    pub writer: ChildStdin,
+    pub reader: Input,
+    pub writer: Output,
     pub process: Process,
 }
 
+/// What carries a link.
+pub enum Process {
+    Child(ChildProcess),
+    /// A connection by TLS to this place.
+    Connection(String),
+}
+
 /// The process that carries a link.
-pub struct Process {
+pub struct ChildProcess {
     child: Child,
     last_lines: Arc<Mutex<VecDeque<String>>>,
-    stderr_done: tokio::task::JoinHandle<()>,
+    stderr_done: JoinHandle<()>,
 }
 
 impl Process {
+    /// How it ended, as a sentence. Waits a moment for the end.
+    pub async fn epitaph(&mut self) -> String {
+        match self {
+            Self::Child(child) => child.epitaph().await,
+            Self::Connection(place) => format!("The connection to {place} ended"),
+        }
+    }
+
+    /// Waits until it has ended by itself, for `limit` at most, and ends it then.
+    pub async fn end(self, limit: Duration) {
+        match self {
+            Self::Child(child) => child.end(limit).await,
+            Self::Connection(_) => {}
+        }
+    }
+}
+
+impl ChildProcess {
     /// How the process ended, as a sentence, with its last words on standard error. Waits a moment for
     /// the end.
-    pub async fn epitaph(&mut self) -> String {
-        let wait = std::time::Duration::from_secs(2);
+    async fn epitaph(&mut self) -> String {
+        let wait = Duration::from_secs(2);
         let status = match tokio::time::timeout(wait, self.child.wait()).await {
             Ok(Ok(status)) => format!("The agent's process ended: {status}"),
             Ok(Err(error)) => format!("The agent's process cannot be waited for: {error}"),
@@ -54,7 +85,7 @@ impl Process {
     }
 
     /// Waits until the process has ended by itself, for `limit` at most, and kills it then.
-    pub async fn end(mut self, limit: std::time::Duration) {
+    async fn end(mut self, limit: Duration) {
         if tokio::time::timeout(limit, self.child.wait())
             .await
             .is_err()
@@ -64,13 +95,13 @@ impl Process {
     }
 }
 
-/// Opens a link: starts the process that carries it. It is not killed when it is dropped: the agent ends,
-/// and tidies up, when its standard input does.
+/// Opens a link: connects, or starts the process that carries it. That is not killed when it is dropped: the agent
+/// ends, and tidies up, when its standard input does.
 ///
 /// # Errors
-/// The system's error when the process cannot be started.
-pub fn open(from: &From) -> io::Result<Link> {
-    start(from, IfDropped::Ends)
+/// The system's error when the process cannot be started, or TLS's.
+pub async fn open(from: &From) -> io::Result<Link> {
+    start(from, IfDropped::Ends).await
 }
 
 /// Opens a link for a further stream of a session. Its process goes with the link, also while it is still
@@ -78,8 +109,8 @@ pub fn open(from: &From) -> io::Result<Link> {
 ///
 /// # Errors
 /// As [`open`].
-pub fn open_further(from: &From) -> io::Result<Link> {
-    start(&from.further(), IfDropped::IsKilled)
+pub async fn open_further(from: &From) -> io::Result<Link> {
+    start(&from.further(), IfDropped::IsKilled).await
 }
 
 /// What becomes of a process that nobody cares for any more.
@@ -89,7 +120,16 @@ enum IfDropped {
     IsKilled,
 }
 
-fn start(from: &From, if_dropped: IfDropped) -> io::Result<Link> {
+async fn start(from: &From, if_dropped: IfDropped) -> io::Result<Link> {
+    if let From::Tls { host, port, files } = from {
+        let connector = tls::for_client(files).map_err(io::Error::other)?;
+        let (reader, writer) = tokio::io::split(tls::connect(host, *port, &connector).await?);
+        return Ok(Link {
+            reader: Box::new(reader),
+            writer: Box::new(writer),
+            process: Process::Connection(format!("{host}:{port}")),
+        });
+    }
     let (program, arguments) = from.command()?;
     let mut child = Command::new(&program)
         .args(&arguments)
@@ -137,12 +177,82 @@ fn start(from: &From, if_dropped: IfDropped) -> io::Result<Link> {
         }
     });
     Ok(Link {
-        reader,
-        writer,
-        process: Process {
+        reader: Box::new(reader),
+        writer: Box::new(writer),
+        process: Process::Child(ChildProcess {
             child,
             last_lines,
             stderr_done,
-        },
+        }),
     })
+}
+
+/// An agent that was started for a connection.
+pub struct Agent {
+    child: Child,
+    /// Reads its standard error; returns of which cluster it is.
+    listening: JoinHandle<Option<String>>,
+}
+
+/// How an agent ended.
+pub struct AgentEnd {
+    /// In words; `None` when it did not come to that.
+    pub cluster: Option<String>,
+    pub status: String,
+}
+
+/// Starts an agent of this very program with both its standard streams on one socket. What it says goes to the log
+/// with `label` before it.
+///
+/// # Errors
+/// The system's error.
+pub fn start_agent(arguments: &[OsString], label: String) -> io::Result<(Agent, UnixStream)> {
+    let (here, there) = std::os::unix::net::UnixStream::pair()?;
+    here.set_nonblocking(true)?;
+    // The program that runs, even after a newer one took its name.
+    let mut child = Command::new("/proc/self/exe")
+        .arg0("pg_reseed")
+        .args(["serve", "--stdio"])
+        .args(arguments)
+        .env("PG_RESEED_LOG", "warn,pg_reseed::agent::session=info")
+        .stdin(OwnedFd::from(there.try_clone()?))
+        .stdout(OwnedFd::from(there))
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let stderr = child.stderr.take();
+    let listening = tokio::spawn(async move {
+        let mut cluster = None;
+        let mut lines = BufReader::new(stderr?).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            match line.split_once(CLUSTER_LINE) {
+                Some((_, words)) => cluster = Some(words.to_owned()),
+                None => tracing::warn!("{label}: {line}"),
+            }
+        }
+        cluster
+    });
+    let agent = Agent { child, listening };
+    Ok((agent, UnixStream::from_std(here)?))
+}
+
+impl Agent {
+    /// Waits for the end, for `limit` at most, and kills it then. Its socket must have been dropped.
+    pub async fn end(mut self, limit: Duration) -> AgentEnd {
+        let status = match tokio::time::timeout(limit, self.child.wait()).await {
+            Ok(Ok(status)) => status.to_string(),
+            Ok(Err(error)) => format!("end is not known: {error}"),
+            Err(_) => {
+                let _ = self.child.kill().await;
+                format!(
+                    "process was killed, since it did not end within {} s",
+                    limit.as_secs()
+                )
+            }
+        };
+        let cluster = tokio::time::timeout(Duration::from_secs(2), self.listening).await;
+        AgentEnd {
+            cluster: cluster.ok().and_then(Result::ok).flatten(),
+            status,
+        }
+    }
 }

@@ -16,7 +16,10 @@
 mod cluster;
 mod crash;
 mod edges;
+mod frames;
 mod guards;
+mod hostile_agent;
+mod hostile_client;
 mod inspect;
 mod lab;
 mod layouts;
@@ -26,6 +29,7 @@ mod rebuild;
 mod seed;
 mod standby;
 mod syncrep;
+mod tls;
 mod transport;
 mod traps;
 mod wal;

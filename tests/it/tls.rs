@@ -1,0 +1,522 @@
+//! Agents that listen by TLS: who comes in, who does not, and that those who do not cannot hinder those who do.
+//!
+//! Certificates are made by the commands of SECURITY.md, as they stand there.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::cluster::{
+    Cluster, DEADLINE, Pair, Rebuild, Scene, Stop, binary, clean, done, eventually, pause,
+};
+
+/// The commands of SECURITY.md that make certificates, for an agent on this host.
+fn script() -> String {
+    let page = include_str!("../../SECURITY.md");
+    let block = page
+        .split("```\n")
+        .find(|block| block.contains("openssl req -x509"))
+        .unwrap();
+    block
+        .replace("db2.example.com", "localhost")
+        .replace("-newkey ed25519", "-newkey ed25519 -config /dev/null")
+}
+
+/// An authority with certificates of an agent and of a client, in a folder.
+struct Authority {
+    folder: PathBuf,
+}
+
+impl Authority {
+    fn new(scene: &Scene, name: &str) -> Self {
+        let folder = scene.folder(name);
+        // A request needs a section for its subject's name, which openssl takes from its configuration.
+        let script = script().replace("/dev/null", "openssl.cnf");
+        fs::write(
+            folder.join("openssl.cnf"),
+            "[req]\ndistinguished_name = dn\n[dn]\n",
+        )
+        .unwrap();
+        shell(&folder, &format!("set -e\n{script}"));
+        Self { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// A further certificate of a client.
+    fn issue(&self, file: &str, extensions: &str, days: &str) {
+        shell(
+            &self.folder,
+            &format!(
+                "set -e; umask 077
+                 openssl req -newkey ed25519 -config openssl.cnf -nodes -subj /CN={file} -keyout {file}.key -out {file}.csr
+                 printf '{extensions}' > {file}.ext
+                 openssl x509 -req -in {file}.csr -CA ca.crt -CAkey ca.key -CAcreateserial {days} \\
+                    -extfile {file}.ext -out {file}.crt"
+            ),
+        );
+    }
+
+    /// What a client is told of who it is.
+    fn options(&self, authority: &Self, name: &str) -> Vec<std::ffi::OsString> {
+        let mut options = Vec::new();
+        for (option, path) in [
+            ("--tls-ca", authority.path("ca.crt")),
+            ("--tls-cert", self.path(&format!("{name}.crt"))),
+            ("--tls-key", self.path(&format!("{name}.key"))),
+        ] {
+            options.push(option.into());
+            options.push(path.into());
+        }
+        options
+    }
+}
+
+fn shell(folder: &Path, script: &str) -> String {
+    done(
+        clean(Command::new("sh"))
+            .args(["-c", script])
+            .current_dir(folder),
+    )
+}
+
+/// A running `pg_reseed serve --listen`.
+struct Daemon {
+    child: Child,
+    port: u16,
+    log: PathBuf,
+}
+
+impl Daemon {
+    fn start(scene: &Scene, source: &Cluster, authority: &Authority, more: &[&str]) -> Self {
+        let log = scene.path().join("daemon.log");
+        let mut command = clean(Command::new(binary()));
+        command
+            .args(["serve", "--listen", "127.0.0.1:0", "-d"])
+            .arg(format!("{} dbname=postgres", source.conninfo()))
+            .args(authority.options(authority, "agent"))
+            .args(["--allow", "standby1.example.com"])
+            .args(more)
+            .stdout(Stdio::null())
+            .stderr(File::create(&log).unwrap());
+        let child = command.spawn().unwrap();
+        let mut daemon = Self {
+            child,
+            port: 0,
+            log,
+        };
+        daemon.port = eventually("the daemon listens", DEADLINE, || {
+            let log = daemon.said();
+            let ended = daemon.child.try_wait().unwrap();
+            assert!(ended.is_none(), "the daemon ended: {log}");
+            let (_, rest) = log.split_once("listening on 127.0.0.1:")?;
+            rest.lines().next()?.trim().parse().ok()
+        });
+        daemon
+    }
+
+    fn said(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap()
+    }
+
+    fn place(&self) -> String {
+        format!("tls://localhost:{}", self.port)
+    }
+
+    fn wait_said(&self, words: &str) {
+        eventually(&format!("the daemon says: {words}"), DEADLINE, || {
+            self.said().contains(words).then_some(())
+        });
+    }
+
+    fn connect(&self) -> TcpStream {
+        let mut places = ("localhost", self.port).to_socket_addrs().unwrap();
+        let place = places.find(std::net::SocketAddr::is_ipv4).unwrap();
+        let stream = TcpStream::connect(place).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("---- the daemon said:\n{}", self.said());
+        }
+        let _ = kill_process(self.pid(), Signal::TERM);
+        let _ = self.child.wait();
+    }
+}
+
+/// A rebuild by TLS as the client `name` of `authority`, who trusts `trusted`.
+fn rebuild(pair: &Pair, place: &str, options: Vec<std::ffi::OsString>) -> Rebuild {
+    Rebuild::bare(&pair.old, &pair.new)
+        .args(["--from", place, "--progress", "none"])
+        .args(options)
+}
+
+#[test]
+fn tls_carries_the_bytes() {
+    let scene = Scene::new();
+    let pair = Pair::diverged(&scene);
+    let authority = Authority::new(&scene, "ca");
+    let daemon = Daemon::start(&scene, &pair.new, &authority, &[]);
+    let options = || authority.options(&authority, "client");
+    let said = rebuild(&pair, &daemon.place(), options())
+        .args(["--streams", "3", "--start"])
+        .succeed();
+    pair.check_equal();
+    assert_eq!(said.number("streams"), 3);
+    let identifier = pair.new.control()["Database system identifier"].clone();
+    daemon.wait_said("it ended in order; the agent's exit status: 0");
+    let log = daemon.said();
+    for words in [
+        "as \"standby1.example.com\"".to_owned(),
+        format!("{identifier} in \"{}\"", pair.new.pgdata().display()),
+    ] {
+        assert!(log.contains(&words), "{words} is not in\n{log}");
+    }
+    // Inspecting goes the same way, and the advice with it.
+    pair.new.sql("SELECT 1");
+    let found = done(
+        clean(Command::new(binary()))
+            .args(["inspect", "-D"])
+            .arg(pair.old.pgdata())
+            .args(["-d", &pair.new.conninfo(), "--from", &daemon.place()])
+            .args(options()),
+    );
+    assert!(found.contains(&identifier), "{found}");
+}
+
+#[test]
+fn stop_of_the_daemon_ends_sessions_in_order() {
+    let scene = Scene::new();
+    let pair = Pair::diverged(&scene);
+    let authority = Authority::new(&scene, "ca");
+    let mut daemon = Daemon::start(&scene, &pair.new, &authority, &[]);
+    let mut running = rebuild(
+        &pair,
+        &daemon.place(),
+        authority.options(&authority, "client"),
+    )
+    .args(["--max-rate", "64k", "--slot", "mine", "--create-slot"])
+    .spawn();
+    running.wait_closed(&pair.old);
+    kill_process(daemon.pid(), Signal::TERM).unwrap();
+    let status = daemon.child.wait().unwrap();
+    assert!(status.success(), "{status}");
+    let said = running.wait();
+    assert_eq!(said.code(), 4, "{said}");
+    // Neither a backup nor the slot of the failed run is left.
+    assert_eq!(
+        pair.new.sql("SELECT count(*) FROM pg_replication_slots"),
+        "0"
+    );
+    pair.new.wait_sql(
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pg_reseed%'",
+        "0",
+    );
+}
+
+/// Everybody who must not come in, one after the other, and then one who may.
+#[test]
+fn nobody_else_comes_in() {
+    let scene = Scene::new();
+    let pair = Pair::diverged(&scene);
+    let authority = Authority::new(&scene, "ca");
+    let stranger = Authority::new(&scene, "stranger");
+    let crl = authority.path("crl.pem");
+    let name = "subjectAltName=DNS:standby1.example.com";
+    authority.issue(
+        "server",
+        &format!("{name}\\nextendedKeyUsage=serverAuth\\n"),
+        "-days 9",
+    );
+    authority.issue("short", &format!("{name}\\n"), "-days 0");
+    authority.issue(
+        "other",
+        "subjectAltName=DNS:standby2.example.com\\n",
+        "-days 9",
+    );
+    authority.issue("wild", "subjectAltName=DNS:*.example.com\\n", "-days 9");
+    authority.issue("nameless", "basicConstraints=CA:FALSE\\n", "-days 9");
+    authority.issue("revoked", &format!("{name}\\n"), "-days 9");
+    shell(
+        &authority.folder,
+        "set -e; touch index.txt; echo 01 > crlnumber
+         printf '[ca]\\ndefault_ca=a\\n[a]\\ndatabase=index.txt\\ncrlnumber=crlnumber\\ndefault_md=default\\n' > ca.cnf
+         openssl ca -config ca.cnf -gencrl -crldays 9 -keyfile ca.key -cert ca.crt -out crl.pem",
+    );
+    let daemon = Daemon::start(
+        &scene,
+        &pair.new,
+        &authority,
+        &["--tls-crl", crl.to_str().unwrap()],
+    );
+    let place = daemon.place();
+    let refused = |options: Vec<std::ffi::OsString>, words: &str| {
+        let said = rebuild(&pair, &place, options).fail(1);
+        assert!(said.stderr.contains(words), "no \"{words}\" in {said}");
+        assert!(said.stderr.contains("Nothing was changed"), "{said}");
+    };
+
+    // A certificate that is not good enough.
+    refused(stranger.options(&authority, "client"), "alert");
+    refused(authority.options(&authority, "server"), "alert");
+    for name in ["other", "wild", "nameless"] {
+        refused(
+            authority.options(&authority, name),
+            "does not allow the client's certificate",
+        );
+    }
+    eventually("its time is over", DEADLINE, || {
+        let said = rebuild(&pair, &place, authority.options(&authority, "short"))
+            .arg("--dry-run")
+            .run();
+        (said.code() == 1 && said.stderr.contains("CertificateExpired")).then_some(())
+    });
+
+    // One that was good, until the lists were read again.
+    let dry = || rebuild(&pair, &place, authority.options(&authority, "revoked")).arg("--dry-run");
+    dry().succeed();
+    shell(
+        &authority.folder,
+        "set -e; openssl ca -config ca.cnf -keyfile ca.key -cert ca.crt -revoke revoked.crt
+         openssl ca -config ca.cnf -gencrl -crldays 9 -keyfile ca.key -cert ca.crt -out crl.new; mv crl.new crl.pem",
+    );
+    dry().succeed();
+    kill_process(daemon.pid(), Signal::HUP).unwrap();
+    daemon.wait_said("certificates were read again");
+    refused(
+        authority.options(&authority, "revoked"),
+        "CertificateRevoked",
+    );
+    // Files that cannot be read leave those in use.
+    fs::write(&crl, "no list").unwrap();
+    kill_process(daemon.pid(), Signal::HUP).unwrap();
+    daemon.wait_said("those in use stay");
+    refused(
+        authority.options(&authority, "revoked"),
+        "CertificateRevoked",
+    );
+
+    // An agent that the client must not believe.
+    refused(
+        authority.options(&stranger, "client"),
+        "invalid peer certificate",
+    );
+    let elsewhere = format!("tls://127.0.0.1:{}", daemon.port);
+    let said = rebuild(&pair, &elsewhere, authority.options(&authority, "client")).fail(1);
+    assert!(said.stderr.contains("not valid for name"), "{said}");
+    let typed = rebuild(&pair, &place, Vec::new()).fail(2);
+    assert!(typed.stderr.contains("--tls-ca"), "{typed}");
+
+    // Other protocols, no certificate, and an old TLS.
+    for words in [
+        &b"GET / HTTP/1.0\r\n\r\n"[..],
+        b"pg_reseed\n",
+        &[0x16, 3, 1, 255, 255],
+        &[0; 4096],
+    ] {
+        let mut stream = daemon.connect();
+        let _ = stream.write_all(words);
+        // It hangs up, perhaps with an alert, or gives up waiting for more.
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        assert!(answer.len() < 64, "{answer:?}");
+    }
+    let client = |options: &str| {
+        let command = format!(
+            "echo | timeout 20 openssl s_client -connect localhost:{} -CAfile ca.crt -alpn pg_reseed -ign_eof {options} 2>&1 || true",
+            daemon.port
+        );
+        shell(&authority.folder, &command)
+    };
+    let said = client("");
+    assert!(said.contains("certificate required"), "{said}");
+    let said = client("-tls1_2 -cert client.crt -key client.key");
+    assert!(said.contains("protocol version"), "{said}");
+    // A session cannot be taken up again.
+    let said = client("-cert client.crt -key client.key -sess_out session");
+    assert!(
+        !said.contains("Post-Handshake New Session Ticket"),
+        "{said}"
+    );
+    assert!(!authority.path("session").exists() || !client("-sess_in session").contains("Reused"));
+    // Who may come in and talks nonsense is hung up on.
+    let said = client("-cert client.crt -key client.key");
+    assert!(said.contains("Verify return code: 0"), "{said}");
+    daemon.wait_said("the peer does not speak pg_reseed's protocol");
+
+    // None of this has changed anything for those who may.
+    rebuild(&pair, &place, authority.options(&authority, "client"))
+        .arg("--start")
+        .succeed();
+    pair.check_equal();
+}
+
+/// Two hundred connections that never get anywhere: half of them silent, half sending a byte now and then, all of
+/// them coming back.
+#[test]
+fn agent_under_attack_serves_a_rebuild() {
+    let scene = Scene::new();
+    let pair = Pair::diverged(&scene);
+    let authority = Authority::new(&scene, "ca");
+    let daemon = Arc::new(Daemon::start(&scene, &pair.new, &authority, &[]));
+    let is_over = Arc::new(AtomicBool::new(false));
+    // The beginning of an honest greeting, byte by byte.
+    let attackers: Vec<_> = (0..4)
+        .map(|number| {
+            let (daemon, is_over) = (Arc::clone(&daemon), Arc::clone(&is_over));
+            std::thread::spawn(move || {
+                let mut streams: Vec<_> = (0..50).map(|_| daemon.connect()).collect();
+                let mut hung_up = 0;
+                while !is_over.load(Ordering::Relaxed) {
+                    for stream in &mut streams {
+                        let is_silent = number % 2 == 0;
+                        stream.set_nonblocking(true).unwrap();
+                        let is_gone = matches!(stream.read(&mut [0; 16]), Ok(0))
+                            || (!is_silent && stream.write_all(&[0x16]).is_err());
+                        if is_gone {
+                            hung_up += 1;
+                            *stream = daemon.connect();
+                        }
+                    }
+                    pause(Duration::from_millis(20));
+                }
+                hung_up
+            })
+        })
+        .collect();
+    rebuild(
+        &pair,
+        &daemon.place(),
+        authority.options(&authority, "client"),
+    )
+    .args(["--streams", "2", "--start"])
+    .succeed();
+    pair.check_equal();
+    is_over.store(true, Ordering::Relaxed);
+    let hung_up: u32 = attackers
+        .into_iter()
+        .map(|thread| thread.join().unwrap())
+        .sum();
+    assert!(hung_up > 0, "nobody was hung up on");
+}
+
+#[test]
+fn more_connections_than_allowed_are_turned_away() {
+    let scene = Scene::new();
+    let mut pair = Pair::diverged(&scene);
+    let authority = Authority::new(&scene, "ca");
+    let daemon = Daemon::start(&scene, &pair.new, &authority, &["--max-connections", "1"]);
+    let options = || authority.options(&authority, "client");
+    let mut running = rebuild(&pair, &daemon.place(), options())
+        .args(["--streams", "1", "--max-rate", "64k"])
+        .spawn();
+    running.wait_closed(&pair.old);
+    let target = scene.vacant("third");
+    let said = Rebuild::bare(&target, &pair.new)
+        .args(["--from", &daemon.place(), "--progress", "none"])
+        .args(options())
+        .fail(1);
+    assert!(
+        said.stderr.contains("as many connections as it may have"),
+        "{said}"
+    );
+    running.kill();
+    drop(running);
+    daemon.wait_said("session 1:");
+    eventually("the agent is free again", DEADLINE, || {
+        let said = rebuild(&pair, &daemon.place(), options())
+            .args(["--streams", "1"])
+            .run();
+        (said.code() == 0).then_some(())
+    });
+    pair.old.start();
+    pair.check_equal();
+    pair.old.stop(Stop::Fast);
+}
+
+#[test]
+fn keys_and_options_that_cannot_be_used_are_told() {
+    let scene = Scene::new();
+    let authority = Authority::new(&scene, "ca");
+    let serve = |options: &[&str]| {
+        let output = clean(Command::new(binary()))
+            .arg("serve")
+            .args(options)
+            .current_dir(&authority.folder)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), text)
+    };
+    let files = [
+        "--tls-ca",
+        "ca.crt",
+        "--tls-cert",
+        "agent.crt",
+        "--tls-key",
+        "agent.key",
+    ];
+    let listen = ["--listen", "127.0.0.1:0", "--allow", "x"];
+    let with = |options: &[&'static str]| -> Vec<&'static str> { [&files[..], options].concat() };
+    for (options, status, words) in [
+        (vec![], 2, "--listen"),
+        (
+            vec!["--stdio", "--listen", "127.0.0.1"],
+            2,
+            "cannot be used with",
+        ),
+        (listen.to_vec(), 2, "--tls-ca"),
+        (with(&["--listen", "127.0.0.1:0"]), 2, "--allow"),
+        (with(&["--stdio"]), 2, "no effect"),
+        (
+            with(&["--listen", "127.0.0.1:x", "--allow", "x"]),
+            2,
+            "invalid port",
+        ),
+        (
+            with(&["--listen", ":7432", "--allow", "x"]),
+            2,
+            "names no host",
+        ),
+        (vec!["--stdio", "-d", "password=secret"], 2, "password"),
+    ] {
+        let (code, said) = serve(&options);
+        assert_eq!(code, Some(status), "{options:?}: {said}");
+        assert!(said.contains(words), "{options:?}: {said}");
+        assert!(!said.contains("secret"), "{said}");
+    }
+    let mode = |mode| {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(
+            authority.path("agent.key"),
+            fs::Permissions::from_mode(mode),
+        )
+        .unwrap();
+    };
+    mode(0o644);
+    let (code, said) = serve(&with(&listen));
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("can be read by others"), "{said}");
+    mode(0o600);
+    let (code, said) = serve(&[&files[..3], &["client.crt"], &files[4..], &listen].concat());
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("cannot be used"), "{said}");
+}
