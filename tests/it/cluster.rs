@@ -80,11 +80,14 @@ pub fn as_of_15(message: &str) -> String {
     for (new, old) in SINCE_15 {
         message = message.replace(old, new);
     }
-    // From 16 on.
-    message.replace(
-        "permission denied to start WAL sender",
-        "must be superuser or replication role to start walsender",
-    )
+    message
+        // From 16 on.
+        .replace(
+            "permission denied to start WAL sender",
+            "must be superuser or replication role to start walsender",
+        )
+        // Up to 13.
+        .replace("\"postgres\", SSL off", "\"postgres\", no encryption")
 }
 
 /// The binary under test: the one just built, or any other by `PG_RESEED_TEST_BINARY`.
@@ -899,7 +902,7 @@ impl Load {
     /// Starts a session that repeats `script`, a statement a line.
     pub fn script(cluster: &Cluster, seed: u64, script: &str) -> Self {
         let file = cluster.home().join("load.sql");
-        fs::write(&file, script).unwrap();
+        fs::write(&file, for_this_major(script)).unwrap();
         Self::spawn(
             cluster,
             seed,

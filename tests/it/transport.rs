@@ -8,6 +8,8 @@ use std::process::{Child, Command};
 
 use insta::assert_snapshot;
 
+use pg_reseed::wire::message::PROTOCOL;
+
 use crate::cluster::{
     Cluster, DEADLINE, Pair, Rebuild, Said, Scene, alive, binary, children_of, done, eventually,
 };
@@ -127,8 +129,9 @@ fn agents_that_do_not_come_up_are_reported() {
     pg_reseed: hint: pg_reseed must be installed on the source's host (--agent-path says where), and nothing else may write to the standard output of that command.
     "#);
     // The same word, another number after it.
-    assert_snapshot!(failed(r"exec:printf 'pgreseed\377\001\000\000'; cat > /dev/null"), @r#"
-    pg_reseed: error: could not talk to the agent: the peer speaks version PID of the protocol, this side version 3
+    let other = failed(r"exec:printf 'pgreseed\377\001\000\000'; cat > /dev/null");
+    assert_snapshot!(other.replace(&format!("version {PROTOCOL}"), "version OURS"), @r#"
+    pg_reseed: error: could not talk to the agent: the peer speaks version PID of the protocol, this side version OURS
     pg_reseed: detail: The agent's process ended: exit status: 0.
     pg_reseed: detail: Nothing was changed in "SCENE/old/data".
     pg_reseed: hint: Install the same version of pg_reseed on both hosts.
