@@ -82,7 +82,7 @@ pub(super) async fn carry_out(run: &Run<'_>, half: Half) -> Result<Carried, Fail
     } = half;
 
     run.stage(Stage::Compare);
-    workers::in_place(|| confine(run, &target, &cleared));
+    workers::in_place(|| confine(run, &target, &cleared, &work));
     let transfer = Transfer::new(
         source.clone(),
         Sink::Target(Arc::clone(&target)),
@@ -195,13 +195,14 @@ pub(super) async fn finish(run: &Run<'_>, carried: Carried) -> Result<Finished, 
 
 /// The threads that write what comes give up writing elsewhere than in the target's trees. Those that start the
 /// server later do not: it would inherit that.
-fn confine(run: &Run<'_>, target: &ClosedTarget, cleared: &Cleared) {
-    let links = run.options.pgdata.join("pg_tblspc");
-    // What these hold is removed.
+fn confine(run: &Run<'_>, target: &ClosedTarget, cleared: &Cleared, work: &Work) {
+    let pgdata = &run.options.pgdata;
+    let roots = target.roots().places().map(Path::to_owned);
+    // What these hold is removed, and they may be links.
     let stale = cleared.findings().stale_tablespaces.iter();
-    let stale = stale.map(|oid| links.join(oid.to_string()));
-    let places = target.roots().places().map(Path::to_owned);
-    let places: Vec<_> = places.chain(stale).collect();
+    let stale = stale.map(|oid| pgdata.join("pg_tblspc").join(oid.to_string()));
+    let emptied = work.emptied.iter().map(|path| pgdata.join(path.as_path()));
+    let places: Vec<_> = roots.chain(stale).chain(emptied).collect();
     let confined = run.workers.on_each(|| confine::to_writing_beneath(&places));
     match confined.as_deref().map(<[_]>::first) {
         Ok(Some(Ok(Confined::Wholly | Confined::Partly))) => {}

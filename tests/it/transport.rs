@@ -447,3 +447,72 @@ fn refused_ssh_key_is_reported() {
         "{said}"
     );
 }
+
+/// SECURITY.md's line for authorized_keys: the key opens the agent and nothing else.
+#[test]
+fn ssh_key_with_a_forced_command_opens_the_agent_and_nothing_else() {
+    let scene = Scene::new();
+    let Some(sshd) = Sshd::start(&scene) else {
+        return;
+    };
+    let pair = Pair::diverged(&scene);
+    let page = include_str!("../../SECURITY.md");
+    let line = page
+        .lines()
+        .find(|line| line.starts_with("restrict,command="))
+        .unwrap();
+    let (options, _) = line.split_once(" ssh-ed25519").unwrap();
+    let command = format!(
+        "{} serve --stdio -d '{} dbname=postgres'",
+        binary().display(),
+        pair.new.conninfo()
+    );
+    let options = options.replace("/usr/bin/pg_reseed serve --stdio", &command);
+    let key = fs::read_to_string(sshd.folder.join("user.pub")).unwrap();
+    fs::write(sshd.folder.join("user.pub"), format!("{options} {key}")).unwrap();
+    let from = format!("ssh://127.0.0.1:{}", sshd.port);
+    // What it asks for does not matter.
+    Rebuild::bare(&pair.old, &pair.new)
+        .args(["--from", &from, "--rsh", &sshd.rsh(), "--streams", "2"])
+        .args(["--agent-path", "/bin/false", "--start"])
+        .succeed();
+    pair.check_equal();
+    let port = sshd.port.to_string();
+    let words = [sshd.rsh(), format!("-p {port} 127.0.0.1 id")].join(" ");
+    let words = shlex::split(&words).unwrap();
+    let output = Command::new(&words[0])
+        .args(&words[1..])
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        said.starts_with("pgreseed") && !said.contains("uid="),
+        "{said}"
+    );
+}
+
+/// The role that SECURITY.md describes, as it stands there.
+#[test]
+fn role_that_is_no_superuser_serves_the_agent() {
+    let scene = Scene::new();
+    let pair = Pair::diverged(&scene);
+    let page = include_str!("../../SECURITY.md");
+    let statements = page
+        .split("```\n")
+        .find(|block| block.contains("CREATE ROLE reseed"))
+        .unwrap();
+    pair.new.sql(statements);
+    let own = pair.new.conninfo().replace("user=postgres", "user=reseed");
+    Rebuild::bare(&pair.old, &pair.new)
+        .args(["--from", "local", "--source-dbname"])
+        .arg(format!("{own} dbname=postgres"))
+        .args(["--slot", "mine", "--create-slot", "--start"])
+        .succeed();
+    pair.check_equal();
+    assert_eq!(
+        pair.new
+            .sql("SELECT rolsuper FROM pg_roles WHERE rolname = 'reseed'"),
+        "f"
+    );
+}
