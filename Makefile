@@ -36,8 +36,10 @@ lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --locked --no-deps --document-private-items
-	bash -n demo/run benches/peers/rsync-standby tests/pg-versions tests/matrix .ci/run
+	bash -n demo/run benches/peers/rsync-standby tests/pg-versions tests/matrix fuzz/run .ci/run
 	sh -n tests/run-as-unprivileged
+	$(CARGO) deny --version > /dev/null 2>&1 || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny --offline check --hide-inclusion-graph bans licenses sources
 
 # As root without the runner of the tests: the benchmark drops the page cache, and gives root up itself.
 bench:

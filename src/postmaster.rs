@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 
 use crate::facts::Running;
+use crate::pg::lsn::Lsn;
 use crate::plan::guard::Login;
 
 /// How long the login may take.
@@ -339,7 +340,8 @@ pub enum Receives {
     No,
     /// There is one; its title does not say what it does (`update_process_title`).
     Unknown,
-    Streams,
+    /// It has written what it received up to here; `None` where the title is not understood.
+    Streams(Option<Lsn>),
 }
 
 /// Whether the server with this pid has a walreceiver, and what its title says (PostgreSQL
@@ -359,8 +361,9 @@ pub fn receives(pid: u32) -> Receives {
             continue;
         }
         let title = read("cmdline").unwrap_or_default();
-        if title.contains("walreceiver streaming ") {
-            return Receives::Streams;
+        if let Some((_, lsn)) = title.split_once("walreceiver streaming ") {
+            let lsn = lsn.trim_end_matches(['\0', ' ']);
+            return Receives::Streams(Lsn::parse(lsn).ok());
         }
         if title.contains("walreceiver") {
             return Receives::Unknown;

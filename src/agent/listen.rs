@@ -140,7 +140,7 @@ struct House {
     number: AtomicU64,
 }
 
-/// Connections whose handshake is under way, the oldest first.
+/// Connections that are not let in yet, the oldest first.
 #[derive(Default)]
 struct Knocking {
     waiting: VecDeque<(AbortHandle, watch::Receiver<bool>)>,
@@ -156,6 +156,9 @@ impl Knocking {
         if self.waiting.len() > HANDSHAKES_MAX
             && let Some((oldest, _)) = self.waiting.pop_front()
         {
+            tracing::warn!(
+                "{HANDSHAKES_MAX} connections wait to be let in: the oldest is given up"
+            );
             oldest.abort();
         }
     }
@@ -175,7 +178,6 @@ async fn visit(
         acceptor.accept(stream).await
     };
     let accepted = tokio::time::timeout(HANDSHAKE_WITHIN, shaking).await;
-    let _ = done.send(true);
     let mut stream = match accepted {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
@@ -217,6 +219,8 @@ async fn visit(
         turn_away(&mut stream, fault).await;
         return;
     };
+    // Until here it is one of those that may be given up.
+    let _ = done.send(true);
     let number = house.number.fetch_add(1, Ordering::Relaxed) + 1;
     let begin = Instant::now();
     let (agent, socket) = match start_agent(&house.options.agent, format!("session {number}")) {

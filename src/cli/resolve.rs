@@ -236,8 +236,8 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
             .map(|file| absolute("--config-file", file, around))
             .transpose()?
             .or_else(|| Some(recorded?.config_file))
-            .or_else(|| Some(typed.target_config_dir.as_ref()?.join(MAIN_FILE))),
-        target_config_dir: typed.target_config_dir,
+            .or_else(|| Some(plain(typed.target_config_dir.as_deref()?).join(MAIN_FILE))),
+        target_config_dir: typed.target_config_dir.as_deref().map(plain),
         target_port: typed.target_port,
         log_file: typed
             .log_file
@@ -579,10 +579,14 @@ fn absolute(option: &str, path: PathBuf, around: &Surroundings) -> Result<PathBu
         )));
     }
     if path.is_absolute() {
-        // Collected from its components, so that "/srv/pg/" and "/srv//pg" are "/srv/pg".
-        return Ok(path.components().collect());
+        return Ok(plain(&path));
     }
-    Ok(around.working_directory.join(path).components().collect())
+    Ok(plain(&around.working_directory.join(path)))
+}
+
+/// So that "/srv/pg/" and "/srv//pg" are "/srv/pg".
+fn plain(path: &Path) -> PathBuf {
+    path.components().collect()
 }
 
 fn overrides(typed: &OverrideArguments) -> Overrides {

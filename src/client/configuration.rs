@@ -24,23 +24,19 @@ fn staging(directory: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Fetches the files and judges their place, which is missing or empty.
+/// Fetches the files and judges their place, which is missing or empty. `None` when there is nothing to do: not
+/// asked for, or done by the run whose interruption left the target as it is.
 ///
 /// # Errors
-/// The place is taken, or the files cannot be had.
-pub(super) async fn fetch(run: &Run<'_>, source: &Source) -> Result<Option<Moved>, Failure> {
+/// The place cannot be used, or the files cannot be had.
+pub(super) async fn fetch(
+    run: &Run<'_>,
+    source: &Source,
+    is_interrupted: bool,
+) -> Result<Option<Moved>, Failure> {
     let Some(directory) = run.options.target_config_dir.as_deref() else {
         return Ok(None);
     };
-    // What no earlier run can have left: one that ended well has nothing to repeat.
-    match keep::vacancy(directory, "") {
-        Ok(Vacancy::Vacant) => {}
-        Ok(_) => {
-            let directory = directory.display().to_string();
-            return Err(Failure::refused(&[Refusal::ConfigDirTaken { directory }]));
-        }
-        Err(error) => return Err(Failure::untouched(&error)),
-    }
     let answer = source.ask(&Request::Configuration, Vec::new()).await;
     let (answer, _) = answer.map_err(|error| error.untouched())?;
     let Answer::Configuration(configuration) = answer else {
@@ -53,6 +49,21 @@ pub(super) async fn fetch(run: &Run<'_>, source: &Source) -> Result<Option<Moved
     };
     let moved =
         configuration::moved(&configuration, &place).map_err(|error| Failure::untouched(&error))?;
+    let problem = match keep::vacancy(directory, "") {
+        Ok(Vacancy::Vacant) if keep::can_be_replaced(directory) => None,
+        Ok(Vacancy::Vacant) => Some("It is a link, or a file system of its own."),
+        Ok(_) if is_interrupted && keep::holds(directory, &moved.files) => return Ok(None),
+        Ok(_) => {
+            Some("It is not empty, and configuration files of this host are never overwritten.")
+        }
+        Err(error) => return Err(Failure::untouched(&error)),
+    };
+    if let Some(problem) = problem {
+        return Err(Failure::refused(&[Refusal::ConfigDirUnfit {
+            directory: directory.display().to_string(),
+            problem: problem.to_owned(),
+        }]));
+    }
     for remark in &moved.remarks {
         run.warn(remark);
     }
@@ -71,7 +82,7 @@ pub(super) fn stage(
         return Ok(None);
     };
     let from = staging(directory);
-    keep::write_tree(&from, &moved.files).map_err(|error| {
+    keep::write_tree(&from, &moved.directories, &moved.files).map_err(|error| {
         Failure::untouched(&error)
             .hint("Give --target-config-dir a directory whose parent you may write to.")
     })?;

@@ -31,8 +31,9 @@ use crate::plan::relation::relate;
 use crate::plan::standby as standby_plan;
 use crate::plan::tablespaces::{self, TargetPlaces};
 use crate::postmaster;
+use crate::wire::listing::{self, PARTS_MAX};
 use crate::wire::message::{Answer, ManifestEnd, Request, SlotWish};
-use crate::wire::{listing, payload};
+use crate::wire::payload;
 use crate::workers;
 
 /// Parts of the manifest that are asked for ahead, so that a link with a long delay stays busy.
@@ -87,10 +88,7 @@ pub(super) async fn prepare(
     looked: Looked,
     source: &Source,
 ) -> Result<Box<Half>, Failure> {
-    let is_interrupted = match &looked.target.condition {
-        Condition::Cluster(cluster) => cluster.interrupted.is_some() && !cluster.is_locked,
-        _ => false,
-    };
+    let is_interrupted = is_interrupted(&looked.target);
     let mut was_stopped = false;
     let prepared = close_in_order(run, source, looked, &mut was_stopped).await;
     prepared.map_err(|failure| {
@@ -106,6 +104,14 @@ pub(super) async fn prepare(
             failure
         }
     })
+}
+
+/// Whether an earlier run has left the target half-way.
+pub(super) fn is_interrupted(target: &TargetFacts) -> bool {
+    match &target.condition {
+        Condition::Cluster(cluster) => cluster.interrupted.is_some() && !cluster.is_locked,
+        _ => false,
+    }
 }
 
 /// All steps up to the point of no return, which is the last one.
@@ -132,8 +138,12 @@ async fn close_in_order(
     }
     judge_wal_supply(options, &facts)?;
     let bindir = bindir(options, &facts)?;
-    let configuration = configuration::fetch(run, source).await?;
-    if settings::has_own_configuration(options, relate(&target, &facts).is_seed()) {
+    let is_interrupted = is_interrupted(&target);
+    let configuration = configuration::fetch(run, source, is_interrupted).await?;
+    let is_seed = relate(&target, &facts).is_seed();
+    let name = settings::application_name(options, &target.host.name, is_seed);
+    let name = name.as_deref();
+    if settings::has_own_configuration(options, is_seed) {
         // What a late refusal would leave stopped is refused now.
         let auto_conf =
             conf::auto_conf(&options.pgdata).map_err(|error| Failure::untouched(&error))?;
@@ -141,7 +151,7 @@ async fn close_in_order(
         settings::warn_of_slot_sync(run, &auto_conf);
     }
     if let Some(pid) = to_stop {
-        judge_login(run, &target.host.name, &facts, bindir.as_deref()).await?;
+        judge_login(run, name, &facts, bindir.as_deref()).await?;
         postmaster::stop(&options.pgdata, pid, options.wait)
             .await
             .map_err(|error| {
@@ -165,7 +175,7 @@ async fn close_in_order(
         match to_stop {
             // It was judged before the stop.
             Some(_) => Ok(()),
-            None => judge_login(run, &target.host.name, &facts, bindir.as_deref()).await,
+            None => judge_login(run, name, &facts, bindir.as_deref()).await,
         }
     };
     let bracket = async {
@@ -187,7 +197,7 @@ async fn close_in_order(
         None => conf::auto_conf(&options.pgdata).map_err(|error| Failure::untouched(&error))?,
     };
     // A text that cannot be used must show now, not when the target is closed.
-    let mut standby = settings::standby(options, &target.host.name)?;
+    let mut standby = settings::standby(options, name)?;
     if settings::has_own_configuration(options, cleared.findings().is_seed) {
         standby.raised = settings::raised(options, &facts, &old_auto_conf)?;
     }
@@ -360,7 +370,7 @@ pub(super) fn bindir(
 
 pub(super) async fn judge_login(
     run: &Run<'_>,
-    host: &str,
+    name: Option<&str>,
     facts: &SourceFacts,
     bindir: Option<&Path>,
 ) -> Result<(), Failure> {
@@ -368,8 +378,7 @@ pub(super) async fn judge_login(
     if overrides.no_login_check {
         return Ok(());
     }
-    let name = settings::application_name(run.options, host);
-    let conninfo = settings::primary_conninfo(&run.options.primary, name.as_deref())?;
+    let conninfo = settings::primary_conninfo(&run.options.primary, name)?;
     let Some(login) = postmaster::try_login(bindir, &conninfo).await else {
         return Err(Failure::new(
             TargetState::Untouched,
@@ -377,8 +386,7 @@ pub(super) async fn judge_login(
         )
         .hint("Say with --bindir where it is, or skip the check with --no-login-check."));
     };
-    let shown =
-        settings::primary_conninfo(&run.options.primary.without_secrets(), name.as_deref())?;
+    let shown = settings::primary_conninfo(&run.options.primary.without_secrets(), name)?;
     let expected = facts.control.system_identifier;
     guard::login(&login, expected, &shown, overrides)
         .map_err(|refusal| Failure::refused(&[refusal]))
@@ -403,13 +411,20 @@ async fn open_bracket(
         run.events
             .note("The replication slot exists already and is used.");
     }
+    let is_new = matches!(slot, SlotWish::Create(_));
     let request = Request::OpenBracket {
         label: "pg_reseed rebuild".to_owned(),
         fast_checkpoint: run.options.fast_checkpoint,
         slot,
     };
     match source.ask(&request, Vec::new()).await? {
-        (Answer::BracketOpened { start_lsn, .. }, _) => Ok(start_lsn),
+        (Answer::BracketOpened { start_lsn, .. }, _) => {
+            if is_new {
+                // It is set once.
+                let _ = run.made_slot.set(());
+            }
+            Ok(start_lsn)
+        }
         _ => Err(SourceError::Unfitting("backup start")),
     }
 }
@@ -449,6 +464,9 @@ pub(super) async fn lists(
 async fn manifest(run: &Run<'_>, source: &Source) -> Result<(Manifest, ManifestEnd), SourceError> {
     let first = manifest_part(run, source, 0).await?;
     let parts = first.parts;
+    if parts > PARTS_MAX {
+        return Err(SourceError::Unfitting("manifest"));
+    }
     let rest = (1..parts).map(|number| manifest_part(run, source, number));
     let rest = stream::iter(rest).buffered(PARTS_AHEAD);
     let mut all = std::pin::pin!(stream::iter([Ok(first)]).chain(rest));

@@ -45,8 +45,17 @@ pub async fn rebuild(
     };
     match result {
         Ok(outcome) => {
+            let is_heard = good_bye(&source).await;
+            // One that is in use is not dropped.
+            if !is_heard && run.made_slot.get().is_some() && !options.start {
+                let slot = options.slot.as_deref().unwrap_or_default();
+                let failure = Failure::new(TargetState::Rebuilt, "the agent was lost before the end")
+                    .detail(format!("It may have dropped replication slot \"{slot}\", which it had made."))
+                    .hint("Look at pg_replication_slots on the source. If it is not there, make it again and start \
+                           the standby at once; if WAL is missing then, run the same command again.");
+                return Err(connection.end_after(source, failure).await);
+            }
             events.stage(Stage::Done);
-            good_bye(&source).await;
             drop(source);
             connection.end().await;
             Ok(outcome)
@@ -96,9 +105,11 @@ async fn with_source(
     }
 }
 
-/// The temporary slot may go, and one that was made stays. The agent's end without this word drops both.
-async fn good_bye(source: &Source) {
-    let _ = tokio::time::timeout(BYE_WITHIN, source.ask(&Request::Bye, Vec::new())).await;
+/// The temporary slot may go, and one that was made stays. The agent's end without this word drops both. Whether
+/// it was heard.
+async fn good_bye(source: &Source) -> bool {
+    let said = tokio::time::timeout(BYE_WITHIN, source.ask(&Request::Bye, Vec::new())).await;
+    matches!(said, Ok(Ok(_)))
 }
 
 async fn cancelled(cancel: &mut watch::Receiver<bool>) {

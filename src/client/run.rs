@@ -26,6 +26,8 @@ pub(super) struct Run<'a> {
     pub(super) clock: Clock,
     /// What was saved of the target's own WAL.
     pub(super) kept_wal: OnceLock<KeptWal>,
+    /// Set once the standby's slot was made, which only lasts if the agent hears that the run has ended well.
+    pub(super) made_slot: OnceLock<()>,
     warnings: Mutex<Vec<String>>,
 }
 
@@ -46,6 +48,7 @@ impl<'a> Run<'a> {
             admitted: Notify::new(),
             clock: Clock::start(),
             kept_wal: OnceLock::new(),
+            made_slot: OnceLock::new(),
             warnings: Mutex::default(),
         })
     }

@@ -10,23 +10,33 @@ use crate::disk::conf::Base;
 use crate::facts::SourceFacts;
 use crate::pg::conf as pg_conf;
 use crate::pg::conninfo::Conninfo;
+use crate::plan::configuration;
 use crate::plan::guard;
 use crate::plan::settings;
 use crate::plan::standby::{self as standby_plan, StandbySettings};
 
-/// What makes the target a standby; `host` is the name of its host.
+/// What makes the target a standby; `name` is as [`application_name`] has it.
 ///
 /// # Errors
 /// A connection string that cannot be written.
-pub(super) fn standby(options: &RebuildOptions, host: &str) -> Result<StandbySettings, Failure> {
-    let name = application_name(options, host);
+pub(super) fn standby(
+    options: &RebuildOptions,
+    name: Option<&str>,
+) -> Result<StandbySettings, Failure> {
     Ok(StandbySettings {
-        primary_conninfo: primary_conninfo(&options.primary, name.as_deref())?,
+        primary_conninfo: primary_conninfo(&options.primary, name)?,
         slot: options.slot.clone(),
         restore_command: options.restore_command.clone(),
         archive_cleanup_command: options.archive_cleanup_command.clone(),
         recovery_target_timeline: options.recovery_target_timeline.clone(),
         raised: Vec::new(),
+        elsewhere: match options.target_config_dir {
+            Some(_) => configuration::SAYS
+                .into_iter()
+                .filter(|name| *name != "port" || options.target_port.is_some())
+                .collect(),
+            None => Vec::new(),
+        },
     })
 }
 
@@ -44,12 +54,16 @@ pub(super) fn primary_conninfo(
 
 /// The standby's name where nobody gave one: that of its host. A `cluster_name` of its own needs no help, since a
 /// walreceiver uses it (PostgreSQL `walreceiver.c:WalReceiverMain`).
-pub(super) fn application_name(options: &RebuildOptions, host: &str) -> Option<String> {
+pub(super) fn application_name(
+    options: &RebuildOptions,
+    host: &str,
+    is_seed: bool,
+) -> Option<String> {
     let given = &options.application_name;
     if given.is_some() || options.primary.get("application_name").is_some() {
         return given.clone();
     }
-    let is_kept = !options.config_from_source || is_outside(options);
+    let is_kept = has_own_configuration(options, is_seed);
     let auto_conf = conf::auto_conf(&options.pgdata).unwrap_or_default();
     let own = with_auto_conf(own_base(options), &auto_conf);
     let has_name = own.get("cluster_name").is_some_and(|name| !name.is_empty());

@@ -57,9 +57,11 @@ pub async fn watch(
         let receives = postmaster::receives(pid);
         let streams = ours.any(|sender| match (sender.replay_lsn, receives) {
             (_, Receives::No) => false,
-            // The agent's role may not see more than that there is one. A standby asks for WAL when it has
-            // read all that it has, and all up to `stop_lsn` was put into its pg_wal.
-            _ if sender.state.is_empty() => receives == Receives::Streams,
+            // The agent's role may not see more than that there is one. Who has written all up to `stop_lsn`, or
+            // had it before, needs nobody's help to replay it.
+            _ if sender.state.is_empty() => {
+                matches!(receives, Receives::Streams(Some(written)) if written >= stop_lsn)
+            }
             (replay_lsn, _) => sender.state == "streaming" && replay_lsn >= Some(stop_lsn),
         });
         if streams && postmaster::lives(pid) {

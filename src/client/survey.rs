@@ -9,7 +9,9 @@ use super::configuration;
 use super::failure::Failure;
 use super::keep;
 use super::outcome::Outcome;
-use super::prepare::{bindir, facts, judge, judge_login, judge_wal_supply, lists, plan};
+use super::prepare::{
+    bindir, facts, is_interrupted, judge, judge_login, judge_wal_supply, lists, plan,
+};
 use super::run::Run;
 use super::settings;
 use super::source::Source;
@@ -38,9 +40,11 @@ pub(super) async fn survey(
     let cleared = judge(options, target, &facts)?;
     judge_wal_supply(options, &facts)?;
     let bindir = bindir(options, &facts)?;
-    let host = &target.host.name;
-    judge_login(run, host, &facts, bindir.as_deref()).await?;
-    configuration::fetch(run, source).await?;
+    let is_seed = cleared.findings().is_seed;
+    let name = settings::application_name(options, &target.host.name, is_seed);
+    let name = name.as_deref();
+    judge_login(run, name, &facts, bindir.as_deref()).await?;
+    configuration::fetch(run, source, is_interrupted(target)).await?;
     run.admitted.notify_one();
     run.stage(Stage::Manifest);
     let lists = lists(run, source, target, &facts, &cleared).await?;
@@ -55,7 +59,7 @@ pub(super) async fn survey(
         settings::warn_of_slot_sync(run, &old);
     }
     if work.auto_conf.is_none() {
-        standby_plan::auto_conf(&old, &BTreeMap::new(), &settings::standby(options, host)?)
+        standby_plan::auto_conf(&old, &BTreeMap::new(), &settings::standby(options, name)?)
             .map_err(|error| Failure::untouched(&error))?;
     }
     run.stage(Stage::Compare);

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::{DiskError, durable, walk};
+use super::{DiskError, durable, read, walk};
 
 /// What stands where files shall be saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,27 +68,55 @@ pub fn copy(
 ///
 /// # Errors
 /// The system's error.
-pub fn write_tree(to: &Path, files: &BTreeMap<PathBuf, Vec<u8>>) -> Result<(), DiskError> {
+pub fn write_tree(
+    to: &Path,
+    directories: &BTreeSet<PathBuf>,
+    files: &BTreeMap<PathBuf, Vec<u8>>,
+) -> Result<(), DiskError> {
     match fs::remove_dir_all(to) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             return Err(DiskError::new("remove", to, error));
         }
         _ => {}
     }
-    let mut directories = BTreeSet::from([to.to_owned()]);
+    let parents = files.keys().filter_map(|path| path.parent());
+    let directories = parents.chain(directories.iter().map(PathBuf::as_path));
+    let directories: BTreeSet<PathBuf> = directories.map(|path| to.join(path)).collect();
     make_directory(to)?;
+    for directory in &directories {
+        make_directory(directory)?;
+    }
     for (path, text) in files {
-        let path = to.join(path);
-        let parent = path.parent().unwrap_or(to);
-        if directories.insert(parent.to_owned()) {
-            make_directory(parent)?;
-        }
-        write_new(&path, |file| file.write_all(text))?;
+        write_new(&to.join(path), |file| file.write_all(text))?;
     }
     for directory in &directories {
         durable::sync_directory(directory)?;
     }
+    durable::sync_directory(to)?;
     durable::sync_parent(to)
+}
+
+/// Whether a directory can take the name of another one, empty or missing: that is no link and no file system.
+#[must_use]
+pub fn can_be_replaced(directory: &Path) -> bool {
+    let Ok(found) = fs::symlink_metadata(directory) else {
+        return true;
+    };
+    let above = directory
+        .parent()
+        .and_then(|parent| fs::metadata(parent).ok());
+    found.is_dir() && above.is_some_and(|above| above.dev() == found.dev())
+}
+
+/// Whether all these files are below a directory as they should be.
+#[must_use]
+pub fn holds(directory: &Path, files: &BTreeMap<PathBuf, Vec<u8>>) -> bool {
+    let is_there = |(path, text): (&PathBuf, &Vec<u8>)| {
+        let limit = text.len() as u64;
+        let found = read::read_if_there(&directory.join(path), limit);
+        found.is_ok_and(|found| found.as_ref() == Some(text))
+    };
+    files.iter().all(is_there)
 }
 
 /// Renames a directory to a name that is missing or an empty directory, durably.
@@ -144,14 +172,22 @@ mod tests {
                 .map(|name| (PathBuf::from(name), name.as_bytes().to_vec()));
             each.collect()
         };
-        write_tree(&tree, &files(&["old"])).unwrap();
-        write_tree(&tree, &files(&["a", "d/e/f"])).unwrap();
+        let empty = BTreeSet::from([PathBuf::from("empty.d")]);
+        write_tree(&tree, &empty, &files(&["old"])).unwrap();
+        write_tree(&tree, &empty, &files(&["a", "d/e/f"])).unwrap();
         fs::create_dir(&place).unwrap();
         rename(&tree, &place).unwrap();
         assert_eq!(fs::read(place.join("d/e/f")).unwrap(), b"d/e/f");
         assert!(!place.join("old").exists() && !tree.exists());
-        write_tree(&tree, &files(&[])).unwrap();
+        assert!(place.join("empty.d").is_dir());
+        assert!(holds(&place, &files(&["a", "d/e/f"])));
+        assert!(!holds(&place, &files(&["a", "b"])));
+        write_tree(&tree, &empty, &files(&[])).unwrap();
         assert!(rename(&tree, &place).is_err());
+        assert!(can_be_replaced(&place) && can_be_replaced(&dir.path().join("none")));
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&place, &link).unwrap();
+        assert!(!can_be_replaced(&link) && !can_be_replaced(Path::new("/proc")));
     }
 
     #[test]

@@ -26,6 +26,15 @@ const NOT_COPIED: [&str; 7] = [
     "krb_server_keyfile",
 ];
 
+/// Settings that the copy has the say in, whatever was set by ALTER SYSTEM on the source.
+pub const SAYS: [&str; 5] = [
+    "cluster_name",
+    "external_pid_file",
+    "hba_file",
+    "ident_file",
+    "port",
+];
+
 /// Settings whose values are named after a cluster of Debian's, and name something of which each cluster needs
 /// its own (`pg_createcluster`; the second up to 14).
 const NAMED_AFTER_CLUSTER: [&str; 2] = ["external_pid_file", "stats_temp_directory"];
@@ -45,6 +54,8 @@ pub struct Place<'a> {
 pub struct Moved {
     /// Paths below the new directory, of plain components.
     pub files: BTreeMap<PathBuf, Vec<u8>>,
+    /// Included directories, which may be empty.
+    pub directories: BTreeSet<PathBuf>,
     /// What the administrator should look at, in sentences.
     pub remarks: Vec<String>,
 }
@@ -75,6 +86,12 @@ pub fn moved(source: &SourceConfiguration, place: &Place) -> Result<Moved, MoveE
     let main = map.file(&source.config_file)?;
     let of_settings = map.files_of_settings(source)?;
     let mut moved = Moved::default();
+    for directory in &source.directories {
+        let new = map.get(&absolute(directory)?);
+        moved.directories.extend(new.map(Path::to_owned));
+    }
+    // A server starts without it.
+    moved.files.insert(map.ident.clone(), Vec::new());
     let mut set = map.settings(source)?;
     for (old, text) in &source.files {
         let old = absolute(old)?;
@@ -113,6 +130,8 @@ struct Setting {
 struct Map<'a> {
     places: BTreeMap<PathBuf, PathBuf>,
     place: &'a Place<'a>,
+    /// `pg_ident.conf`, which need not be there.
+    ident: PathBuf,
     /// The old and the new cluster's name on Debian.
     names: Option<(DebianName, DebianName)>,
 }
@@ -148,10 +167,17 @@ impl<'a> Map<'a> {
             };
             places.insert(path, new);
         }
+        let ident = auth[1].clone();
+        let name = ident.file_name().unwrap_or(OsStr::new("pg_ident.conf"));
+        let ident = places
+            .entry(ident.clone())
+            .or_insert_with(|| name.into())
+            .clone();
         let names = DebianName::of(&top).zip(DebianName::of(place.directory));
         Ok(Self {
             places,
             place,
+            ident,
             names,
         })
     }
@@ -216,10 +242,7 @@ impl<'a> Map<'a> {
                 "hba_file",
                 path(&directory.join(self.file(&source.hba_file)?)),
             ),
-            (
-                "ident_file",
-                path(&directory.join(self.file(&source.ident_file)?)),
-            ),
+            ("ident_file", path(&directory.join(&self.ident))),
         ];
         set.extend(self.place.port.map(|port| ("port", port.to_string())));
         for (_, value) in &set {

@@ -136,8 +136,10 @@ pub enum Refusal {
         /// A sentence.
         problem: String,
     },
-    ConfigDirTaken {
+    ConfigDirUnfit {
         directory: String,
+        /// A sentence.
+        problem: String,
     },
 
     // Where tablespaces go.
@@ -282,7 +284,7 @@ impl Refusal {
             Refusal::FullPageWritesOff => "full-page-writes-off",
             Refusal::SettingsTooLow { .. } => "settings-too-low",
             Refusal::DivergedWalPlace { .. } => "diverged-wal-place",
-            Refusal::ConfigDirTaken { .. } => "config-dir-taken",
+            Refusal::ConfigDirUnfit { .. } => "config-dir-unfit",
             Refusal::MappingUnknown { .. } => "mapping-unknown",
             Refusal::MappingTwice { .. } => "mapping-twice",
             Refusal::LocationNotAbsolute { .. } => "location-not-absolute",
@@ -549,9 +551,9 @@ impl Refusal {
                 problem,
                 "Give --keep-diverged-wal an empty or missing directory that no rebuild touches.",
             ),
-            Refusal::ConfigDirTaken { directory } => words(
-                format!("the directory \"{directory}\" for the configuration is not empty"),
-                "Configuration files of this host are never overwritten.",
+            Refusal::ConfigDirUnfit { directory, problem } => words(
+                format!("the configuration cannot be copied to the directory \"{directory}\""),
+                problem,
                 "Give --target-config-dir an empty or missing directory; or, to use what is there, --config-file.",
             ),
             Refusal::SettingsTooLow { settings } => words(
@@ -853,7 +855,10 @@ mod tests {
                 directory: s(),
                 problem: "It is full.".to_owned(),
             },
-            Refusal::ConfigDirTaken { directory: s() },
+            Refusal::ConfigDirUnfit {
+                directory: s(),
+                problem: "It is full.".to_owned(),
+            },
             Refusal::SettingsTooLow {
                 settings: vec![TooLow {
                     name: "max_connections",

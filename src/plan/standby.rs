@@ -62,6 +62,8 @@ pub struct StandbySettings {
     pub recovery_target_timeline: Option<String>,
     /// Settings that must not be lower than the source's, with the source's values.
     pub raised: Vec<(&'static str, String)>,
+    /// Settings that other files have the say in: no line of them is left.
+    pub elsewhere: Vec<&'static str>,
 }
 
 /// Why there is no new text.
@@ -101,6 +103,7 @@ pub fn auto_conf(
         &TARGETS[..],
         &TARGET_MANNERS[..],
         &OF_A_FORMER_ROLE[..],
+        &wanted.elsewhere[..],
         &wanted
             .raised
             .iter()

@@ -12,6 +12,9 @@ use crate::pg::segment::{self, HEAD_BYTES, WrongSegment};
 /// Where the server lets the command put the file, in its data directory.
 const RESTORED: &str = "pg_wal/RECOVERYXLOG";
 
+/// The oldest file that is still needed, as the server says before its recovery has begun: nothing may be cleaned up.
+const OLDEST: &str = "000000000000000000000000";
+
 /// Pause before a command that gave nothing is run again: an archive gets a segment when it is full.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -139,7 +142,8 @@ fn with_values(command: &str, name: &str) -> String {
             continue;
         }
         match rest.next() {
-            Some('f' | 'r') => line.push_str(name),
+            Some('f') => line.push_str(name),
+            Some('r') => line.push_str(OLDEST),
             Some('p') => line.push_str(RESTORED),
             Some('%') => line.push('%'),
             Some(other) => line.extend(['%', other]),
@@ -156,8 +160,8 @@ mod tests {
     #[test]
     fn values_stand_where_the_server_puts_them() {
         assert_eq!(
-            with_values("test 5 -gt 3%% && cp '/a b/%f' \"%p\" %x %", "0001"),
-            "test 5 -gt 3% && cp '/a b/0001' \"pg_wal/RECOVERYXLOG\" %x %"
+            with_values("test 5 -gt 3%% && cp '/a b/%f' \"%p\" %r %x %", "0001"),
+            "test 5 -gt 3% && cp '/a b/0001' \"pg_wal/RECOVERYXLOG\" 000000000000000000000000 %x %"
         );
     }
 }

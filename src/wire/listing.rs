@@ -15,6 +15,9 @@ use crate::path::RelPath;
 /// the encoded part takes on the wire, and the decoded one in memory.
 pub const PART_BYTES: usize = 1024 * 1024;
 
+/// Most parts of a manifest: fifty million files and more.
+pub const PARTS_MAX: u32 = 1024;
+
 /// More than the encoding of an item takes beside its name, and about what the item takes in memory.
 const ITEM_BYTES: usize = 24;
 

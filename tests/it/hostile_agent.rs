@@ -117,6 +117,18 @@ fn twist_manifest(twisted: &mut Twisted, old: &[u8], new: &[u8]) {
     replace_manifest(twisted, bytes);
 }
 
+/// Blocks of 64 MiB of zeros, packed small, that are announced as so many bytes.
+fn bomb(twisted: &mut Twisted, announced: u32) {
+    if let Answer::Blocks { packed, .. } = &mut twisted.answer {
+        let zeros = vec![0; 64 << 20];
+        let (bomb, body) = payload::pack(zeros.into(), &twisted.key, Compression::Zstd(1));
+        assert!(body.len() < 1 << 20);
+        *packed = bomb;
+        packed.bytes = announced;
+        twisted.body = body.to_vec();
+    }
+}
+
 /// A list of one file.
 fn manifest_of(path: &str, size: u64) -> Vec<u8> {
     let (directory, name) = path.rsplit_once('/').unwrap();
@@ -205,6 +217,16 @@ const ATTACKS: &[(&str, Twist, i32, &str)] = &[
         |t| {
             if let Answer::ManifestPart { parts, .. } = &mut t.answer {
                 *parts = u32::MAX;
+            }
+        },
+        1,
+        "manifest",
+    ),
+    (
+        "parts without an end",
+        |t| {
+            if let Answer::ManifestPart { parts, .. } = &mut t.answer {
+                *parts = listing::PARTS_MAX;
             }
         },
         1,
@@ -325,14 +347,16 @@ const ATTACKS: &[(&str, Twist, i32, &str)] = &[
         "",
     ),
     (
-        "blocks that unpack to more than there is memory",
-        |t| {
-            if let Answer::Blocks { packed, .. } = &mut t.answer {
-                packed.bytes = u32::MAX;
-            }
-        },
+        "blocks that unpack to more than a range has",
+        |t| bomb(t, 64 << 20),
         4,
-        "",
+        "announced 67108864 bytes where at most",
+    ),
+    (
+        "blocks that unpack to more than was announced",
+        |t| bomb(t, 8192),
+        4,
+        "do not unpack to the announced 8192 bytes",
     ),
     (
         "digests of another number of extents",

@@ -368,10 +368,16 @@ fn configuration_of_the_source_comes_to_a_host_that_has_none() {
     // A file that lies elsewhere and is named by its whole path.
     let common = lab.scene.path().join("common.conf");
     fs::write(&common, "work_mem = '5MB'\n").unwrap();
+    fs::create_dir(lab.conf(&one).join("empty.d")).unwrap();
+    // What was set here names the old place, or goes against the new one.
+    one.sql("ALTER SYSTEM SET port = 5501");
+    one.sql("ALTER SYSTEM SET cluster_name = 'other'");
     let main = lab.conf(&one).join("postgresql.conf");
     let mut text = fs::read_to_string(&main).unwrap();
     text += &[
         format!("include '{}'", common.display()),
+        // As pg_createcluster makes it: empty.
+        "include_dir 'empty.d'".to_owned(),
         format!(
             "external_pid_file = '{}/15-instance1.pid'",
             lab.scene.path().display()

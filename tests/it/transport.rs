@@ -179,7 +179,7 @@ fn remote_shell_that_is_missing_is_reported() {
     assert_snapshot!(words(&scene, &said), @r#"
     pg_reseed: error: could not reach the agent: could not run "/no/such/ssh": No such file or directory (os error 2)
     pg_reseed: detail: Nothing was changed in "SCENE/old/data".
-    pg_reseed: hint: Check --from and --rsh.
+    pg_reseed: hint: Check --from and the options that belong to it.
     "#);
 }
 
