@@ -39,7 +39,7 @@ lint:
 	bash -n demo/run benches/peers/rsync-standby tests/pg-versions tests/matrix fuzz/run .ci/run
 	sh -n tests/run-as-unprivileged
 	$(CARGO) deny --version > /dev/null 2>&1 || $(CARGO) install --locked cargo-deny
-	$(CARGO) deny --offline check --hide-inclusion-graph bans licenses sources
+	$(CARGO) deny --locked check --hide-inclusion-graph bans licenses sources
 
 # As root without the runner of the tests: the benchmark drops the page cache, and gives root up itself.
 bench:
