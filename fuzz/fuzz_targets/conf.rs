@@ -2,8 +2,6 @@
 
 #![no_main]
 
-use std::collections::BTreeMap;
-
 use libfuzzer_sys::fuzz_target;
 use pg_reseed::pg::{conf, hba};
 use pg_reseed::plan::standby::{self, StandbySettings};

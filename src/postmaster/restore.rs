@@ -45,6 +45,17 @@ pub struct Wanted {
     pub system_identifier: u64,
 }
 
+impl Wanted {
+    fn check(&self, head: &[u8; HEAD_BYTES], length: u64) -> Result<(), WrongSegment> {
+        let Self {
+            segment,
+            segment_bytes,
+            system_identifier,
+        } = *self;
+        segment::check(head, length, segment, segment_bytes, system_identifier)
+    }
+}
+
 /// Lets `command` restore a segment, again and again for `wait`, and removes what it gave.
 ///
 /// # Errors
@@ -70,22 +81,15 @@ pub async fn try_restore(
                 None => {
                     let found = found(&place);
                     let _ = std::fs::remove_file(&place);
-                    match found {
-                        Ok((head, length)) => {
-                            let Wanted {
-                                segment,
-                                segment_bytes,
-                                system_identifier,
-                            } = *wanted;
-                            return segment::check(
-                                &head,
-                                length,
-                                segment,
-                                segment_bytes,
-                                system_identifier,
-                            )
-                            .map_err(|source| RestoreError::Wrong { name, source });
+                    match found.map(|(head, length)| wanted.check(&head, length)) {
+                        Ok(Ok(())) => return Ok(()),
+                        // One that is still being written to the archive (`xlogarchive.c` waits, too).
+                        Ok(Err(WrongSegment::Length { found, expected }))
+                            if found < u64::from(expected) =>
+                        {
+                            format!("it gave {found} bytes of {expected}")
                         }
+                        Ok(Err(source)) => return Err(RestoreError::Wrong { name, source }),
                         Err(error) => format!("it ended well, but \"{RESTORED}\": {error}"),
                     }
                 }

@@ -196,7 +196,7 @@ fn agent_answers_nothing_out_of_order_and_nothing_that_is_not_listed() {
         Answer::Farewell
     ));
     drop(client);
-    assert_eq!(source.sql("SELECT count(*) FROM pg_replication_slots"), "0");
+    source.wait_sql("SELECT count(*) FROM pg_replication_slots", "0");
 }
 
 /// Lawful messages in any order: each is answered, and the agent tidies up.
