@@ -41,5 +41,8 @@ fuzz_target!(|data: &[u8]| {
     let _ = rolling::delta(delta.to_vec(), old);
     let made = rolling::delta(rolling::signature(old), delta).expect("our own signature");
     let limit = delta.len() as u64;
-    assert_eq!(rolling::apply(old, &made, limit).expect("our own delta"), delta);
+    assert_eq!(
+        rolling::apply(old, &made, limit).expect("our own delta"),
+        delta
+    );
 });

@@ -32,6 +32,9 @@ fuzz_target!(|data: &[u8]| {
     };
     if let Ok(text) = standby::auto_conf(data, &before, &wanted) {
         let set = conf::effective(&conf::parse(&text).expect("a server can read it"));
-        assert_eq!(set.get("primary_conninfo").map(String::as_str), Some("host=b"));
+        assert_eq!(
+            set.get("primary_conninfo").map(String::as_str),
+            Some("host=b")
+        );
     }
 });

@@ -3,9 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pg_reseed::wire::codec::{
-    self, BODY_MAX, HEAD_MAX, HEADER_BYTES, Header, PREAMBLE_BYTES,
-};
+use pg_reseed::wire::codec::{self, BODY_MAX, HEAD_MAX, HEADER_BYTES, Header, PREAMBLE_BYTES};
 use pg_reseed::wire::message::{Answer, Notice, Request};
 
 fuzz_target!(|data: &[u8]| {

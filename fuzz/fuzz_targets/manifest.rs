@@ -19,7 +19,10 @@ fuzz_target!(|data: &[u8]| {
     let mut last = None;
     for item in manifest.iter() {
         let path = item.path();
-        assert!(path.components().all(|part| !part.is_empty() && part != b".." && part != b"."));
+        assert!(
+            path.components()
+                .all(|part| !part.is_empty() && part != b".." && part != b".")
+        );
         assert!(!path.as_bytes().contains(&0) && path.as_bytes().len() <= 1024);
         // Nothing is there twice, whatever the order of the folders.
         assert_ne!(last.as_ref(), Some(&path));
