@@ -5,7 +5,7 @@
 //! `oracle.rs` are naive on purpose and share no code with what they judge.
 //!
 //! `PG_RESEED_TEST_KEEP=1` keeps the folders of the tests, `PG_RESEED_TEST_SEED=n` repeats a random run,
-//! `PG_RESEED_TEST_BINDIR` chooses the PostgreSQL.
+//! `PG_RESEED_TEST_BINDIR` chooses the PostgreSQL, `PG_RESEED_TEST_LARGE=1` adds what needs 8 GB of room.
 
 #![expect(
     clippy::unwrap_used,
