@@ -266,3 +266,52 @@ fn archiving_on_either_side_does_not_matter() {
         done(Command::new("rm").arg("-r").arg(&archive));
     }
 }
+
+/// A database for each customer: three hundred thousand files, nearly all of them equal. Needs 16 GB of room, so only
+/// the whole matrix has it.
+#[test]
+fn a_thousand_databases_are_seeded_and_rebuilt() {
+    if std::env::var_os("PG_RESEED_TEST_LARGE").is_none() {
+        eprintln!("PG_RESEED_TEST_LARGE is not set");
+        return;
+    }
+    let scene = Scene::new();
+    let mut primary = scene.cluster("primary");
+    primary.start();
+    let make = |from: u32, to: u32| {
+        primary.sql(&format!(
+            "SELECT format('CREATE DATABASE c%s STRATEGY file_copy', i) FROM generate_series({from}, {to}) AS i \\gexec"
+        ));
+    };
+    // In parts, since a statement of psql's has its time.
+    for from in (1..1000).step_by(50) {
+        make(from, from + 49);
+    }
+    let mut standby = scene.vacant("standby");
+    Rebuild::new(&standby, &primary).succeed();
+    standby.configure(&format!(
+        "unix_socket_directories = '{}'\ncluster_name = 'standby'",
+        standby.home().display()
+    ));
+    standby.start();
+    primary.wait_caught_up(&standby);
+    standby.promote();
+    standby.sql_in(
+        "c7",
+        "CREATE TABLE t AS SELECT generate_series(1, 1000) AS i",
+    );
+    primary.sql_in(
+        "c1000",
+        "CREATE TABLE t AS SELECT generate_series(1, 1000) AS i",
+    );
+    primary.stop(Stop::Fast);
+    let said = Rebuild::new(&primary, &standby).arg("--start").succeed();
+    assert!(said.number("files") > 290_000, "{said}");
+    assert!(
+        said.number("moved_bytes") < said.number("full_copy_bytes") / 4,
+        "{said}"
+    );
+    standby.wait_caught_up(&primary);
+    assert_eq!(primary.sql("SELECT count(*) FROM pg_database"), "1003");
+    assert_eq!(primary.sql_in("c7", "SELECT count(*) FROM t"), "1000");
+}
