@@ -73,9 +73,19 @@ pub async fn open(
         .await
         .map_err(|error| server_fault("could not start the backup", &error))?;
     let bracket = Bracket { start_lsn, slot };
-    let facts = bracket.slot(sql).await?;
+    let facts = slot_facts(sql, &bracket.slot.name).await?;
     keeps(facts.as_ref(), &bracket.slot.name, start_lsn)?;
     Ok(bracket)
+}
+
+/// A slot as it is now; `None` when it does not exist.
+///
+/// # Errors
+/// The server's refusal.
+pub async fn slot_facts(sql: &Session, name: &str) -> Result<Option<SlotFacts>, Fault> {
+    sql.slot(name)
+        .await
+        .map_err(|error| server_fault("could not look at the replication slot", &error))
 }
 
 /// Whether a slot keeps all WAL from `start` on.
@@ -128,16 +138,6 @@ impl Bracket {
             )),
             Ok(Some(state)) => Ok(state),
         }
-    }
-
-    /// The slot as it is now; `None` when it does not exist.
-    ///
-    /// # Errors
-    /// The server's refusal.
-    pub async fn slot(&self, sql: &Session) -> Result<Option<SlotFacts>, Fault> {
-        sql.slot(&self.slot.name)
-            .await
-            .map_err(|error| server_fault("could not look at the replication slot", &error))
     }
 
     /// Stops the backup.

@@ -51,16 +51,6 @@ pub async fn read(sql: &Session, role: &str) -> Result<SourceConfiguration, Faul
         add(&beside.join(name), &mut files)?;
     }
     let bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
-    let configuration = SourceConfiguration {
-        config_file: config_file.into_bytes(),
-        hba_file: hba_file.into_bytes(),
-        ident_file: ident_file.into_bytes(),
-        files: files
-            .iter()
-            .map(|(path, text)| (bytes(path), text.clone()))
-            .collect(),
-        directories: directories.iter().map(|path| bytes(path)).collect(),
-    };
     let total: usize = files.values().map(Vec::len).sum();
     if total > BYTES_MAX {
         return Err(Fault::new(
@@ -68,7 +58,16 @@ pub async fn read(sql: &Session, role: &str) -> Result<SourceConfiguration, Faul
             format!("the source's configuration files have {total} bytes, more than {BYTES_MAX}"),
         ));
     }
-    Ok(configuration)
+    Ok(SourceConfiguration {
+        config_file: config_file.into_bytes(),
+        hba_file: hba_file.into_bytes(),
+        ident_file: ident_file.into_bytes(),
+        files: files
+            .into_iter()
+            .map(|(path, text)| (bytes(&path), text))
+            .collect(),
+        directories: directories.iter().map(|path| bytes(path)).collect(),
+    })
 }
 
 /// Adds a file, if it is there, and all that it refers to.

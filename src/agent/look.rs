@@ -3,7 +3,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::bracket::server_fault;
+use super::bracket::{server_fault, slot_facts};
 use super::options::ServeOptions;
 use super::tree::read_fault;
 use crate::disk::facts as disk_facts;
@@ -28,10 +28,7 @@ pub async fn source(
         .map_err(|error| server_fault("could not ask the source's server for its facts", &error))?;
     let slot = match slot {
         None => None,
-        Some(name) => sql
-            .slot(name)
-            .await
-            .map_err(|error| server_fault("could not look at the replication slot", &error))?,
+        Some(name) => slot_facts(sql, name).await?,
     };
     let pgdata = options
         .pgdata

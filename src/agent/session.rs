@@ -302,7 +302,7 @@ impl Session {
         self.reader = None;
         self.tree = None;
         let stopped = bracket.close(self.sql()?).await?;
-        let slot = bracket.slot(self.sql()?).await?;
+        let slot = bracket::slot_facts(self.sql()?, &bracket.slot.name).await?;
         let facts = self.facts.as_ref().ok_or_else(|| unlawful("an end"))?;
         let pgdata = PathBuf::from(std::ffi::OsStr::from_bytes(&facts.data_directory));
         Ok(Answer::BracketClosed {

@@ -12,19 +12,6 @@ use crate::plan::standby;
 /// What `ALTER SYSTEM` writes, always in the data directory.
 const AUTO_CONF: &str = "postgresql.auto.conf";
 
-/// Settings that name files of the host: they stay where they lie in the data directory.
-const HOST_FILES: [&str; 9] = [
-    "hba_file",
-    "ident_file",
-    "ssl_ca_file",
-    "ssl_cert_file",
-    "ssl_crl_dir",
-    "ssl_crl_file",
-    "ssl_dh_params_file",
-    "ssl_key_file",
-    "krb_server_keyfile",
-];
-
 /// What the server logs to unless it is told otherwise.
 const LOG_DIRECTORY: &str = "log";
 
@@ -61,7 +48,8 @@ pub(super) fn host_files(pgdata: &Path, base: &Base) -> Vec<RelPath> {
     let auto = auto.and_then(|text| conf::parse(&text).ok());
     let auto = conf::effective(&auto.unwrap_or_default());
     let setting = |name: &str| auto.get(name).or_else(|| base.settings.get(name));
-    let named = HOST_FILES.iter().filter_map(|name| setting(name));
+    let named = ["hba_file", "ident_file"].iter().chain(&conf::KEY_FILES);
+    let named = named.filter_map(|name| setting(name));
     let log = setting("log_directory").map_or(LOG_DIRECTORY, String::as_str);
     let real = std::path::absolute(pgdata).unwrap_or_else(|_| pgdata.to_owned());
     named

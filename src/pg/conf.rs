@@ -7,6 +7,17 @@
 
 use std::collections::BTreeMap;
 
+/// Settings that name files of certificates and keys, which belong to their host.
+pub const KEY_FILES: [&str; 7] = [
+    "ssl_ca_file",
+    "ssl_cert_file",
+    "ssl_crl_dir",
+    "ssl_crl_file",
+    "ssl_dh_params_file",
+    "ssl_key_file",
+    "krb_server_keyfile",
+];
+
 /// One line that says something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use crate::facts::SourceConfiguration;
-use crate::pg::conf::{self, Directive, Edit, QuoteError};
+use crate::pg::conf::{self, Directive, Edit, KEY_FILES, QuoteError};
 use crate::pg::hba;
 
 /// Where files go that lie elsewhere than beside the source's main file.
@@ -14,17 +14,6 @@ const ELSEWHERE: &str = "included";
 
 /// Name of the main file.
 pub const MAIN_FILE: &str = "postgresql.conf";
-
-/// Settings that name files of the source's host which are not copied.
-const NOT_COPIED: [&str; 7] = [
-    "ssl_ca_file",
-    "ssl_cert_file",
-    "ssl_crl_dir",
-    "ssl_crl_file",
-    "ssl_dh_params_file",
-    "ssl_key_file",
-    "krb_server_keyfile",
-];
 
 /// Settings that the copy has the say in, whatever was set by ALTER SYSTEM on the source.
 pub const SAYS: [&str; 5] = [
@@ -364,7 +353,7 @@ enum Renamed {
 
 /// What to say about a setting that names something of the source's host.
 fn remark(name: &str, value: &str) -> Option<String> {
-    (NOT_COPIED.contains(&name) && value.starts_with('/')).then(|| {
+    (KEY_FILES.contains(&name) && value.starts_with('/')).then(|| {
         format!(
             "The source's configuration sets {name} to \"{value}\", which must exist on this host."
         )
