@@ -190,11 +190,16 @@ async fn rebuild_until_stopped(options: &RebuildOptions, ui: &Ui) -> Result<Outc
 
 /// Waits for a signal that asks to stop.
 async fn stop_signal() {
-    let kinds = [
+    any_signal([
         SignalKind::interrupt(),
         SignalKind::terminate(),
         SignalKind::hangup(),
-    ];
+    ])
+    .await;
+}
+
+/// Waits for one of these signals.
+async fn any_signal<const N: usize>(kinds: [SignalKind; N]) {
     let mut signals = kinds.map(signal);
     let waiting = signals.iter_mut().map(|signal| {
         Box::pin(async move {

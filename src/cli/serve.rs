@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::exit::{self, Status};
-use super::{cannot_begin, passfile, resolve, stop_signal};
+use super::{any_signal, cannot_begin, passfile, resolve, stop_signal};
 use crate::agent;
 use crate::agent::listen::{Keys, ListenOptions, listen};
 use crate::agent::options::ServeOptions;
@@ -101,7 +101,7 @@ fn behind_port(typed: ServeArguments, listening: &Listening) -> Result<(), Strin
         tracing::info!("listening on {place}");
         notify(&[NotifyState::Ready]);
         let stop = async {
-            end_signal().await;
+            any_signal([SignalKind::interrupt(), SignalKind::terminate()]).await;
             notify(&[NotifyState::Stopping]);
             tracing::info!("stopping: the sessions that are left are ended");
         };
@@ -127,21 +127,6 @@ async fn listener(host: &str, port: u16) -> std::io::Result<TcpListener> {
 fn notify(state: &[NotifyState]) {
     if let Err(error) = sd_notify::notify(false, state) {
         tracing::warn!("systemd cannot be told: {error}");
-    }
-}
-
-/// Waits for a signal that ends a daemon.
-async fn end_signal() {
-    let (interrupt, terminate) = (
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::terminate()),
-    );
-    match (interrupt, terminate) {
-        (Ok(mut interrupt), Ok(mut terminate)) => tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        },
-        _ => std::future::pending().await,
     }
 }
 
