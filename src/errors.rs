@@ -1,4 +1,4 @@
-//! Errors in one line.
+//! Errors in one line, and texts of others as a terminal may show them.
 
 use std::error::Error;
 
@@ -18,9 +18,42 @@ pub fn chain(error: &dyn Error) -> String {
     line
 }
 
+/// A text with nothing in it that a terminal obeys: control characters, but for the ends of lines, and those that
+/// turn the direction of writing are replaced.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    let is_obeyed = |c: char| {
+        (c.is_control() && !matches!(c, '\n' | '\t'))
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.replace(is_obeyed, "\u{fffd}")
+}
+
+/// As [`printable`], and without ends of lines: somebody else's text cannot look as if it were a line of ours.
+#[must_use]
+pub fn one_line(text: &str) -> String {
+    printable(&text.replace(['\n', '\r', '\t'], " "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn texts_of_others_do_nothing_to_a_terminal() {
+        for (text, line) in [
+            ("b\u{e4}se \u{1f600} \"x\"", "b\u{e4}se \u{1f600} \"x\""),
+            ("\x1b]52;c;eA==\x07", "\u{fffd}]52;c;eA==\u{fffd}"),
+            ("a\npg_reseed: done\t1\r", "a pg_reseed: done 1 "),
+            ("\u{9b}2J\u{7f}\u{202e}x", "\u{fffd}2J\u{fffd}\u{fffd}x"),
+        ] {
+            assert_eq!(one_line(text), line);
+            assert_eq!(
+                printable(text).matches('\n').count(),
+                text.matches('\n').count()
+            );
+        }
+    }
 
     #[test]
     fn causes_follow_and_are_not_said_twice() {

@@ -14,6 +14,7 @@ use std::iter::Peekable;
 
 use crate::geometry::EntryId;
 use crate::path::{PathError, RelPath, check_name};
+use crate::pg::layout;
 
 /// What an entry of the manifest is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -287,6 +288,32 @@ impl<K: Copy> Listing<K> {
         Some(folder.item((id.0 - folder.first) as usize))
     }
 
+    /// The entry with this path.
+    #[must_use]
+    pub fn find(&self, path: &RelPath) -> Option<Item<'_, K>> {
+        let parent = path.parent();
+        // Parts of a directory's entries may stand in folders of their own, one behind the other.
+        let behind = self.folders.partition_point(|folder| {
+            cmp_directories(folder.directory(), parent.as_ref())
+                .then_with(|| folder.name(0).cmp(path.name()))
+                .is_le()
+        });
+        let folder = self.folders.get(behind.checked_sub(1)?)?;
+        if folder.directory() != parent.as_ref() {
+            return None;
+        }
+        let (mut low, mut high) = (0, folder.records.len());
+        while low < high {
+            let middle = low.midpoint(high);
+            match folder.name(middle).cmp(path.name()) {
+                Ordering::Less => low = middle + 1,
+                Ordering::Equal => return Some(folder.item(middle)),
+                Ordering::Greater => high = middle,
+            }
+        }
+        None
+    }
+
     /// All entries in order.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = Item<'_, K>> {
         self.folders
@@ -304,6 +331,23 @@ impl<K: Copy> Listing<K> {
             let skipped = from.0.saturating_sub(folder.first) as usize;
             (skipped..folder.records.len()).map(|index| folder.item(index))
         })
+    }
+}
+
+impl Listing<EntryKind> {
+    /// A directory that has entries and is none itself. The links of tablespaces are in no list.
+    #[must_use]
+    pub fn orphan(&self) -> Option<&RelPath> {
+        let is_listed = |path: &RelPath| {
+            let found = self.find(path);
+            found.map(|item| item.kind == EntryKind::Directory)
+        };
+        let is_link = |path: &RelPath| {
+            let above = path.parent().and_then(|above| is_listed(&above));
+            layout::tablespace_oid(path).is_some() && above == Some(true)
+        };
+        let mut directories = self.folders.iter().filter_map(Folder::directory);
+        directories.find(|path| !is_listed(path).unwrap_or_else(|| is_link(path)))
     }
 }
 
@@ -485,5 +529,66 @@ mod tests {
         assert_eq!(folder.push(b"2", 0, 0), Err(ListingError::Order));
         assert_eq!(folder.push(b"1", 0, 0), Err(ListingError::Order));
         assert_eq!(folder.push(b"3/4", 0, 0), Err(PathError::Slash.into()));
+    }
+
+    proptest! {
+        /// Whatever folders the entries stand in.
+        #[test]
+        fn every_path_is_found_and_no_other(here in paths(), others in paths(), cut in 1_usize..4) {
+            let mut list = Listing::default();
+            for folder in &listing(&here).folders {
+                for part in (0..folder.records.len()).collect::<Vec<_>>().chunks(cut) {
+                    let mut piece = Folder::new(folder.directory().cloned());
+                    for index in part {
+                        let item = folder.item(*index);
+                        piece.push(item.name, item.kind, item.size).unwrap();
+                    }
+                    list.append(piece).unwrap();
+                }
+            }
+            for path in here.union(&others) {
+                let found = list.find(&RelPath::parse(path.as_bytes()).unwrap());
+                let found = found.map(|item| item.path().to_string());
+                prop_assert_eq!(found, here.contains(path).then(|| path.clone()));
+            }
+        }
+    }
+
+    #[test]
+    fn entries_need_their_directory() {
+        let list = |entries: &[(&str, EntryKind)]| {
+            let folders = entries.iter().map(|(path, kind)| {
+                let path = RelPath::parse(path.as_bytes()).unwrap();
+                let mut folder = Folder::new(path.parent());
+                folder.push(path.name(), *kind, 0).unwrap();
+                folder
+            });
+            Listing::from_folders(folders.collect()).unwrap()
+        };
+        let (file, directory) = (EntryKind::File, EntryKind::Directory);
+        let orphan =
+            |entries: &[(&str, EntryKind)]| list(entries).orphan().map(ToString::to_string);
+        assert_eq!(orphan(&[]), None);
+        assert_eq!(orphan(&[("PG_VERSION", file)]), None);
+        assert_eq!(orphan(&[("base", directory), ("base/1", file)]), None);
+        assert_eq!(
+            orphan(&[("base", file), ("base/1", file)]).as_deref(),
+            Some("base")
+        );
+        assert_eq!(
+            orphan(&[("base", directory), ("base/1/2", file)]).as_deref(),
+            Some("base/1")
+        );
+        // The link is in no list.
+        let tablespace = [
+            ("pg_tblspc", directory),
+            ("pg_tblspc/7/PG_15_1", directory),
+            ("pg_tblspc/7/PG_15_1/2", directory),
+        ];
+        assert_eq!(orphan(&tablespace), None);
+        assert_eq!(
+            orphan(&tablespace[2..]).as_deref(),
+            Some("pg_tblspc/7/PG_15_1")
+        );
     }
 }

@@ -3,6 +3,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot};
 
@@ -119,6 +120,15 @@ pub async fn beside<T: Send + 'static>(
 #[expect(clippy::disallowed_methods, reason = "this is the place for it")]
 pub fn in_place<T>(job: impl FnOnce() -> T) -> T {
     tokio::task::block_in_place(job)
+}
+
+/// Waits, on a thread that may.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a worker thread waits for the server to finish a write"
+)]
+pub fn pause(time: Duration) {
+    std::thread::sleep(time);
 }
 
 #[cfg(test)]

@@ -337,14 +337,14 @@ fn short_help_of_rebuild() {
 fn help_of_serve() {
     assert_snapshot!(help_of(&["pg_reseed", "serve", "--help"]), @"
     The agent: runs on the source's host, as the user that owns the source's data directory, and answers
-    pg_reseed rebuild. With --stdio it is started by it and not by hand, except in the COMMAND of --from
-    exec:COMMAND, and ends when its standard input ends, and with it the backup and the temporary slot
-    on the server. With --listen it runs on its own and waits for clients of --from tls://HOST; each
-    gets an agent, in a process of its own.
+    pg_reseed rebuild. With --stdio it is started by the client; you type it only in the COMMAND of
+    --from exec:COMMAND. It ends when its standard input ends, and with it the backup and the temporary
+    slot on the server. With --listen it runs on its own and waits for clients of --from tls://HOST;
+    each gets an agent, in a process of its own.
 
     It connects to its server, runs the backup functions, and reads the data directory. It writes
-    nothing there, runs no statement that modifies data, and opens only files that its own listing of
-    the directory has found. Where Linux has Landlock it gives up the right to write anywhere at all.
+    nothing there, runs no statement that modifies data, and serves only files that its own listing of
+    the directory has found. Where Linux has Landlock the kernel sees to it that it writes nowhere.
 
     Usage: pg_reseed serve --stdio [-d CONNINFO] [-D PGDATA]
            pg_reseed serve --listen ADDRESS --tls-ca FILE --tls-cert FILE --tls-key FILE --allow NAME... [OPTION]...
@@ -358,8 +358,9 @@ fn help_of_serve() {
               Listens on this address and port, 7432 unless another one is given; 0.0.0.0 or [::] is
               every address of the host. Both sides show certificates, by TLS 1.3: see --tls-ca,
               --tls-cert, --tls-key and --allow, which are required. A socket that systemd hands over is
-              used instead. SIGHUP reads the certificates again, SIGTERM ends the sessions in order.
-              Each session's beginning and end is a line on standard error.
+              used instead. SIGHUP reads the certificates again and ends the sessions of those that are
+              not valid any more; SIGTERM ends all sessions cleanly. Each session's beginning and end is
+              a line on standard error.
 
           --allow <NAME>
               A client may come in when its certificate has NAME among its DNS subject alternative
@@ -391,7 +392,7 @@ fn help_of_serve() {
     TLS options:
           --tls-ca <FILE>
               A file of certificates (PEM) of the authority that the other side's certificate must come
-              from. No other one is trusted, neither the system's.
+              from. No other authority is trusted, not even those of the system.
 
           --tls-cert <FILE>
               A file with one's own certificate (PEM), followed by those between it and the authority,

@@ -154,7 +154,6 @@ const LONGER: &[(&str, &str)] = &[
     ),
     ("pg/layout.rs", "one table of names; a third is its tests"),
     ("plan/action.rs", "two thirds are tests"),
-    ("plan/configuration.rs", "a third is its tests"),
     (
         "plan/guard.rs",
         "all guards in the order of their refusals; half is tests",

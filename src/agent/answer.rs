@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::control;
 use super::effort::Effort;
 use super::tree::read_fault;
 use crate::buffer::Buffer;
@@ -17,12 +18,12 @@ use crate::geometry::{
 };
 use crate::manifest::Manifest;
 use crate::path::RelPath;
-use crate::pg::control::ControlFile;
 use crate::pg::layout;
 use crate::pg::lsn::Lsn;
 use crate::pg::page::{self, PageVerdict};
 use crate::pg::relfile;
-use crate::wire::message::{Answer, DamagedBlock, Fault, FaultKind};
+use crate::wire::message::{Answer, DamagedBlock, Fault, FaultKind, Request};
+use crate::workers;
 
 /// Reads of a page before a wrong checksum is believed: a page that is being written looks torn.
 const PAGE_READS: usize = 5;
@@ -53,13 +54,43 @@ pub type Reply = (Answer, Buffer);
 /// A file of the manifest, open; `None` when it is gone.
 type Opened = (RelPath, Option<std::fs::File>);
 
+/// Smallest block that a cluster may have (PostgreSQL `meson_options.txt`).
+const BLOCK_MIN_BYTES: usize = 1024;
+
+/// Judges a request before it waits for a worker, and takes room meanwhile.
+///
+/// # Errors
+/// It asks for too much, or brings too much.
+pub(super) fn check(request: &Request, body_bytes: usize) -> Result<(), Fault> {
+    let (spans, most): (&[Span], u64) = match request {
+        Request::Digests { spans, .. } => (spans, 0),
+        Request::Blocks { spans, .. } => {
+            let blocks = RANGE_BYTES as usize / BLOCK_MIN_BYTES + SPANS_MAX;
+            (spans, (blocks * DIGEST_BYTES) as u64)
+        }
+        Request::Delta { .. } => (&[], rolling::SIGNATURE_MAX_BYTES),
+        _ => (&[], 0),
+    };
+    if body_bytes as u64 > most
+        || spans.len() > SPANS_MAX
+        || total_bytes(spans) > u64::from(RANGE_BYTES)
+        || !spans.iter().all(Span::is_lawful)
+    {
+        return Err(Fault::new(
+            FaultKind::Protocol,
+            "a request asks for too much",
+        ));
+    }
+    Ok(())
+}
+
+/// All requests have passed [`check`].
 impl Reader {
     /// Digests of all extents of the spans, unless they are those of the client, whose digest is `have`.
     ///
     /// # Errors
     /// A fault when the request breaks a rule or a file cannot be read.
     pub fn digests(&self, spans: &[Span], have: Digest) -> Result<Reply, Fault> {
-        Self::check(spans)?;
         let mut gone = Vec::new();
         let mut digests = Vec::new();
         let mut reader = PieceReader::default();
@@ -87,7 +118,6 @@ impl Reader {
     /// # Errors
     /// As [`Reader::digests`].
     pub fn blocks(&self, spans: &[Span], digests: &[u8], is_hungry: bool) -> Result<Reply, Fault> {
-        Self::check(spans)?;
         let blocks: usize = spans
             .iter()
             .map(|span| piece_count(span.bytes, self.block_bytes))
@@ -187,50 +217,22 @@ impl Reader {
         Ok((answer, body))
     }
 
-    /// The control file, read again until its CRC holds or the same damage was seen twice (PostgreSQL
-    /// `controldata_utils.c:get_controlfile`).
+    /// The control file.
     ///
     /// # Errors
     /// A fault when it cannot be read or is really damaged.
     pub fn control(&self) -> Result<Reply, Fault> {
         let path = RelPath::parse(b"global/pg_control").expect("a constant of plain components");
-        let mut before = Vec::new();
-        for _ in 0..10 {
+        let (_, bytes) = control::settled(|| {
             let file = self
                 .roots
                 .open_regular(&path)
                 .map_err(|error| read_fault(&error))?;
             let mut bytes = vec![0; CONTROL_BYTES as usize];
             self.read(&path, &file, 0, &mut bytes)?;
-            match ControlFile::decode(&bytes) {
-                Ok(_) => return Ok((Answer::Control, bytes.into())),
-                Err(error) if bytes == before => {
-                    return Err(Fault::new(
-                        FaultKind::Read,
-                        format!("the source's control file is damaged: {error}"),
-                    ));
-                }
-                Err(_) => before = bytes,
-            }
-            pause(std::time::Duration::from_millis(10));
-        }
-        Err(Fault::new(
-            FaultKind::Read,
-            "could not read a whole control file on the source",
-        ))
-    }
-
-    fn check(spans: &[Span]) -> Result<(), Fault> {
-        if spans.len() > SPANS_MAX
-            || total_bytes(spans) > u64::from(RANGE_BYTES)
-            || !spans.iter().all(Span::is_lawful)
-        {
-            return Err(Fault::new(
-                FaultKind::Protocol,
-                "a request asks for too much",
-            ));
-        }
-        Ok(())
+            Ok(bytes)
+        })?;
+        Ok((Answer::Control, bytes.into()))
     }
 
     fn open(&self, entry: EntryId) -> Result<Opened, Fault> {
@@ -319,7 +321,7 @@ impl Reader {
                     });
                     break;
                 }
-                pause(PAGE_PAUSE);
+                workers::pause(PAGE_PAUSE);
                 self.read(path, file, offset, page)?;
                 reads += 1;
             }
@@ -330,11 +332,3 @@ impl Reader {
 
 /// Size of the control file (PostgreSQL `pg_control.h:PG_CONTROL_FILE_SIZE`).
 pub const CONTROL_BYTES: u32 = 8192;
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a worker thread waits for the server to finish a write"
-)]
-fn pause(time: std::time::Duration) {
-    std::thread::sleep(time);
-}

@@ -20,7 +20,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use crate::errors::chain;
 use crate::link::frames::{self, FrameError};
 use crate::link::process::{AgentEnd, start_agent};
-use crate::link::tls::{self, Files, HANDSHAKE_WITHIN, TlsError};
+use crate::link::tls::{self, Admission, Certificates, Files, HANDSHAKE_WITHIN, TlsError};
 use crate::wire::codec;
 use crate::wire::message::{Answer, Fault, FaultKind, SILENT_AFTER};
 
@@ -53,7 +53,7 @@ pub struct ListenOptions {
 /// Reads the files and hands them on, each time that `reload` says so. One that cannot be read leaves those in use
 /// that were.
 pub struct Keys {
-    current: watch::Sender<tokio_rustls::TlsAcceptor>,
+    current: watch::Sender<Admission>,
     files: Files,
 }
 
@@ -72,8 +72,8 @@ impl Keys {
     /// Reads them again.
     pub fn reload(&self) {
         match tls::for_agent(&self.files) {
-            Ok(acceptor) => {
-                self.current.send_replace(acceptor);
+            Ok(admission) => {
+                self.current.send_replace(admission);
                 tracing::info!("certificates were read again");
             }
             Err(error) => tracing::error!(
@@ -172,12 +172,10 @@ async fn visit(
     done: watch::Sender<bool>,
     mut is_ending: watch::Receiver<bool>,
 ) {
-    let acceptor = house.keys.current.borrow().clone();
-    let shaking = async {
-        tls::tune(&stream)?;
-        acceptor.accept(stream).await
-    };
-    let accepted = tokio::time::timeout(HANDSHAKE_WITHIN, shaking).await;
+    let mut admission = house.keys.current.subscribe();
+    let acceptor = admission.borrow_and_update().acceptor.clone();
+    let accepting = tls::accept(&acceptor, stream);
+    let accepted = tokio::time::timeout(HANDSHAKE_WITHIN, accepting).await;
     let mut stream = match accepted {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
@@ -192,7 +190,8 @@ async fn visit(
             return;
         }
     };
-    let names = tls::names(&stream);
+    let certificates = Certificates::of(&stream);
+    let names = certificates.names();
     let shown = names.join(", ");
     if !tls::is_allowed(&names, &house.options.allowed) {
         tracing::warn!("{from}: refused: its certificate is for \"{shown}\", which is not allowed");
@@ -239,6 +238,9 @@ async fn visit(
     let end = tokio::select! {
         end = carry_both((from_client, to_agent, &received), (from_agent, to_client, &sent)) => end,
         _ = is_ending.wait_for(|ending| *ending) => "it was stopped".to_owned(),
+        error = unwelcome(&mut admission, &certificates) => {
+            format!("it was stopped, its certificate is not accepted any more: {error}")
+        }
     };
     let AgentEnd { cluster, status } = agent.end(END_WITHIN).await;
     let cluster = cluster.unwrap_or_else(|| "no cluster".to_owned());
@@ -248,6 +250,20 @@ async fn visit(
         "session {number}: {from} as \"{shown}\", {cluster}: {received} bytes received, {sent} bytes sent, \
          {seconds:.1} s; {end}; the agent's {status}"
     );
+}
+
+/// Waits until certificates are read again that do not let the client in.
+async fn unwelcome(
+    admission: &mut watch::Receiver<Admission>,
+    certificates: &Certificates,
+) -> String {
+    while admission.changed().await.is_ok() {
+        if let Err(error) = admission.borrow_and_update().check(certificates) {
+            return error;
+        }
+    }
+    // Nobody reads them again.
+    std::future::pending().await
 }
 
 /// Says why, in the words of the protocol, to somebody who proved who it is.

@@ -4,14 +4,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::bracket::{server_fault, slot_facts};
+use super::control;
 use super::options::ServeOptions;
 use super::tree::read_fault;
 use crate::disk::facts as disk_facts;
 use crate::facts::{SourceFacts, Tablespace};
-use crate::pg::control::ControlFile;
 use crate::pg::lsn::unbroken_since;
 use crate::sql::Session;
 use crate::wire::message::{Fault, FaultKind};
+use crate::workers;
 
 /// Looks at server and directory, and makes sure that they belong together.
 ///
@@ -49,7 +50,9 @@ pub async fn source(
             "The agent must run on the source's host as the owner of its data directory.",
         )
     };
-    let control = control(&pgdata.join("global/pg_control"))?;
+    let control_path = pgdata.join("global/pg_control");
+    let read = || disk_facts::control_file(&control_path).map_err(disk);
+    let (control, _) = workers::in_place(|| control::settled(read))?;
     let facts = disk_facts::directory(&pgdata)
         .map_err(disk)?
         .ok_or_else(|| missing(&pgdata))?;
@@ -111,27 +114,6 @@ pub async fn source(
 /// A fault when pg_tblspc cannot be read.
 pub fn tablespaces(pgdata: &Path) -> Result<Vec<Tablespace>, Fault> {
     disk_facts::tablespaces(pgdata).map_err(|error| read_fault(&error))
-}
-
-/// The control file, decoded. The server may be rewriting it, so a wrong CRC is looked at again.
-fn control(path: &Path) -> Result<ControlFile, Fault> {
-    let mut problem = String::new();
-    for _ in 0..10 {
-        let bytes = disk_facts::control_file(path).map_err(|error| {
-            read_fault(&error).with_hint(
-                "The agent must run on the source's host as the owner of its data directory.",
-            )
-        })?;
-        match ControlFile::decode(&bytes) {
-            Ok(control) => return Ok(control),
-            Err(error) => problem = error.to_string(),
-        }
-        std::thread::yield_now();
-    }
-    Err(Fault::new(
-        FaultKind::Read,
-        format!("could not read the source's control file: {problem}"),
-    ))
 }
 
 fn missing(path: &Path) -> Fault {

@@ -4,6 +4,7 @@
 pub mod answer;
 pub mod bracket;
 mod configuration;
+mod control;
 pub mod effort;
 pub mod listen;
 pub mod look;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::io::AsyncRead;
 use tokio::sync::{Semaphore, mpsc, watch};
 
-use super::answer::Reader;
+use super::answer::{self, Reader};
 use super::effort::Held;
 use super::options::ServeOptions;
 use super::session::Session;
@@ -18,7 +18,9 @@ use crate::geometry::{EXTENT_BYTES, WHOLE_MAX_BYTES, total_bytes};
 use crate::link::frames::{self, Frame, FrameError, Outgoing};
 use crate::link::stdio::{Input, Output};
 use crate::wire::codec;
-use crate::wire::message::{ALIVE_EVERY, Answer, Fault, FaultKind, Notice, Request, RequestId};
+use crate::wire::message::{
+    ALIVE_EVERY, Answer, Fault, FaultKind, Notice, Request, RequestId, SILENT_AFTER,
+};
 use crate::workers::{WorkerFailed, Workers};
 
 /// Answers that may wait for the link: with the workers' own bound it limits the memory in use.
@@ -43,6 +45,8 @@ pub enum ServeError {
     Frame(#[from] FrameError),
     #[error("the connection broke: {0}")]
     Io(#[from] std::io::Error),
+    #[error("the agent heard nothing of the client for {} s, or it took nothing", SILENT_AFTER.as_secs())]
+    Idle,
 }
 
 /// What the reading requests of all streams share.
@@ -78,11 +82,30 @@ pub async fn serve(
             joined = streams::join(id, token, input, output) => joined,
             () = &mut stop => Ok(()),
         },
+        Some((id, request)) if !matches!(request, Request::Configure { .. }) => {
+            let fault = Fault::new(
+                FaultKind::Protocol,
+                "a session begins with its configuration",
+            );
+            say(&mut output, id, fault).await
+        }
         Some((id, request)) => {
             let session = Session::new(options);
-            Ok(lead(session, (id, request), (input, output), stop).await?)
+            lead(session, (id, request), (input, output), stop).await
         }
     }
+}
+
+/// Answers the only request with a fault.
+pub(super) async fn say(
+    output: &mut Output,
+    id: RequestId,
+    fault: Fault,
+) -> Result<(), ServeError> {
+    let (outgoing, to_write) = mpsc::channel(1);
+    send(&outgoing, id, Err(fault)).await;
+    drop(outgoing);
+    Ok(frames::write_frames(output, to_write).await?)
 }
 
 /// Exchanges preambles and reads the first request, and not a byte more: the rest may be another agent's.
@@ -105,9 +128,10 @@ async fn lead(
     (id, first): (RequestId, Request),
     (input, output): (Input, Output),
     stop: impl Future<Output = ()>,
-) -> Result<(), FrameError> {
+) -> Result<(), ServeError> {
     let (outgoing, to_write) = mpsc::channel(WAITING_ANSWERS);
-    let writing = tokio::spawn(frames::write_frames(output, to_write));
+    let output = frames::unstuck(output, SILENT_AFTER);
+    let mut writing = tokio::spawn(frames::write_frames(output, to_write));
     let shared = Arc::new(Shared {
         workers: OnceLock::new(),
         reader: RwLock::new(None),
@@ -135,36 +159,55 @@ async fn lead(
         is_gone,
     ));
     let beating = tokio::spawn(beat(outgoing.clone()));
-    let received = tokio::select! {
+    let mut input = frames::impatient(input);
+    frames::limit_silence(&mut input, SILENT_AFTER);
+    let ended = tokio::select! {
         received = async {
             // The channel is empty.
             let _ = control.send((id, first)).await;
             receive(input, &shared, &outgoing, Some(&control)).await
         } => received,
+        // Before its time, since there are senders.
+        written = &mut writing => match written {
+            Ok(Err(error)) => Err(error.into()),
+            _ => Ok(()),
+        },
         () = stop => Ok(()),
     };
     beating.abort();
     further.abort_all();
     // The client is gone: whatever runs is not wanted any more.
     let _ = gone.send(true);
+    let ended = match ended {
+        Err(error) if error.is_timeout() => {
+            // In case it only sleeps.
+            let reason = ServeError::Idle.to_string();
+            let notice = Notice::BracketLost { reason };
+            let _ = tokio::time::timeout(TIDY_WITHIN, tell(&outgoing, &notice)).await;
+            Err(ServeError::Idle)
+        }
+        ended => ended.map_err(ServeError::from),
+    };
     drop(control);
     let _ = tokio::time::timeout(TIDY_WITHIN, steering).await;
     drop((shared, outgoing));
-    let _ = tokio::time::timeout(TIDY_WITHIN, writing).await;
-    received
+    if !writing.is_finished() {
+        let _ = tokio::time::timeout(TIDY_WITHIN, writing).await;
+    }
+    ended
 }
 
 /// Takes the requests of one stream until it ends. One without `control` is for reading only.
 pub(super) async fn receive(
-    reader: impl AsyncRead + Unpin,
+    mut reader: impl AsyncRead + Unpin,
     shared: &Arc<Shared>,
     outgoing: &mpsc::Sender<Outgoing>,
     control: Option<&mpsc::Sender<(RequestId, Request)>>,
 ) -> Result<(), FrameError> {
-    let mut reader = frames::buffered(reader);
     while let Some(frame) = frames::read_frame(&mut reader).await? {
         let Frame { id, head, body } = frame;
         match (codec::decode::<Request>(&head)?, control) {
+            (Request::Alive, _) => {}
             (
                 request @ (Request::Digests { .. }
                 | Request::Blocks { .. }
@@ -172,6 +215,10 @@ pub(super) async fn receive(
                 | Request::Control),
                 _,
             ) => {
+                if let Err(fault) = answer::check(&request, body.len()) {
+                    send(outgoing, id, Err(fault)).await;
+                    continue;
+                }
                 let permit = Arc::clone(&shared.waiting).acquire_owned().await;
                 let (shared, outgoing) = (Arc::clone(shared), outgoing.clone());
                 shared.in_flight.fetch_add(1, Ordering::SeqCst);
@@ -281,33 +328,48 @@ async fn steer(
                     && shared.in_flight.load(Ordering::SeqCst) > 0
                 {
                     let fault = Fault::new(FaultKind::Protocol, "the backup cannot end while it is read");
-                    send(&outgoing, id, Err(fault)).await;
+                    if unless_gone(&mut gone, send(&outgoing, id, Err(fault))).await.is_none() {
+                        break;
+                    }
                     continue;
                 }
                 let canceller = session.canceller();
-                let result = tokio::select! {
-                    biased;
-                    result = session.answer(request) => result,
-                    _ = gone.changed() => {
-                        if let Some(canceller) = canceller {
-                            canceller.cancel().await;
-                        }
-                        break;
+                let answered = unless_gone(&mut gone, session.answer(request)).await;
+                let Some(result) = answered else {
+                    if let Some(canceller) = canceller {
+                        canceller.cancel().await;
                     }
+                    break;
                 };
                 publish(&shared, &session);
                 let result = result.map(|(answer, body)| (answer, body, None));
-                send(&outgoing, id, result).await;
+                if unless_gone(&mut gone, send(&outgoing, id, result)).await.is_none() {
+                    break;
+                }
             }
             _ = clock.tick() => {
                 if let Some(notice) = session.watch().await {
                     publish(&shared, &session);
-                    tell(&outgoing, &notice).await;
+                    if unless_gone(&mut gone, tell(&outgoing, &notice)).await.is_none() {
+                        break;
+                    }
                 }
             }
         }
     }
     session.end().await;
+}
+
+/// What `act` comes to, unless the client goes first.
+async fn unless_gone<T>(
+    gone: &mut watch::Receiver<bool>,
+    act: impl Future<Output = T>,
+) -> Option<T> {
+    tokio::select! {
+        biased;
+        done = act => Some(done),
+        _ = gone.changed() => None,
+    }
 }
 
 fn publish(shared: &Shared, session: &Session) {

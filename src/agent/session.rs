@@ -1,5 +1,6 @@
 //! The agent's side of one client's session: which requests are lawful now, and what they do.
 
+use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -51,6 +52,8 @@ pub struct Session {
     configuration: Option<Configuration>,
     sql: Option<Sql>,
     facts: Option<SourceFacts>,
+    /// A backup was begun, or tried to.
+    has_begun: bool,
     slot: Option<OwnedSlot>,
     bracket: Option<Bracket>,
     tree: Option<Tree>,
@@ -71,6 +74,7 @@ impl Session {
             configuration: None,
             sql: None,
             facts: None,
+            has_begun: false,
             slot: None,
             bracket: None,
             tree: None,
@@ -104,8 +108,8 @@ impl Session {
                 survey,
                 ..
             } => {
-                if self.configuration.is_some() {
-                    return Err(unlawful("a second configuration"));
+                if self.configuration.is_some() || !compression.is_lawful() {
+                    return Err(unlawful("this configuration"));
                 }
                 self.effort = Arc::new(Effort::new(compression, max_rate));
                 self.configuration = Some(Configuration {
@@ -158,6 +162,7 @@ impl Session {
             | Request::Delta { .. }
             | Request::Control => return Err(unlawful("reading")),
             Request::Join { .. } => return Err(unlawful("joining a session")),
+            Request::Alive => return Err(unlawful("a sign of life")),
         };
         Ok((answer, Buffer::default()))
     }
@@ -208,9 +213,11 @@ impl Session {
         fast: bool,
         wish: &SlotWish,
     ) -> Result<Answer, Fault> {
-        if self.configuration()?.is_survey || self.facts.is_none() || self.bracket.is_some() {
+        if self.configuration()?.is_survey || self.facts.is_none() || self.has_begun {
             return Err(unlawful("a backup"));
         }
+        // One for each session: each may make a slot, and only the last would be dropped.
+        self.has_begun = true;
         let slot = bracket::reserve(self.sql()?, wish).await?;
         // Remembered before the backup starts: if that fails, the slot must go.
         self.slot = Some(slot.clone());
@@ -331,28 +338,29 @@ impl Session {
         let wal = Path::new(std::ffi::OsStr::from_bytes(&facts.data_directory)).join("pg_wal");
         let listed = walk::list(&wal).map_err(|error| read_fault(&error))?;
         let segment_bytes = facts.control.wal_segment_bytes;
-        let mut wanted = Vec::new();
+        // Where the source, a standby, followed to another timeline, a segment is there in the name of both; which
+        // one a server reads is its history's affair (`xlogrecovery.c:XLogFileReadAnyTLI`).
         let timelines = timeline..=newest.max(timeline);
-        for segment in segments(timeline, from, to, segment_bytes) {
-            // Where the source, a standby, followed to another timeline, the segment is there in the name of
-            // both; which one a server reads is its history's affair (`xlogrecovery.c:XLogFileReadAnyTLI`).
-            let before = wanted.len();
-            for found in &listed {
-                let name = std::str::from_utf8(&found.name).unwrap_or_default();
-                if let Some(there) = SegmentName::parse(name, segment_bytes)
-                    && there.number == segment.number
-                    && timelines.contains(&there.timeline)
-                {
-                    wanted.push((name.to_owned(), found.size));
-                }
+        let mut there: BTreeMap<u64, Vec<(String, u64)>> = BTreeMap::new();
+        for found in &listed {
+            let name = std::str::from_utf8(&found.name).unwrap_or_default();
+            if let Some(segment) = SegmentName::parse(name, segment_bytes)
+                && timelines.contains(&segment.timeline)
+            {
+                let names = there.entry(segment.number).or_default();
+                names.push((name.to_owned(), found.size));
             }
-            if wanted.len() == before {
+        }
+        let mut wanted = Vec::new();
+        for segment in segments(timeline, from, to, segment_bytes) {
+            let Some(names) = there.remove(&segment.number) else {
                 let name = segment.file_name(segment_bytes);
                 return Err(Fault::new(
                     FaultKind::Unfit,
                     format!("WAL segment \"{name}\" is not on the source any more"),
                 ));
-            }
+            };
+            wanted.extend(names);
         }
         for found in &listed {
             let name = String::from_utf8_lossy(&found.name);

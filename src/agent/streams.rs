@@ -5,12 +5,14 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::serve::{ServeError, Shared, WAITING_ANSWERS, beat, receive, send};
+use super::serve::{ServeError, Shared, WAITING_ANSWERS, beat, receive, say, send};
 use crate::buffer::Buffer;
 use crate::link::frames::{self, FrameError, Outgoing};
 use crate::link::join::{self, Door, Guest, JoinError};
 use crate::link::stdio::{Ends, Input, Output};
-use crate::wire::message::{Answer, Fault, FaultKind, JoinToken, RequestId, STREAMS_MAX};
+use crate::wire::message::{
+    Answer, Fault, FaultKind, JoinToken, RequestId, SILENT_AFTER, STREAMS_MAX,
+};
 
 /// Lets further streams come in, and serves them, as a task of `tasks`.
 pub(super) fn admit(tasks: &mut JoinSet<()>, token: JoinToken, shared: &Arc<Shared>) {
@@ -50,8 +52,8 @@ async fn serve(guest: Guest, shared: Arc<Shared>) {
     let joined = (Answer::Joined, Buffer::default(), None);
     send(&outgoing, id, Ok(joined)).await;
     let ended = tokio::select! {
-        received = receive(input, &shared, &outgoing, None) => received,
-        written = frames::write_frames(output, to_write) => written.map_err(FrameError::from),
+        received = receive(frames::buffered(input), &shared, &outgoing, None) => received,
+        written = frames::write_frames(frames::unstuck(output, SILENT_AFTER), to_write) => written.map_err(FrameError::from),
         () = beat(outgoing.clone()) => Ok(()),
     };
     if let Err(error) = ended {
@@ -79,12 +81,7 @@ pub(super) async fn join(
             drop(output);
             handed.released().await;
         }
-        Err(error) => {
-            let (outgoing, to_write) = mpsc::channel(1);
-            send(&outgoing, id, Err(fault(&error))).await;
-            drop(outgoing);
-            frames::write_frames(&mut output, to_write).await?;
-        }
+        Err(error) => say(&mut output, id, fault(&error)).await?,
     }
     Ok(())
 }

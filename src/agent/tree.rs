@@ -3,11 +3,10 @@
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::disk::root::Roots;
-use crate::disk::walk::{self, Kind};
+use crate::disk::walk::{self, Kind, Place};
 use crate::errors::chain;
 use crate::facts::Tablespace;
 use crate::geometry::EntryId;
@@ -38,14 +37,11 @@ pub struct WalkRules {
     pub tablespaces: Vec<Tablespace>,
 }
 
-/// A directory to be visited: where it is, and its path in the data directory, `None` for the top.
-type Place = (PathBuf, Option<RelPath>);
-
 /// What a visit saw.
-struct Seen {
+struct Seen<'a> {
     folders: Vec<Folder<EntryKind>>,
     skipped: Vec<RelPath>,
-    below: Vec<Place>,
+    below: Vec<Place<'a>>,
 }
 
 /// Walks the data directory and its tablespaces with so many threads.
@@ -53,9 +49,9 @@ struct Seen {
 /// # Errors
 /// A directory that cannot be listed; a link or special file where PostgreSQL keeps data.
 pub fn walk(roots: &Roots, rules: &WalkRules, threads: usize) -> Result<Tree, Fault> {
-    let start = vec![(roots.data().path().to_owned(), None)];
+    let start = vec![Place::new(roots.data(), None)];
     let visits = walk::spread(start, threads, |place| {
-        let mut seen = visit(&place, rules, threads)?;
+        let mut seen = visit(&place, roots, rules, threads)?;
         let below = std::mem::take(&mut seen.below);
         Ok::<_, Fault>((seen, below))
     })?;
@@ -74,20 +70,25 @@ pub fn walk(roots: &Roots, rules: &WalkRules, threads: usize) -> Result<Tree, Fa
     })
 }
 
-fn visit((place, at): &Place, rules: &WalkRules, threads: usize) -> Result<Seen, Fault> {
+fn visit<'a>(
+    place: &Place<'a>,
+    roots: &'a Roots,
+    rules: &WalkRules,
+    threads: usize,
+) -> Result<Seen<'a>, Fault> {
     let mut seen = Seen {
         folders: Vec::new(),
         skipped: Vec::new(),
         below: Vec::new(),
     };
-    let mut directory = match walk::Directory::read(place) {
+    let mut directory = match place.read() {
         Ok(directory) => directory,
         // Dropped since its parent was listed.
-        Err(error) if error.is_missing() && at.is_some() => return Ok(seen),
+        Err(error) if error.is_missing() && place.at().is_some() => return Ok(seen),
         Err(error) => return Err(read_fault(&error)),
     };
-    let unlogged = at
-        .as_ref()
+    let unlogged = place
+        .at()
         .filter(|at| layout::holds_relations(at))
         .map(|_| layout::unlogged_relfilenodes(directory.iter().map(|(name, _)| name)));
     let mut fault = None;
@@ -95,11 +96,10 @@ fn visit((place, at): &Place, rules: &WalkRules, threads: usize) -> Result<Seen,
         let wanted = is_wanted(
             &mut seen,
             place,
-            at.as_ref(),
             name,
             kind,
             unlogged.as_ref(),
-            rules,
+            (roots, rules),
         );
         fault.is_none()
             && wanted.unwrap_or_else(|error| {
@@ -110,7 +110,7 @@ fn visit((place, at): &Place, rules: &WalkRules, threads: usize) -> Result<Seen,
     if let Some(fault) = fault {
         return Err(fault);
     }
-    let mut folder = Folder::new(at.clone());
+    let mut folder = Folder::new(place.at().cloned());
     folder.reserve(directory.len(), directory.name_bytes());
     directory.sizes::<Fault>(threads, |name, kind, size| {
         let kind = match kind {
@@ -127,26 +127,25 @@ fn visit((place, at): &Place, rules: &WalkRules, threads: usize) -> Result<Seen,
 }
 
 /// Whether a name is an entry of the manifest in its own directory. Notes what else it means.
-fn is_wanted(
-    seen: &mut Seen,
-    place: &Path,
-    at: Option<&RelPath>,
+fn is_wanted<'a>(
+    seen: &mut Seen<'a>,
+    place: &Place<'a>,
     name: &[u8],
     kind: Kind,
     unlogged: Option<&HashSet<u32>>,
-    rules: &WalkRules,
+    (roots, rules): (&'a Roots, &WalkRules),
 ) -> Result<bool, Fault> {
     if unlogged.is_some_and(|unlogged| layout::is_excluded_unlogged(name, unlogged)) {
         return Ok(false);
     }
-    let here = || place.join(OsStr::from_bytes(name));
-    check_name(at, name).map_err(|error| {
+    let here = || place.path().join(OsStr::from_bytes(name));
+    check_name(place.at(), name).map_err(|error| {
         Fault::new(
             FaultKind::Read,
             format!("cannot name \"{}\": {error}", here().display()),
         )
     })?;
-    let path = match at {
+    let path = match place.at() {
         None => RelPath::parse(name),
         Some(at) => at.join(name),
     }
@@ -159,13 +158,15 @@ fn is_wanted(
         let version = path
             .join(rules.version_directory.as_bytes())
             .map_err(|error| Fault::new(FaultKind::Read, error.to_string()))?;
-        let mut folder = Folder::new(Some(path));
+        let mut folder = Folder::new(Some(path.clone()));
         folder
             .push(version.name(), EntryKind::Directory, 0)
             .map_err(|error| list_fault(&error))?;
         seen.folders.push(folder);
-        let location = here().join(&rules.version_directory);
-        seen.below.push((location, Some(version)));
+        // One that is not there had no files when the roots were opened: it was dropped, or made since.
+        if let Some(root) = roots.tablespace(oid) {
+            seen.below.push(Place::new(root, Some(path)).below(version));
+        }
         return Ok(false);
     }
     match layout::classify(&path, kind.in_layout(), &HostLocal::none()) {
@@ -181,7 +182,7 @@ fn is_wanted(
             Kind::File => Ok(true),
             Kind::Directory => {
                 if rules.log_directory.as_ref() != Some(&path) {
-                    seen.below.push((here(), Some(path)));
+                    seen.below.push(place.below(path));
                 }
                 Ok(true)
             }
@@ -218,4 +219,63 @@ impl From<crate::disk::DiskError> for Fault {
 /// A fault for a file call that failed.
 pub(super) fn read_fault(error: &crate::disk::DiskError) -> Fault {
     Fault::new(FaultKind::Read, chain(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::{Duration, Instant};
+
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+    use super::*;
+
+    /// Somebody puts a link that leads out in the place of a directory, and takes it away again, all the time.
+    #[test]
+    fn a_link_that_comes_during_the_walk_leads_nowhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let [data, outside] = ["data", "outside"].map(|name| dir.path().join(name));
+        let database = data.join("base/5");
+        std::fs::create_dir_all(&database).unwrap();
+        std::fs::write(database.join("1259"), "").unwrap();
+        std::fs::create_dir(&outside).unwrap();
+        std::fs::write(outside.join("secret"), "").unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&outside, &link).unwrap();
+        let roots = Roots::open(&data, []).unwrap();
+        let rules = WalkRules {
+            version_directory: "PG_15_202209061".to_owned(),
+            log_directory: None,
+            tablespaces: Vec::new(),
+        };
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    renameat_with(CWD, &link, CWD, &database, RenameFlags::EXCHANGE).unwrap();
+                }
+            });
+            let begin = Instant::now();
+            let (mut walked, mut caught) = (0, 0);
+            // Until it was both there and not there at the moment that counts.
+            while (walked < 20 || caught < 20) && begin.elapsed() < Duration::from_secs(60) {
+                match walk(&roots, &rules, 1) {
+                    Ok(tree) => {
+                        walked += 1;
+                        let names: Vec<_> = tree.manifest.iter().map(|item| item.path()).collect();
+                        let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+                        if names != ["base", "base/5", "base/5/1259"] {
+                            is_over.store(true, Ordering::Relaxed);
+                            panic!("{names:?}");
+                        }
+                    }
+                    Err(fault) if fault.kind == FaultKind::Read => caught += 1,
+                    // It was a link when its own directory was listed.
+                    Err(_) => {}
+                }
+            }
+            is_over.store(true, Ordering::Relaxed);
+            assert!(walked >= 20 && caught >= 20, "{walked}, {caught}");
+        });
+    }
 }

@@ -17,7 +17,7 @@ use clap::builder::StyledStr;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::cli::values::{self, Checkpoint, ConfigSide, WalMethod};
-use crate::client::debian::ClusterName;
+use crate::pg::cluster_name::ClusterName;
 use crate::ui::Style;
 use crate::wire::message::Compression;
 
@@ -70,7 +70,7 @@ pub enum Command {
 /// a standby that fell behind, the remains of an interrupted rebuild, or nothing at all: an empty or
 /// missing directory is seeded with everything.
 ///
-/// Run it on the host of PGDATA, as the operating system user that owns PGDATA. Every check is made
+/// Run it on the host of PGDATA, as the operating system user that owns PGDATA. The checks come
 /// before the first change; a refusal leaves the directory as it was. From the first change until the
 /// end PostgreSQL cannot start in PGDATA, because global/pg_control is away. When a run stops half-way,
 /// for whatever reason, run the same command again: what already matches is not moved twice.
@@ -100,7 +100,7 @@ pub struct RebuildArguments {
     /// Relocate a tablespace: OLDDIR=NEWDIR (repeatable)
     ///
     /// Puts the tablespace that is in directory OLDDIR on the source into NEWDIR on this host. Both
-    /// must be absolute paths. OLDDIR is held against what the source's pg_tblspc link says, after
+    /// must be absolute paths. OLDDIR is compared with what the source's pg_tblspc link says, after
     /// double slashes, . and .. have been taken out of both; other links on the way are not followed.
     /// Write a = that is part of a path as \=. May be given many times. Needed for every tablespace when
     /// source and target are on one host. A tablespace that is not mapped keeps the source's path;
@@ -125,13 +125,12 @@ pub struct RebuildArguments {
     ///
     /// Whose configuration files the standby has when both sides have them in their data directory:
     /// postgresql.conf, postgresql.auto.conf, pg_hba.conf, pg_ident.conf, the files they include,
-    /// and TLS keys and certificates. "source" takes the source's. "target" keeps the standby's own; of
-    /// these files, and of those at the top of the data directory that PostgreSQL does not know, it
-    /// copies what only the source has, except private keys. Nothing of the kind is copied when the
-    /// target's configuration lies outside of PGDATA, see --config-file. A seeded directory has none of
-    /// its own and takes the source's.
+    /// and TLS keys and certificates. "source" takes the source's. "target" keeps the standby's own. Files
+    /// of this kind that only the source has, and unknown files at the top of its data directory, are
+    /// copied nevertheless, except private keys; not if the target's configuration lies outside of PGDATA,
+    /// see --config-file. A seeded directory has none of its own and takes the source's.
     ///
-    /// Files outside of the data directories, such as those in /etc/postgresql, are never touched. The
+    /// Files outside of the data directories, such as those in /etc/postgresql, are not changed. The
     /// settings that make the directory a standby of the source are written to postgresql.auto.conf in
     /// any case.
     #[arg(
@@ -147,8 +146,8 @@ pub struct RebuildArguments {
     ///
     /// Leaves the files and directories of the target alone that match PATTERN, and what lies in them:
     /// they are neither overwritten nor removed, also with --config source. In PATTERN, * stands for
-    /// any part of a name and ? for one byte of it. A PATTERN without / is held against every name,
-    /// otherwise against the path relative to PGDATA. May be given many times. What PostgreSQL itself
+    /// any part of a name and ? for one byte of it. A PATTERN without / is compared with every name,
+    /// otherwise with the path relative to PGDATA. May be given many times. What PostgreSQL itself
     /// manages, such as base or pg_wal, always follows the source and cannot be kept.
     #[arg(long, value_name = "PATTERN", help_heading = TARGET)]
     pub keep: Vec<String>,
@@ -166,8 +165,8 @@ pub struct RebuildArguments {
     ///
     /// Saves the WAL that only the target has, from where its history left the source's, to DIR before anything
     /// is removed, with the history files and a note on how to read it. It is the only copy of the
-    /// transactions that were lost by the failover. DIR must be absolute, outside of PGDATA, and missing or
-    /// empty; it is made. Nothing is saved when the target has no WAL of its own.
+    /// transactions that were lost by the failover. DIR must be absolute, outside of PGDATA, and missing,
+    /// empty, or made by an earlier run of this option, whose files of the same names are replaced. Nothing is saved when the target has no WAL of its own.
     #[arg(long, value_name = "DIR", help_heading = TARGET)]
     pub keep_diverged_wal: Option<PathBuf>,
 
@@ -195,7 +194,8 @@ pub struct RebuildArguments {
     /// ident_file and includes; external_pid_file and cluster_name follow the name of DIR when both directories
     /// are of Debian's kind, as in /etc/postgresql/15/main, otherwise external_pid_file is left out. The files that
     /// ssl_cert_file and its like name are not copied; a warning tells of them. DIR must be absolute, outside of
-    /// PGDATA, and missing or empty; it is made once the data directory is complete. Afterwards use --config-file.
+    /// PGDATA, and missing or empty; it is made once the data directory is complete, out of DIR.pg_reseed.tmp, which
+    /// is replaced if there is one: its parent must be writable. Afterwards use --config-file.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["config_file", "cluster"], help_heading = TARGET)]
     pub target_config_dir: Option<PathBuf>,
 
@@ -251,7 +251,8 @@ pub struct RebuildArguments {
     /// the end, and is sure that no segment is missing. "none" brings none and proves instead that the standby will
     /// find it: the slot of --slot keeps it, or else --restore-command, which is run for the first and for the
     /// last segment as the standby will run it, gives both within --wait seconds. One of the two options is
-    /// required then.
+    /// required then. The proof comes at the end, when the last segment is known: if it fails, the target is
+    /// half-way, and the same command must be run again.
     #[arg(
         short = 'X',
         long,
@@ -322,8 +323,9 @@ pub struct RebuildArguments {
 
     /// Stop a server that runs in the target first
     ///
-    /// If a server runs in PGDATA, stops it as pg_ctl stop -m fast does, once the checks that do not need
-    /// it stopped have passed. Without this option, and in a dry run, a running server is a reason to
+    /// If a server runs in PGDATA, stops it as pg_ctl stop -m fast does, once all checks have passed but those
+    /// that need the list of files: --max-delete, enough room, new tablespaces. If one of these refuses, the
+    /// files are as they were, but the server stays stopped. Without this option, and in a dry run, a running server is a reason to
     /// refuse. Where a cluster manager such as Patroni or systemd would start the server again, stop it
     /// there instead.
     #[arg(long, help_heading = RUN)]
@@ -356,7 +358,7 @@ pub struct RebuildArguments {
     /// Seconds to wait for stop, start and streaming
     ///
     /// How long to wait, in seconds, for each of: the server to stop (--stop), the server to start
-    /// and the standby to stream (--start).
+    /// and the standby to stream (--start), and a segment of WAL to come by --restore-command (-X none).
     #[arg(
         long,
         value_name = "SECS",
@@ -384,9 +386,9 @@ pub struct RebuildArguments {
     ///
     /// Over how many streams the data come, from 1 to 16. The further ones are opened the same way as the
     /// first, once the source has been judged fit, and are used from when they are there; one that cannot
-    /// be opened is a warning. An ssh process encrypts on one processor and moves little at a time over a
-    /// long way: several of them move more. The default with ssh is the number of this host's processors, but
-    /// at most 4; it is 1 with --from local, exec:COMMAND and a --rsh that is not ssh. Further streams of ssh
+    /// be opened is a warning. One connection is encrypted on one processor and is slow over a long distance:
+    /// several move more. The default with ssh and tls is the number of this host's processors, but at most 4;
+    /// it is 1 with --from local, exec:COMMAND and a --rsh that is not ssh. Further streams of ssh
     /// never ask for a password (BatchMode), so they need a key or an agent that holds one.
     #[arg(
         long,
@@ -400,8 +402,8 @@ pub struct RebuildArguments {
     ///
     /// How the agent compresses the blocks that it sends: none, lz4, zstd with an optional level from
     /// 1 (the default) to 19, as in zstd:3, or auto. With auto it uses zstd while the link is what the run
-    /// waits for, and as long as that takes next to no time; a fast link is never slowed down. The default is
-    /// none for --from local and auto otherwise.
+    /// waits for, and as long as that takes next to no time: over a fast link it costs a few per cent at most.
+    /// The default is none for --from local and auto otherwise.
     #[arg(
         short = 'Z',
         long,
@@ -483,7 +485,8 @@ pub struct DebianArguments {
     ///
     /// Names the target as pg_lsclusters does, as in 15/main, instead of -D, --config-file and --bindir: the
     /// data directory, the configuration outside of it and the programs are those that Debian's
-    /// postgresql-common has on record, and --start uses pg_ctlcluster.
+    /// postgresql-common has on record, and --start uses pg_ctlcluster. systemd does not know of a server that was
+    /// started so; where it shall, use --start-command "sudo systemctl start postgresql@15-main".
     #[arg(long, value_name = "VERSION/NAME", help_heading = TARGET)]
     pub cluster: Option<ClusterName>,
 }
@@ -507,6 +510,8 @@ pub struct AgentArguments {
     /// start pg_reseed serve --stdio by some means, such as docker exec -i, kubectl exec -i or sudo -u.
     ///
     /// local starts the agent on this host, as the same user.
+    ///
+    /// ssh: and tls: without a host take the host of -d or -h.
     #[arg(long, value_name = "AGENT", help_heading = SOURCE)]
     pub from: Option<String>,
 
@@ -520,19 +525,19 @@ pub struct AgentArguments {
 
     /// Where pg_reseed is on the source's host
     ///
-    /// Path of pg_reseed on the source's host, when it is not in the PATH that a command gets there. Not
-    /// with exec:COMMAND, which names it itself.
+    /// Path of pg_reseed on the source's host, when it is not in the PATH that a command gets there. Only
+    /// with ssh and local.
     #[arg(long, value_name = "PATH", help_heading = SOURCE)]
     pub agent_path: Option<String>,
 
     /// How the agent connects to its own server
     ///
     /// A connection string (keyword/value or URI) with which the agent connects to its own server on
-    /// its own host. The default is the local socket with the port of -d or -p (with --from local also the
-    /// socket directory of -h, if it is one), the role named like the operating system user, and
+    /// its own host. The default is the local socket (in /var/run/postgresql or /tmp) with the port of -d or -p
+    /// (with --from local also the socket directory of -h, if it is one), the role named like the operating system user, and
     /// database postgres. Give it when that is another one, or when the right to run the backup
-    /// functions was granted in another database. The keywords are those of pg_reseed serve -d. Not
-    /// with exec:COMMAND, which can hand -d to pg_reseed serve itself.
+    /// functions was granted in another database. The keywords are those of pg_reseed serve -d. Only
+    /// with ssh and local; otherwise give pg_reseed serve its -d itself.
     #[arg(long, value_name = "CONNINFO", help_heading = SOURCE)]
     pub source_dbname: Option<String>,
 
@@ -545,8 +550,8 @@ pub struct AgentArguments {
 pub struct TlsArguments {
     /// Certificates that the other side's must come from
     ///
-    /// A file of certificates (PEM) of the authority that the other side's certificate must come from. No other one is
-    /// trusted, neither the system's.
+    /// A file of certificates (PEM) of the authority that the other side's certificate must come from. No other
+    /// authority is trusted, not even those of the system.
     #[arg(long, value_name = "FILE", help_heading = TLS)]
     pub tls_ca: Option<PathBuf>,
 
@@ -725,14 +730,14 @@ pub struct InspectArguments {
 /// Serve a source's data directory to pg_reseed rebuild
 ///
 /// The agent: runs on the source's host, as the user that owns the source's data directory, and answers
-/// pg_reseed rebuild. With --stdio it is started by it and not by hand, except in the COMMAND of --from
-/// exec:COMMAND, and ends when its standard input ends, and with it the backup and the temporary slot on the server.
+/// pg_reseed rebuild. With --stdio it is started by the client; you type it only in the COMMAND of --from
+/// exec:COMMAND. It ends when its standard input ends, and with it the backup and the temporary slot on the server.
 /// With --listen it runs on its own and waits for clients of --from tls://HOST; each gets an agent, in a process of
 /// its own.
 ///
 /// It connects to its server, runs the backup functions, and reads the data directory. It writes
-/// nothing there, runs no statement that modifies data, and opens only files that its own listing of
-/// the directory has found. Where Linux has Landlock it gives up the right to write anywhere at all.
+/// nothing there, runs no statement that modifies data, and serves only files that its own listing of
+/// the directory has found. Where Linux has Landlock the kernel sees to it that it writes nowhere.
 #[derive(Debug, Args)]
 #[command(
     override_usage = "pg_reseed serve --stdio [-d CONNINFO] [-D PGDATA]\n       pg_reseed serve --listen ADDRESS --tls-ca FILE --tls-cert FILE --tls-key FILE --allow NAME... [OPTION]...",
@@ -749,8 +754,8 @@ pub struct ServeArguments {
     ///
     /// Listens on this address and port, 7432 unless another one is given; 0.0.0.0 or [::] is every address of the
     /// host. Both sides show certificates, by TLS 1.3: see --tls-ca, --tls-cert, --tls-key and --allow, which are
-    /// required. A socket that systemd hands over is used instead. SIGHUP reads the certificates again, SIGTERM
-    /// ends the sessions in order. Each session's beginning and end is a line on standard error.
+    /// required. A socket that systemd hands over is used instead. SIGHUP reads the certificates again and ends the
+    /// sessions of those that are not valid any more; SIGTERM ends all sessions cleanly. Each session's beginning and end is a line on standard error.
     #[arg(
         long,
         value_name = "ADDRESS[:PORT]",

@@ -9,6 +9,7 @@ use clap::error::ErrorKind;
 use crate::cli::resolve::UsageError;
 use crate::client::failure::{Failure, Kind, TargetState};
 use crate::client::outcome::{Mode, Outcome};
+use crate::errors::printable;
 use crate::ui::Ending;
 
 /// The exit statuses. The numbers are stable.
@@ -33,12 +34,12 @@ impl Status {
         ),
         (
             Status::Failed,
-            "Something did not work. The target is as it was.",
+            "Something did not work. The files of the target are as they were; with --stop, its server may be stopped.",
         ),
         (Status::Usage, "The options are wrong. Nothing was done."),
         (
             Status::Refused,
-            "A check refused to go on. The target is as it was.",
+            "A check refused to go on. The files of the target are as they were; with --stop, its server may be stopped.",
         ),
         (
             Status::HalfWay,
@@ -47,8 +48,9 @@ impl Status {
         ),
         (
             Status::DamagedPages,
-            "The run, or dry run, succeeded, but pages of the source fail their checksum. A rebuild \
-             copies them as they are. The summary lists the first ten, the report all.",
+            "The run, or dry run, succeeded, but some of the pages that differ have a wrong checksum on the \
+             source. A rebuild copies them as they are. Pages that are the same on both sides are not checked, and \
+             none is where the source has no data checksums. The summary lists the first ten, the report 10000 at most.",
         ),
         (
             Status::NotStreaming,
@@ -145,7 +147,7 @@ pub(super) fn lines(ending: &Ending) -> String {
     let mut text = String::new();
     let mut put = |part: &str, sentence: Option<&String>| {
         if let Some(sentence) = sentence {
-            let _ = writeln!(text, "pg_reseed: {part}: {sentence}");
+            let _ = writeln!(text, "pg_reseed: {part}: {}", printable(sentence));
         }
     };
     let Ending {

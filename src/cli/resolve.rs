@@ -11,10 +11,11 @@ use crate::cli::args::{
     ServeArguments, TlsArguments,
 };
 use crate::cli::values::{Checkpoint, ConfigSide, WalMethod};
-use crate::client::debian::{ClusterName, Recorded};
+use crate::client::debian::Recorded;
 use crate::client::options::{InspectOptions, InspectSource, RebuildOptions, Starter};
 use crate::link::tls::{self, Files};
 use crate::link::{self, Companions, From as Agent, FromError};
+use crate::pg::cluster_name::ClusterName;
 use crate::pg::conninfo::Conninfo;
 use crate::pg::layout::HostLocal;
 use crate::plan::configuration::MAIN_FILE;

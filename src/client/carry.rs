@@ -24,6 +24,7 @@ use crate::facts::{SourceFacts, TargetCluster};
 use crate::path::RelPath;
 use crate::pg::control::poison_checkpoint;
 use crate::pg::label::BackupLabel;
+use crate::pg::layout;
 use crate::pg::lsn::Lsn;
 use crate::plan::guard::{self, Cleared};
 use crate::plan::refusal::Refusal;
@@ -111,7 +112,7 @@ pub(super) async fn carry_out(run: &Run<'_>, half: Half) -> Result<Carried, Fail
     };
     let (found, ()) = futures_util::future::try_join(moving, emptying).await?;
     drop(transfer);
-    let damaged = damaged_pages(&work, &found);
+    let damaged = damaged_pages(run, &work, &found);
     remove(run, &target, &facts, &cleared, &work, found).await?;
 
     run.stage(Stage::Wal);
@@ -120,7 +121,7 @@ pub(super) async fn carry_out(run: &Run<'_>, half: Half) -> Result<Carried, Fail
     let mut control = control(&source)
         .await
         .map_err(|error| Failure::half_way_with(&error, error.hint()))?;
-    let stopped = close_bracket(&source, &cleared)
+    let stopped = close_bracket(&source, &cleared, start_lsn)
         .await
         .map_err(|error| Failure::half_way_with(&error, error.hint().as_deref()))?;
     wal::supply(run, &source, &target, &facts, &stopped)
@@ -256,6 +257,7 @@ async fn remove(
         .iter()
         .filter_map(|entry| work.files.path(*entry))
         .collect();
+    judge_gone(run, work, &found, &gone)?;
     let removals = Arc::clone(&work.removals);
     let (target, emptied) = (Arc::clone(target), work.emptied.clone());
     let version_directory = tablespaces::version_directory(facts);
@@ -283,6 +285,26 @@ async fn remove(
     let removed = work.removed_files + gone_files;
     Counters::add(&run.events.counters().removed_files, removed);
     Ok(())
+}
+
+/// Files that vanished on the source while it was read go as well, within the same limits.
+fn judge_gone(run: &Run<'_>, work: &Work, found: &Found, gone: &[RelPath]) -> Result<(), Failure> {
+    if let Some(path) = gone.iter().find(|path| layout::is_indispensable(path)) {
+        let error =
+            format!("\"{path}\" is gone on the source, and no data directory is without it");
+        return Err(Failure::new(TargetState::HalfWay, error)
+            .hint("Check the source's data directory.")
+            .hint(AGAIN));
+    }
+    let had = found.gone.iter().filter(|entry| work.files.had(**entry));
+    let removed = work.removed_files + had.count() as u64;
+    let examples = || gone.iter().take(5).map(ToString::to_string).collect();
+    guard::max_delete(run.options.max_delete, removed, examples).map_err(|refusal| {
+        Failure::new(TargetState::HalfWay, refusal.error())
+            .detail(refusal.detail())
+            .hint(refusal.hint())
+            .hint(AGAIN)
+    })
 }
 
 async fn control(source: &Source) -> Result<Vec<u8>, SourceError> {
@@ -313,7 +335,11 @@ impl EndError {
     }
 }
 
-async fn close_bracket(source: &Source, cleared: &Cleared) -> Result<Stopped, EndError> {
+async fn close_bracket(
+    source: &Source,
+    cleared: &Cleared,
+    start_lsn: Lsn,
+) -> Result<Stopped, EndError> {
     let answer = source.ask(&Request::CloseBracket, Vec::new()).await?;
     let (
         Answer::BracketClosed {
@@ -332,6 +358,13 @@ async fn close_bracket(source: &Source, cleared: &Cleared) -> Result<Stopped, En
         .map_err(EndError::NewTablespaces)?;
     let label =
         BackupLabel::parse(&backup_label).map_err(|error| EndError::Label(chain(&error)))?;
+    if label.start_lsn != start_lsn || stop_lsn < start_lsn {
+        let problem = format!(
+            "it begins at {}, the backup began at {start_lsn} and ended at {stop_lsn}",
+            label.start_lsn
+        );
+        return Err(EndError::Label(problem));
+    }
     Ok(Stopped {
         stop_lsn,
         label,

@@ -2,54 +2,15 @@
 //! version and name (`pg_lsclusters(1)`, `PgCommon.pm`).
 
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use super::conf;
+use crate::pg::cluster_name::ClusterName;
 
 /// Where postgresql-common keeps the configuration, unless `PG_CLUSTER_CONF_ROOT` says otherwise.
 const CONF_ROOT: &str = "/etc/postgresql";
 
 /// Where Debian installs the programs of a major version.
 const PROGRAMS: &str = "/usr/lib/postgresql";
-
-/// The name of a cluster, as in `15/main`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClusterName {
-    pub version: String,
-    pub name: String,
-}
-
-/// The text is no such name.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("use VERSION/NAME, such as 15/main")]
-pub struct NotAClusterName;
-
-impl FromStr for ClusterName {
-    type Err = NotAClusterName;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (version, name) = text.split_once('/').ok_or(NotAClusterName)?;
-        let is_number = version.starts_with(|c: char| c.is_ascii_digit())
-            && version.bytes().all(|c| c.is_ascii_digit() || c == b'.');
-        let is_plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-' | b'.');
-        let is_name = name.bytes().all(is_plain)
-            && name.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
-        if is_number && is_name {
-            Ok(Self {
-                version: version.to_owned(),
-                name: name.to_owned(),
-            })
-        } else {
-            Err(NotAClusterName)
-        }
-    }
-}
-
-impl std::fmt::Display for ClusterName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.version, self.name)
-    }
-}
 
 /// A cluster as it is recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,20 +57,6 @@ pub fn find(name: &ClusterName, conf_root: Option<&Path>) -> Result<Recorded, St
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_are_version_and_name() {
-        for (text, version, name) in [("15/main", "15", "main"), ("9.6/a-b.c", "9.6", "a-b.c")] {
-            let found: ClusterName = text.parse().unwrap();
-            assert_eq!((&*found.version, &*found.name), (version, name));
-            assert_eq!(found.to_string(), text);
-        }
-        for text in [
-            "main", "15/", "/main", "15/../x", "15/.x", "x/main", "../main", "15/a/b", "15/a b", "",
-        ] {
-            assert_eq!(text.parse::<ClusterName>(), Err(NotAClusterName), "{text}");
-        }
-    }
 
     #[test]
     fn the_data_directory_may_be_set_by_an_included_file() {

@@ -26,7 +26,8 @@ pub(super) async fn start_and_watch(
 ) -> Result<Outcome, Failure> {
     let options = run.options;
     if options.start {
-        let before = standby::senders(source).await.map_err(|error| {
+        let before = standby::senders(source, options.wait).await;
+        let before = before.map_err(|error| {
             Failure::rebuilt(&error).hint("The server was not started: start it.")
         })?;
         run.stage(Stage::Start);

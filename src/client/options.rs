@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::debian::ClusterName;
 use crate::link::From;
+use crate::pg::cluster_name::ClusterName;
 use crate::pg::conninfo::Conninfo;
 use crate::plan::guard::Overrides;
 use crate::plan::tablespaces::Mapping;

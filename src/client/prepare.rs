@@ -30,6 +30,7 @@ use crate::plan::refusal::Refusal;
 use crate::plan::relation::relate;
 use crate::plan::standby as standby_plan;
 use crate::plan::tablespaces::{self, TargetPlaces};
+use crate::plan::words;
 use crate::postmaster;
 use crate::wire::listing::{self, PARTS_MAX};
 use crate::wire::message::{Answer, ManifestEnd, Request, SlotWish};
@@ -482,6 +483,10 @@ async fn manifest(run: &Run<'_>, source: &Source) -> Result<(Manifest, ManifestE
         end = part.end;
     }
     let end = end.ok_or(SourceError::Unfitting("manifest"))?;
+    if let Some(path) = manifest.orphan() {
+        tracing::warn!("the manifest has entries in \"{path}\", which is no directory of it");
+        return Err(SourceError::Unfitting("manifest"));
+    }
     let entries = manifest.len();
     tracing::debug!("manifest: {entries} entries in {packed_bytes} bytes, {parts} parts");
     Ok((manifest, end))
@@ -541,12 +546,15 @@ pub(super) fn plan(
         work::host_local(options, facts, &base).map_err(|error| Failure::untouched(&error))?;
     let make = || work::make(options, facts, findings, &host_local, &manifest, &tree);
     let work = workers::in_place(make).map_err(|error| Failure::untouched(&error))?;
-    guard::max_delete(options.max_delete, work.removed_files)
-        .map_err(|refusal| Failure::refused(&[refusal]))?;
+    guard::max_delete(options.max_delete, work.removed_files, || {
+        work.some_removed()
+    })
+    .map_err(|refusal| Failure::refused(&[refusal]))?;
     guard::room(&work.room, &options.overrides).map_err(|refusals| Failure::refused(&refusals))?;
-    for name in &end.skipped {
+    if !end.skipped.is_empty() {
         run.warn(format!(
-            "\"{name}\" on the source is a link, a special file or not readable, and is left out."
+            "What is a link, a special file or not readable on the source is left out: {}.",
+            words::some_of(&end.skipped)
         ));
     }
     run.events.tell(&Event::Planned {

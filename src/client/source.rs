@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::failure::Failure;
 use crate::buffer::Buffer;
+use crate::errors::one_line;
 use crate::event::{Counters, Event, Events};
 use crate::facts::SourceFacts;
 use crate::geometry::total_bytes;
@@ -17,7 +18,9 @@ use crate::link::frames::{self, Frame, FrameError, Impatient, Outgoing};
 use crate::link::process::{self, Link, Process};
 use crate::link::stdio::Input;
 use crate::wire::codec::{self, CodecError};
-use crate::wire::message::{Answer, Fault, JoinToken, Notice, Request, RequestId, SILENT_AFTER};
+use crate::wire::message::{
+    ALIVE_EVERY, Answer, Fault, JoinToken, Notice, Request, RequestId, SILENT_AFTER,
+};
 
 /// Requests that may wait for the link.
 const WAITING_REQUESTS: usize = 16;
@@ -86,6 +89,9 @@ impl SourceError {
         }
     }
 }
+
+/// Most tablespaces: each is held against all others.
+const TABLESPACES_MAX: usize = 10_000;
 
 const VERSION_HINT: &str = "Install the same version of pg_reseed on both hosts.";
 
@@ -199,6 +205,7 @@ pub async fn connect(from: &From, events: &Events) -> Result<(Source, Connection
         tell_end: Arc::new(watch::Sender::new(None)),
         events: events.clone(),
     };
+    tokio::spawn(beat(opened.outgoing.downgrade(), events.clone()));
     let first = source.listen(opened, 0, Arc::clone(&source.first.tally));
     let connection = Connection {
         first,
@@ -239,6 +246,24 @@ async fn open(link: Link) -> Result<Opened, SourceError> {
     })
 }
 
+/// Tells the agent now and then that the client is there, until the stream ends.
+async fn beat(outgoing: mpsc::WeakSender<Outgoing>, events: Events) {
+    loop {
+        tokio::time::sleep(ALIVE_EVERY).await;
+        let Some(outgoing) = outgoing.upgrade() else {
+            break;
+        };
+        let Ok(frame) = Outgoing::new(0, &Request::Alive, Vec::new()) else {
+            break;
+        };
+        let bytes = frame.wire_bytes();
+        // Where no room is left, something else is said.
+        if outgoing.try_send(frame).is_ok() {
+            Counters::add(&events.counters().wire_sent_bytes, bytes);
+        }
+    }
+}
+
 /// Reads frames until the stream ends, and hands each to whoever waits for it.
 async fn receive(
     mut reader: impl tokio::io::AsyncRead + Unpin,
@@ -253,7 +278,7 @@ async fn receive(
         let frame = match frames::read_frame(&mut reader).await {
             Ok(Some(frame)) => frame,
             Ok(None) => break link("the agent ended".to_owned()),
-            Err(FrameError::Io(error)) if error.kind() == std::io::ErrorKind::TimedOut => {
+            Err(error) if error.is_timeout() => {
                 let seconds = SILENT_AFTER.as_secs();
                 break link(format!("nothing was heard of it for {seconds} s"));
             }
@@ -266,7 +291,7 @@ async fn receive(
             match codec::decode::<Notice>(&head) {
                 Ok(Notice::Alive) => {}
                 Ok(Notice::RetainedWal { bytes, .. }) => events.tell(&Event::RetainedWal { bytes }),
-                Ok(Notice::BracketLost { reason }) => break End::Bracket(reason),
+                Ok(Notice::BracketLost { reason }) => break End::Bracket(one_line(&reason)),
                 Err(error) => break link(error.to_string()),
             }
             continue;
@@ -322,7 +347,11 @@ impl Source {
             return Err(SourceError::Unfitting("configure"));
         };
         match self.ask(&Request::Facts { slot }, Vec::new()).await? {
-            (Answer::Facts(facts), _) if facts.control.is_sane() => Ok(*facts),
+            (Answer::Facts(facts), _)
+                if facts.control.is_sane() && facts.tablespaces.len() <= TABLESPACES_MAX =>
+            {
+                Ok(*facts)
+            }
             _ => Err(SourceError::Unfitting("facts")),
         }
     }
@@ -356,7 +385,7 @@ impl Source {
             return Err(self.end().await);
         }
         match receiver.await {
-            Ok((Answer::Fault(fault), _)) => Err(SourceError::Fault(fault)),
+            Ok((Answer::Fault(fault), _)) => Err(SourceError::Fault(fault.in_one_line())),
             Ok(answer) => Ok(answer),
             Err(_) => Err(self.end().await),
         }
@@ -365,7 +394,7 @@ impl Source {
     fn new_id(&self) -> RequestId {
         loop {
             let id = self.next.fetch_add(1, Ordering::Relaxed);
-            // 0 is for notices.
+            // 0 is for what has no answer.
             if id != 0 {
                 return id;
             }
@@ -397,7 +426,7 @@ impl Source {
         let source = match frames::read_frame(&mut opened.reader).await {
             Ok(Some(frame)) => match codec::decode(&frame.head)? {
                 Answer::Joined => return Ok(opened),
-                Answer::Fault(fault) => return Err(SourceError::Fault(fault)),
+                Answer::Fault(fault) => return Err(SourceError::Fault(fault.in_one_line())),
                 _ => return Err(SourceError::Unfitting("join")),
             },
             Ok(None) => FrameError::Silent,

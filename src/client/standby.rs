@@ -13,11 +13,19 @@ const ASK_EVERY: Duration = Duration::from_millis(200);
 /// Who streams from the source.
 ///
 /// # Errors
-/// The source cannot be asked.
-pub async fn senders(source: &Source) -> Result<Vec<WalSender>, SourceError> {
-    match source.ask(&Request::Standbys, Vec::new()).await? {
-        (Answer::Standbys { senders }, _) => Ok(senders),
-        _ => Err(SourceError::Unfitting("standbys")),
+/// The source cannot be asked, or does not answer within `limit`.
+pub async fn senders(source: &Source, limit: Duration) -> Result<Vec<WalSender>, SourceError> {
+    let asked = source.ask(&Request::Standbys, Vec::new());
+    match tokio::time::timeout(limit, asked).await {
+        Ok(Ok((Answer::Standbys { senders }, _))) => Ok(senders),
+        Ok(Ok(_)) => Err(SourceError::Unfitting("standbys")),
+        Ok(Err(error)) => Err(error),
+        Err(_) => {
+            let seconds = limit.as_secs();
+            Err(SourceError::Lost(format!(
+                "it did not answer within {seconds} s"
+            )))
+        }
     }
 }
 
@@ -47,7 +55,7 @@ pub async fn watch(
 ) -> Result<Watched, SourceError> {
     let begin = Instant::now();
     loop {
-        let now = senders(source).await?;
+        let now = senders(source, wait).await?;
         let mut ours = now.iter().filter(|sender| match slot {
             Some(name) => sender.slot.as_deref() == Some(name),
             None => !before.iter().any(|old| old.pid == sender.pid),

@@ -1,6 +1,6 @@
 //! The outcome of a run: what was found, moved and kept, and what to do next.
 
-use super::options::Starter;
+use super::options::{RebuildOptions, Starter};
 use super::outcome::{DamagedPage, DivergenceReport, Mode, Outcome};
 use super::run::Run;
 use super::transfer::Found;
@@ -8,6 +8,7 @@ use super::work::Work;
 use crate::event::Counters;
 use crate::facts::{SourceFacts, TargetCluster};
 use crate::pg::lsn::Lsn;
+use crate::plan::configuration::MAIN_FILE;
 use crate::plan::guard::Cleared;
 use crate::plan::relation::Relation;
 use crate::plan::words;
@@ -82,7 +83,13 @@ pub(super) fn outcome(run: &Run<'_>, told: &Told<'_>) -> Outcome {
 }
 
 /// The damaged pages that turned up, by their paths.
-pub(super) fn damaged_pages(work: &Work, found: &Found) -> Vec<DamagedPage> {
+pub(super) fn damaged_pages(run: &Run<'_>, work: &Work, found: &Found) -> Vec<DamagedPage> {
+    if found.damaged_more > 0 {
+        run.warn(format!(
+            "{} more pages of the source have a wrong checksum; they are not listed.",
+            found.damaged_more
+        ));
+    }
     found
         .damaged
         .iter()
@@ -159,7 +166,7 @@ fn next_steps(run: &Run<'_>, told: &Told<'_>, mode: Mode) -> Vec<String> {
             Some(Starter::Debian(cluster)) => {
                 format!("pg_ctlcluster {} {} start", cluster.version, cluster.name)
             }
-            _ => format!("pg_ctl start -D {}", options.pgdata.display()),
+            _ => pg_ctl(options),
         };
         steps.push(format!("Start the server, for instance with: {command}"));
         if options.slot.is_none() || told.cleared.findings().needs_temporary_slot {
@@ -170,4 +177,15 @@ fn next_steps(run: &Run<'_>, told: &Told<'_>, mode: Mode) -> Vec<String> {
         }
     }
     steps
+}
+
+/// The command that starts the server by hand, with its configuration where that is elsewhere.
+fn pg_ctl(options: &RebuildOptions) -> String {
+    let copied = options.target_config_dir.as_deref();
+    let copied = copied.map(|directory| directory.join(MAIN_FILE));
+    let command = format!("pg_ctl start -D {}", options.pgdata.display());
+    match options.config_file.as_ref().or(copied.as_ref()) {
+        Some(file) => format!("{command} -o '-c config_file={}'", file.display()),
+        None => command,
+    }
 }

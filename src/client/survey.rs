@@ -105,7 +105,7 @@ pub(super) async fn survey(
             cleared: &cleared,
             before,
             work: &work,
-            damaged: summary::damaged_pages(&work, &found),
+            damaged: summary::damaged_pages(run, &work, &found),
             lsns: None,
             streaming: false,
         },

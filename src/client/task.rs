@@ -78,6 +78,14 @@ impl Files {
         Some(self.manifest.get(entry)?.path())
     }
 
+    /// Whether the target had a file for an entry.
+    pub fn had(&self, entry: EntryId) -> bool {
+        let place = self
+            .planned
+            .binary_search_by_key(&entry, |planned| planned.entry);
+        place.is_ok_and(|place| self.planned[place].common > 0)
+    }
+
     /// Bytes that are compared.
     pub fn compare_bytes(&self) -> u64 {
         let bytes = self.planned.iter().map(|planned| planned.common);

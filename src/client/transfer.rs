@@ -35,6 +35,12 @@ const RANGES: usize = 64;
 /// 50 ms and 5 Gbit/s has on its way.
 const ASKED_MAX: u32 = 48 * 1024 * 1024;
 
+/// Most damaged pages that are remembered.
+pub(super) const DAMAGED_MAX: usize = 10_000;
+
+/// Most bytes that files which are read as a whole may have grown by since the manifest.
+const GROWN_MAX: u64 = 1024 * 1024 * 1024;
+
 /// What a permit stands for.
 const PERMIT_BYTES: u32 = 64 * 1024;
 
@@ -138,8 +144,32 @@ impl Density {
 pub struct Found {
     /// Files that vanished on the source since the manifest: they go.
     pub gone: BTreeSet<EntryId>,
-    /// Pages of the source that fail their checksum.
+    /// Pages of the source that fail their checksum, the first [`DAMAGED_MAX`] of them.
     pub damaged: Vec<DamagedBlock>,
+    /// How many more there were.
+    pub damaged_more: u64,
+    /// Bytes that files have grown by since the manifest, beside those that are made of blocks.
+    pub grown_bytes: u64,
+}
+
+impl Found {
+    fn note_damaged(&mut self, damaged: Vec<DamagedBlock>) {
+        let room = DAMAGED_MAX.saturating_sub(self.damaged.len());
+        self.damaged_more += damaged.len().saturating_sub(room) as u64;
+        self.damaged.extend(damaged.into_iter().take(room));
+    }
+
+    /// Notes that a file came with so many bytes where the manifest had said less.
+    ///
+    /// # Errors
+    /// All together are more than small files grow by; the check of the room knows nothing of them.
+    pub(super) fn note_grown(&mut self, bytes: u64, said: u64) -> Result<(), TransferError> {
+        self.grown_bytes = self.grown_bytes.saturating_add(bytes.saturating_sub(said));
+        if self.grown_bytes > GROWN_MAX {
+            return Err(TransferError::Unfitting);
+        }
+        Ok(())
+    }
 }
 
 impl Transfer {
@@ -299,13 +329,17 @@ impl Transfer {
             .iter()
             .map(|span| piece_count(span.bytes, self.block_bytes))
             .sum();
-        if present.capacity() > blocks.next_multiple_of(8) {
+        let is_asked = |page: &DamagedBlock| asked.iter().any(|span| span.entry == page.entry);
+        if present.capacity() > blocks.next_multiple_of(8)
+            || damaged.len() > present.len()
+            || !damaged.iter().all(is_asked)
+        {
             return Err(TransferError::Unfitting);
         }
         let gone = self.note_gone(&asked, &gone)?;
         if !damaged.is_empty() {
             let mut found = self.found.lock().map_err(|_| WorkerFailed)?;
-            found.damaged.extend(damaged);
+            found.note_damaged(damaged);
         }
         let lengths = asked.iter().map(|span| span.bytes);
         let runs = Arc::new(placed(lengths, self.block_bytes, &present));

@@ -1,6 +1,7 @@
 //! The WAL from start to stop, which makes the target consistent: it is brought, or the standby is proved to find
 //! it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::run::Run;
@@ -14,11 +15,18 @@ use crate::facts::{SlotFacts, SourceFacts};
 use crate::path::RelPath;
 use crate::pg::label::BackupLabel;
 use crate::pg::lsn::{Lsn, SegmentName, WalFile as Name, segments};
+use crate::pg::timeline::TimelineId;
 use crate::postmaster::restore::{self, RestoreError, Wanted};
 use crate::wire::message::{Answer, Request, WalFile};
 
 /// Holds an empty file for each segment that needs no archiving any more.
 const ARCHIVE_STATUS: &str = "pg_wal/archive_status";
+
+/// Most segments of further timelines that a backup needs beside twice its own.
+const SEGMENTS_MORE: u64 = 64;
+
+/// Most bytes of all history files together.
+const HISTORY_MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 /// How the backup ended.
 pub(super) struct Stopped {
@@ -102,6 +110,9 @@ pub(super) async fn supply(
     let (Answer::WalFiles { mut files }, _) = source.ask(&request, Vec::new()).await? else {
         return Err(SourceError::Unfitting("WAL files").into());
     };
+    if let Some(file) = unlawful(&files, needed(), segment_bytes) {
+        return Err(WalError::Name(file.name.clone()));
+    }
     if run.options.brings_wal {
         if let Some(absent) = absent(&files, needed(), segment_bytes) {
             return Err(WalError::NotNamed(absent.file_name(segment_bytes)));
@@ -112,19 +123,54 @@ pub(super) async fn supply(
     bring(run, source, target, files, facts.control.block_bytes).await
 }
 
+/// A file that the agent has no reason to name: neither a whole segment of those needed, on whatever timeline, nor a
+/// history file of a plausible length; or one of too many.
+fn unlawful(
+    files: &[WalFile],
+    mut needed: impl DoubleEndedIterator<Item = SegmentName>,
+    segment_bytes: u32,
+) -> Option<&WalFile> {
+    let first = needed.next()?.number;
+    let last = needed.next_back().map_or(first, |last| last.number);
+    // A segment in which a source changed its timeline is there under both names.
+    let (mut segments, mut history_bytes) =
+        (2 * (last - first + 1) + SEGMENTS_MORE, HISTORY_MAX_BYTES);
+    files.iter().find(|file| {
+        match SegmentName::parse(&file.name, segment_bytes) {
+            Some(segment) if file.bytes == u64::from(segment_bytes) => {
+                segments = segments.saturating_sub(1);
+                segments == 0 || !(first..=last).contains(&segment.number)
+            }
+            Some(_) => true,
+            // What is neither is refused by its name.
+            None => match history_bytes.checked_sub(file.bytes) {
+                Some(rest) => {
+                    history_bytes = rest;
+                    false
+                }
+                None => true,
+            },
+        }
+    })
+}
+
 /// The first segment that no file is, of whatever timeline.
 fn absent(
     files: &[WalFile],
     mut needed: impl Iterator<Item = SegmentName>,
     segment_bytes: u32,
 ) -> Option<SegmentName> {
+    let mut newest: HashMap<u64, TimelineId> = HashMap::new();
+    for file in files {
+        if let Some(named) = SegmentName::parse(&file.name, segment_bytes) {
+            let timeline = newest.entry(named.number).or_insert(named.timeline);
+            *timeline = named.timeline.max(*timeline);
+        }
+    }
     needed.find(|needed| {
-        !files.iter().any(|file| {
-            file.bytes == u64::from(segment_bytes)
-                && SegmentName::parse(&file.name, segment_bytes).is_some_and(|named| {
-                    named.number == needed.number && named.timeline >= needed.timeline
-                })
-        })
+        newest
+            .get(&needed.number)
+            .is_none_or(|timeline| *timeline < needed.timeline)
     })
 }
 
@@ -133,7 +179,7 @@ async fn prove(
     run: &Run<'_>,
     facts: &SourceFacts,
     stopped: &Stopped,
-    needed: impl Iterator<Item = SegmentName>,
+    mut needed: impl DoubleEndedIterator<Item = SegmentName>,
 ) -> Result<(), WalError> {
     let options = run.options;
     // A temporary slot is not the standby's.
@@ -147,12 +193,9 @@ async fn prove(
         let name = options.slot.clone().unwrap_or_default();
         return Err(WalError::NotKept(name));
     };
-    let needed: Vec<_> = needed.collect();
-    let mut ends = vec![needed.first(), needed.last()];
-    ends.dedup();
-    for segment in ends.into_iter().flatten() {
+    for segment in [needed.next(), needed.next_back()].into_iter().flatten() {
         let wanted = Wanted {
-            segment: *segment,
+            segment,
             segment_bytes: facts.control.wal_segment_bytes,
             system_identifier: facts.control.system_identifier,
         };

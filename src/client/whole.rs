@@ -56,6 +56,10 @@ impl Transfer {
             found.gone.insert(work.entry);
             return Ok(());
         }
+        {
+            let mut found = self.found.lock().map_err(|_| WorkerFailed)?;
+            found.note_grown(u64::from(bytes), work.bytes)?;
+        }
         Counters::add(&counters.moved_bytes, u64::from(delta_bytes));
         if work.common == 0 {
             Counters::add(&counters.fetched_bytes, u64::from(bytes));
@@ -67,6 +71,9 @@ impl Transfer {
                     return Ok(());
                 };
                 if digest == have {
+                    if u64::from(bytes) != old.len() as u64 {
+                        return Err(TransferError::Unfitting);
+                    }
                     if work.fit {
                         target.fit(&work.path, u64::from(bytes))?;
                     }
@@ -78,6 +85,9 @@ impl Transfer {
                 let delta = payload::unpack(&packed, body, &this.key, limit)?;
                 let new = rolling::apply(&old, delta.bytes(), WHOLE_MAX_BYTES)
                     .map_err(|_| TransferError::Unfitting)?;
+                if new.len() as u64 != u64::from(bytes) {
+                    return Err(TransferError::Unfitting);
+                }
                 // The proof: fast_rsync's own hashes only propose.
                 let new = Verified::check(&this.key, new, digest)?;
                 target.write_whole(&work.path, &new)?;

@@ -1,8 +1,6 @@
 //! From the manifest to work: what is compared, fetched, made, removed and kept.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,22 +11,20 @@ use super::task::{Files, Planned};
 use crate::disk::DiskError;
 use crate::disk::conf::Base;
 use crate::disk::facts as disk;
-use crate::disk::walk;
+use crate::disk::root::Root;
+use crate::disk::walk::{self, Place};
 use crate::facts::{Condition, SourceFacts, TargetFacts};
 use crate::geometry::{EntryId, ROLLING_MAX_BYTES};
 use crate::manifest::{self, Entry, EntryKind, Folder, Listing, Manifest};
 use crate::path::RelPath;
 use crate::pg::layout::{self, Class, HostLocal, PatternError};
 use crate::pg::relfile;
-use crate::plan::action::{self, Action, HostPolicy, Removal, TargetEntry};
+use crate::plan::action::{self, Action, HostPolicy, Removal, TargetEntry, Why};
 use crate::plan::guard::{Findings, RoomNeed};
 use crate::plan::tablespaces::{self, Placement};
 
 /// Segments of WAL that the room must be enough for beside the files: the run's own WAL is not known yet.
 const WAL_SEGMENTS: u64 = 4;
-
-/// A directory to be visited: where it is, and its path in the data directory, `None` for the top.
-type Place = (PathBuf, Option<RelPath>);
 
 /// Everything that has to be done to the target.
 #[derive(Debug, Default)]
@@ -219,6 +215,18 @@ impl Work {
     }
 
     /// Counts what goes with tablespaces that the source does not have.
+    /// The first files that the source does not have.
+    pub fn some_removed(&self) -> Vec<String> {
+        const SHOWN: usize = 5;
+        let files = self.removals.iter().filter(|item| {
+            item.kind.why == Why::NotOnSource && item.kind.kind != layout::Kind::Directory
+        });
+        files
+            .take(SHOWN)
+            .map(|item| item.path().to_string())
+            .collect()
+    }
+
     fn count_stale(
         &mut self,
         options: &RebuildOptions,
@@ -291,7 +299,7 @@ impl TargetWalk {
     /// # Errors
     /// A directory that cannot be listed.
     pub fn walk(&self) -> Result<Listing<layout::Kind>, DiskError> {
-        let mut start = Vec::new();
+        let mut roots = Vec::new();
         let mut folders = Vec::new();
         for (place, path) in &self.located {
             if disk::directory(place)?.is_some() {
@@ -299,11 +307,17 @@ impl TargetWalk {
                 // A path without a name behind a directory does not get here.
                 let _ = folder.push(path.name(), layout::Kind::Directory, 0);
                 folders.push(folder);
-                start.push((place.clone(), Some(path.clone())));
+                roots.push((Root::open(place)?, Some(path)));
             }
         }
-        start.extend(self.content.clone().map(|content| (content, None)));
-        let visit = |place| self.visit(place);
+        if let Some(content) = &self.content {
+            roots.push((Root::open(content)?, None));
+        }
+        let start = roots
+            .iter()
+            .map(|(root, at)| Place::new(root, at.cloned()))
+            .collect();
+        let visit = |place| self.visit(&place);
         folders.extend(walk::spread(start, self.threads, visit)?);
         Listing::from_folders(folders).map_err(|error| {
             let place = self.content.as_deref().unwrap_or(Path::new("/"));
@@ -312,24 +326,27 @@ impl TargetWalk {
     }
 
     /// Lists one directory, and tells which of those in it are to be visited.
-    fn visit(&self, (place, at): Place) -> Result<(Folder<layout::Kind>, Vec<Place>), DiskError> {
-        let directory = walk::Directory::read(&place)?;
-        let mut folder = Folder::new(at);
+    fn visit<'a>(
+        &self,
+        place: &Place<'a>,
+    ) -> Result<(Folder<layout::Kind>, Vec<Place<'a>>), DiskError> {
+        let directory = place.read()?;
+        let mut folder = Folder::new(place.at().cloned());
         folder.reserve(directory.len(), directory.name_bytes());
         let mut below = Vec::new();
         directory.sizes::<DiskError>(self.threads, |name, kind, size| {
             let kind = kind.in_layout();
             // A name that no manifest can hold is none of PostgreSQL's.
             if folder.push(name, kind, size).is_ok() && kind == layout::Kind::Directory {
-                below.extend(self.below(&place, folder.directory(), name));
+                below.extend(self.below(place, name));
             }
             Ok(())
         })?;
         Ok((folder, below))
     }
 
-    fn below(&self, place: &Path, at: Option<&RelPath>, name: &[u8]) -> Option<Place> {
-        let path = match at {
+    fn below<'a>(&self, place: &Place<'a>, name: &[u8]) -> Option<Place<'a>> {
+        let path = match place.at() {
             None => RelPath::parse(name),
             Some(at) => at.join(name),
         };
@@ -342,7 +359,7 @@ impl TargetWalk {
                 .iter()
                 .any(|(_, located)| located.starts_with(&path));
         let is_visited = class != Class::EmptiedDirectory && !is_located;
-        is_visited.then(|| (place.join(OsStr::from_bytes(name)), Some(path)))
+        is_visited.then(|| place.below(path))
     }
 }
 

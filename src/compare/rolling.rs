@@ -12,6 +12,12 @@ const SIGNATURE_BLOCK: u32 = 2048;
 /// collision costs a second transfer and not a wrong byte.
 const SIGNATURE_HASH: u32 = 8;
 
+/// Longest signature: a header of magic number, block size and hash size, then 4 bytes and a hash for each block.
+pub const SIGNATURE_MAX_BYTES: u64 = HEADER_BYTES as u64
+    + (ROLLING_MAX_BYTES / SIGNATURE_BLOCK as u64 + 1) * (4 + SIGNATURE_HASH as u64);
+
+const HEADER_BYTES: usize = 12;
+
 /// A delta does not do what it should.
 #[derive(Debug, thiserror::Error)]
 pub enum RollingError {
@@ -39,13 +45,13 @@ pub fn signature(old: &[u8]) -> Vec<u8> {
 /// The delta from a file with this signature to `new`.
 ///
 /// # Errors
-/// [`RollingError::Signature`] when the signature is malformed or describes more than
+/// [`RollingError::Signature`] when the signature is malformed, is none of [`signature`]'s, or describes more than
 /// [`ROLLING_MAX_BYTES`] bytes.
 pub fn delta(signature: Vec<u8>, new: &[u8]) -> Result<Vec<u8>, RollingError> {
-    // Header of 12 bytes, then 4 + SIGNATURE_HASH bytes for each block.
-    let longest =
-        12 + (ROLLING_MAX_BYTES / u64::from(SIGNATURE_BLOCK) + 1) * u64::from(4 + SIGNATURE_HASH);
-    if signature.len() as u64 > longest {
+    // With other sizes, 0 above all, fast_rsync may not come to an end.
+    let sizes = [SIGNATURE_BLOCK.to_be_bytes(), SIGNATURE_HASH.to_be_bytes()].concat();
+    let is_ours = signature.get(4..HEADER_BYTES) == Some(&sizes[..]);
+    if !is_ours || signature.len() as u64 > SIGNATURE_MAX_BYTES {
         return Err(RollingError::Signature);
     }
     let signature = Signature::deserialize(signature).map_err(|_| RollingError::Signature)?;
@@ -105,6 +111,29 @@ mod tests {
         ) {
             let _ = delta(bytes.clone(), b"new content");
             let _ = apply(b"old content", &bytes, 1000);
+        }
+    }
+
+    #[test]
+    fn a_signature_of_other_sizes_is_refused_before_it_is_used() {
+        let ours = signature(&[7; 5000]);
+        assert!(delta(ours.clone(), &[7; 100]).is_ok());
+        for (at, value) in [(4, 0_u32), (4, 1), (4, 4096), (8, 0), (8, 16)] {
+            let mut other = ours.clone();
+            other[at..at + 4].copy_from_slice(&value.to_be_bytes());
+            assert!(matches!(
+                delta(other, &[7; 100]),
+                Err(RollingError::Signature)
+            ));
+        }
+        // An empty block that is found everywhere.
+        let mut endless = ours[..4].to_vec();
+        endless.resize(16, 0);
+        for broken in [endless, Vec::new(), ours[..11].to_vec()] {
+            assert!(matches!(
+                delta(broken, &[7; 100]),
+                Err(RollingError::Signature)
+            ));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A server's configuration files as they lie on disk, read as the server reads them.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use super::read::read_if_there;
@@ -12,6 +13,12 @@ pub const CONF_FILE_MAX: u64 = 16 * 1024 * 1024;
 
 /// How deep files may include each other (PostgreSQL `conffiles.h:CONF_FILE_MAX_DEPTH`).
 const INCLUDE_DEPTH_MAX: usize = 10;
+
+/// Most bytes of all files together.
+const TOTAL_MAX: u64 = 64 * 1024 * 1024;
+
+/// What a file weighs beside its bytes: some thousand files are as many as anybody has.
+const FILE_WEIGHT: u64 = 4096;
 
 /// What a main configuration file and its includes say.
 #[derive(Debug, Default)]
@@ -27,77 +34,107 @@ pub struct Base {
 }
 
 /// Reads a configuration file with its includes. What cannot be read is a problem to tell of, not a reason to
-/// stop: the files belong to the administrator.
+/// stop: the files belong to the administrator. But for includes without an end: there a server stops too.
 #[must_use]
 pub fn read(path: &Path, must_exist: bool) -> Base {
-    let mut base = Base::default();
-    read_into(&mut base, path, must_exist, 0);
-    base
+    let mut reading = Reading {
+        base: Base::default(),
+        room: TOTAL_MAX,
+    };
+    let _ = reading.file(path, must_exist, 0);
+    reading.base
 }
 
-fn read_into(base: &mut Base, path: &Path, must_exist: bool, depth: usize) {
-    let shown = path.display();
-    if depth > INCLUDE_DEPTH_MAX {
-        let problem = format!("Configuration file \"{shown}\" is included too deep.");
-        base.problems.push(problem);
-        return;
+/// Breaks off where a server would, or where there is more than anybody means.
+struct Reading {
+    base: Base,
+    /// Bytes that may still be read; each file and directory takes some of it even if it is empty.
+    room: u64,
+}
+
+impl Reading {
+    fn problem(&mut self, problem: String) {
+        self.base.problems.push(problem);
     }
-    let text = match read_if_there(path, CONF_FILE_MAX) {
-        Ok(Some(text)) => text,
-        Ok(None) if !must_exist => return,
-        Ok(None) => {
-            base.problems
-                .push(format!("Configuration file \"{shown}\" does not exist."));
-            return;
+
+    fn file(&mut self, path: &Path, must_exist: bool, depth: usize) -> ControlFlow<()> {
+        let shown = path.display();
+        if depth > INCLUDE_DEPTH_MAX {
+            self.problem(format!(
+                "Configuration file \"{shown}\" is included too deep."
+            ));
+            return ControlFlow::Break(());
         }
-        Err(error) => {
-            let problem = format!(
+        let read = read_if_there(path, CONF_FILE_MAX);
+        match &read {
+            Ok(None) if must_exist => {
+                self.problem(format!("Configuration file \"{shown}\" does not exist."));
+            }
+            Ok(_) => {}
+            Err(error) => self.problem(format!(
                 "Configuration file \"{shown}\" cannot be read: {}.",
                 error.source
-            );
-            base.problems.push(problem);
-            return;
+            )),
         }
-    };
-    let parsed = conf::parse(&text);
-    base.files.insert(path.to_owned(), text);
-    let lines = match parsed {
-        Ok(lines) => lines,
-        Err(error) => {
-            base.problems.push(format!(
+        let text = read.ok().flatten();
+        self.weigh(path, text.as_ref().map_or(0, Vec::len))?;
+        let Some(text) = text else {
+            return ControlFlow::Continue(());
+        };
+        let parsed = conf::parse(&text);
+        self.base.files.insert(path.to_owned(), text);
+        let lines = parsed.unwrap_or_else(|error| {
+            self.problem(format!(
                 "A server would not start with \"{shown}\": {error}."
             ));
-            return;
-        }
-    };
-    let beside = |name: &str| path.parent().unwrap_or(Path::new("/")).join(name);
-    for line in lines {
-        match line.directive {
-            Directive::Setting { name, value } => {
-                base.settings.insert(name, value);
+            Vec::new()
+        });
+        let beside = |name: &str| path.parent().unwrap_or(Path::new("/")).join(name);
+        for line in lines {
+            match line.directive {
+                Directive::Setting { name, value } => {
+                    self.base.settings.insert(name, value);
+                }
+                Directive::Include(name) => self.file(&beside(&name), true, depth + 1)?,
+                Directive::IncludeIfExists(name) => self.file(&beside(&name), false, depth + 1)?,
+                Directive::IncludeDir(name) => self.directory(&beside(&name), depth + 1)?,
             }
-            Directive::Include(name) => read_into(base, &beside(&name), true, depth + 1),
-            Directive::IncludeIfExists(name) => read_into(base, &beside(&name), false, depth + 1),
-            Directive::IncludeDir(name) => read_directory(base, &beside(&name), depth + 1),
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn weigh(&mut self, path: &Path, bytes: usize) -> ControlFlow<()> {
+        match self.room.checked_sub(FILE_WEIGHT + bytes as u64) {
+            Some(room) => {
+                self.room = room;
+                ControlFlow::Continue(())
+            }
+            None => {
+                let shown = path.display();
+                self.problem(format!("\"{shown}\" is one of too many that are included."));
+                ControlFlow::Break(())
+            }
         }
     }
-}
 
-fn read_directory(base: &mut Base, directory: &Path, depth: usize) {
-    base.directories.push(directory.to_owned());
-    match included(directory) {
-        Ok(files) => {
-            for file in files {
-                read_into(base, &file, true, depth);
+    fn directory(&mut self, directory: &Path, depth: usize) -> ControlFlow<()> {
+        self.weigh(directory, 0)?;
+        self.base.directories.push(directory.to_owned());
+        match included(directory) {
+            Ok(files) => {
+                for file in files {
+                    self.file(&file, true, depth)?;
+                }
+            }
+            Err(error) => {
+                let shown = directory.display();
+                self.problem(format!(
+                    "Directory \"{shown}\" cannot be listed: {}.",
+                    error.source
+                ));
             }
         }
-        Err(error) => {
-            let shown = directory.display();
-            base.problems.push(format!(
-                "Directory \"{shown}\" cannot be listed: {}.",
-                error.source
-            ));
-        }
+        ControlFlow::Continue(())
     }
 }
 
@@ -153,11 +190,43 @@ mod tests {
     fn a_loop_of_includes_and_a_missing_file_are_told() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("postgresql.conf");
-        std::fs::write(&path, "include 'postgresql.conf'\ninclude 'none.conf'\n").unwrap();
+        std::fs::write(&path, "include 'none.conf'\ninclude 'postgresql.conf'\n").unwrap();
         let base = read(&path, true);
         for words in ["too deep", "does not exist"] {
             assert!(base.problems.iter().any(|text| text.contains(words)));
         }
         assert_eq!(read(&dir.path().join("none"), false).problems, [""; 0]);
+    }
+
+    /// As somebody may write them who wants the reader never to end.
+    #[test]
+    fn includes_by_the_million_come_to_an_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("postgresql.conf");
+        std::fs::write(&path, "include 'postgresql.conf'\n".repeat(100)).unwrap();
+        assert_eq!(read(&path, true).problems.len(), 1);
+        // Never too deep, and a hundred times as many with each level.
+        for level in 0..9 {
+            let text = format!("include '{}'\n", level + 1).repeat(100);
+            std::fs::write(dir.path().join(level.to_string()), text).unwrap();
+        }
+        std::fs::write(dir.path().join("9"), "port = 1\n").unwrap();
+        let base = read(&dir.path().join("0"), true);
+        assert_eq!(base.problems.len(), 1, "{:?}", base.problems);
+        assert!(base.problems[0].contains("too many"));
+        std::fs::write(&path, "include_dir 'none'\n".repeat(100_000)).unwrap();
+        assert!(read(&path, true).directories.len() < 100_000);
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("postgresql.conf");
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mkfifoat(rustix::fs::CWD, dir.path().join("pipe"), mode).unwrap();
+        std::fs::write(&path, "include 'pipe'\ninclude '/dev/zero'\nport = 2\n").unwrap();
+        let base = read(&path, true);
+        assert_eq!(base.problems.len(), 2, "{:?}", base.problems);
+        assert_eq!(base.settings["port"], "2");
     }
 }

@@ -29,7 +29,7 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DiskError> {
         .map_err(|error| DiskError::new("write", temporary, error))?;
     file.sync_all()
         .map_err(|error| DiskError::new("sync", temporary, error))?;
-    std::fs::rename(temporary, path).map_err(|error| DiskError::new("rename", temporary, error))?;
+    std::fs::rename(temporary, path).map_err(|error| DiskError::new("replace", path, error))?;
     sync_parent(path)
 }
 

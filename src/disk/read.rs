@@ -5,7 +5,7 @@ use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use rustix::fs::{Advice, SeekFrom};
+use rustix::fs::{Advice, Mode, OFlags, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::{DiskError, dontcache};
@@ -186,9 +186,19 @@ pub fn read_most(file: &File, path: &Path, limit: u64) -> Result<Vec<u8>, DiskEr
 /// Reads a whole small file.
 ///
 /// # Errors
-/// The system's error; also when it is longer than `limit` bytes.
+/// The system's error; also when it is no regular file, or longer than `limit` bytes.
 pub fn read_small(path: &Path, limit: u64) -> Result<Vec<u8>, DiskError> {
-    let file = File::open(path).map_err(|error| DiskError::new("open", path, error))?;
+    // Nothing that waits for somebody who never comes.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = rustix::fs::open(path, flags, Mode::empty())
+        .map(File::from)
+        .map_err(|error| DiskError::new("open", path, error))?;
+    let metadata = file.metadata();
+    let metadata = metadata.map_err(|error| DiskError::new("stat", path, error))?;
+    if !metadata.is_file() {
+        let problem = std::io::Error::other("it is no regular file");
+        return Err(DiskError::new("read", path, problem));
+    }
     let bytes = read_most(&file, path, limit + 1)?;
     if bytes.len() as u64 > limit {
         return Err(DiskError::new(

@@ -73,6 +73,19 @@ impl Root {
         opened.map_err(|error| DiskError::new("open", &self.path.join(path), error))
     }
 
+    /// Opens a directory beneath the root, or with no path the root's own.
+    ///
+    /// # Errors
+    /// As [`Root::open_beneath`].
+    pub fn open_directory(&self, path: &Path) -> Result<OwnedFd, DiskError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        if path.as_os_str().is_empty() {
+            return rustix::fs::openat(&self.dir, ".", flags, Mode::empty())
+                .map_err(|error| DiskError::new("open", &self.path, error));
+        }
+        self.open_beneath(path, flags, Mode::empty())
+    }
+
     fn open_by_component(&self, path: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
         let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut dir: Option<OwnedFd> = None;
@@ -143,6 +156,12 @@ impl Roots {
         self.tablespaces.iter().map(|(oid, root)| (*oid, root))
     }
 
+    /// A tablespace that is reached through a link.
+    #[must_use]
+    pub fn tablespace(&self, oid: u32) -> Option<&Root> {
+        self.tablespaces.get(&oid)
+    }
+
     /// All the directories.
     pub fn places(&self) -> impl Iterator<Item = &Path> {
         let roots = std::iter::once(&self.data).chain(&self.wal);
@@ -176,7 +195,7 @@ impl Roots {
     fn tablespace_of(&self, rest: &[u8]) -> Option<&Root> {
         let end = rest.iter().position(|byte| *byte == b'/')?;
         let oid = relfile::number_without_leading_zero(&rest[..end])?;
-        self.tablespaces.get(&oid)
+        self.tablespace(oid)
     }
 
     /// The absolute path, for messages only.

@@ -15,6 +15,8 @@ use rustix::io::Errno;
 
 use super::DiskError;
 use super::durable;
+use super::root::Root;
+use crate::path::RelPath;
 use crate::pg::layout;
 
 /// What a name in a directory is, without following links.
@@ -56,6 +58,58 @@ impl Listed {
     }
 }
 
+/// A directory on a walk: beneath which root it lies, and its path in the data directory. A link that is put in its
+/// place leads nowhere.
+#[derive(Debug)]
+pub struct Place<'a> {
+    root: &'a Root,
+    beneath: PathBuf,
+    at: Option<RelPath>,
+}
+
+impl<'a> Place<'a> {
+    /// The root's own directory; `at` is `None` for the top of the data directory.
+    #[must_use]
+    pub fn new(root: &'a Root, at: Option<RelPath>) -> Self {
+        Self {
+            root,
+            beneath: PathBuf::new(),
+            at,
+        }
+    }
+
+    /// A directory in this one.
+    #[must_use]
+    pub fn below(&self, at: RelPath) -> Self {
+        Self {
+            root: self.root,
+            beneath: self.beneath.join(OsStr::from_bytes(at.name())),
+            at: Some(at),
+        }
+    }
+
+    /// Its path in the data directory.
+    #[must_use]
+    pub fn at(&self) -> Option<&RelPath> {
+        self.at.as_ref()
+    }
+
+    /// Where it is, for messages.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.root.path().join(&self.beneath)
+    }
+
+    /// Reads the names in it.
+    ///
+    /// # Errors
+    /// As [`Directory::read`]; also when a link leads there.
+    pub fn read(&self) -> Result<Directory, DiskError> {
+        let handle = self.root.open_directory(&self.beneath)?;
+        Directory::read_opened(handle, self.path())
+    }
+}
+
 /// What a file system keeps in its own top directory; only root may look into it.
 const LOST_AND_FOUND: &[u8] = b"lost+found";
 
@@ -89,11 +143,18 @@ impl Directory {
     /// # Errors
     /// The system's error; a missing directory too.
     pub fn read(path: &Path) -> Result<Self, DiskError> {
-        let failed = |error: Errno| DiskError::new("list", path, error);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let handle = rustix::fs::open(path, flags, Mode::empty())
+            .map_err(|error| DiskError::new("list", path, error))?;
+        Self::read_opened(handle, path.to_owned())
+    }
+
+    fn read_opened(handle: OwnedFd, path: PathBuf) -> Result<Self, DiskError> {
+        let shown = path.clone();
+        let failed = |error: Errno| DiskError::new("list", &shown, error);
         let mut directory = Self {
-            handle: rustix::fs::open(path, flags, Mode::empty()).map_err(failed)?,
-            path: path.to_owned(),
+            handle,
+            path,
             names: Vec::new(),
             found: Vec::new(),
         };
@@ -108,7 +169,7 @@ impl Directory {
             let kind = match kind_of(entry.file_type()) {
                 Some(kind) => kind,
                 // The file system does not say it here.
-                None => match look(&directory.handle, path, name)? {
+                None => match look(&directory.handle, &shown, name)? {
                     Some(looked) => {
                         kind_of(FileType::from_raw_mode(looked.st_mode)).unwrap_or(Kind::Special)
                     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, BufWriter};
 use tokio::sync::mpsc;
-use tokio_io_timeout::TimeoutReader;
+use tokio_io_timeout::{TimeoutReader, TimeoutWriter};
 
 use crate::buffer::Buffer;
 use crate::wire::codec::{self, CodecError, HEADER_BYTES, Header, PREAMBLE_BYTES};
@@ -86,6 +86,14 @@ pub enum FrameError {
     Codec(#[from] CodecError),
 }
 
+impl FrameError {
+    /// Whether nothing came for too long.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::Io(error) if error.kind() == io::ErrorKind::TimedOut)
+    }
+}
+
 /// Reads the peer's preamble.
 ///
 /// # Errors
@@ -133,6 +141,13 @@ pub fn impatient<R: AsyncRead>(reader: R) -> Impatient<R> {
 /// From here on the stream fails when nothing comes for `limit`.
 pub fn limit_silence<R: AsyncRead>(reader: &mut Impatient<R>, limit: Duration) {
     reader.get_mut().as_mut().set_timeout_pinned(Some(limit));
+}
+
+/// A stream that fails when nothing of what is written to it is taken for `limit`.
+pub fn unstuck<W: AsyncWrite>(writer: W, limit: Duration) -> Pin<Box<TimeoutWriter<W>>> {
+    let mut writer = TimeoutWriter::new(writer);
+    writer.set_timeout(Some(limit));
+    Box::pin(writer)
 }
 
 /// Buffers a stream for [`read_frame`].

@@ -9,16 +9,20 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
 use super::stdio::{self, Input, Output};
 use super::{From, tls};
+use crate::errors::one_line;
 
 /// How many of the agent's last lines on standard error are kept for an error message.
 const LAST_LINES: usize = 8;
+
+/// Longest piece of a line that is taken at once.
+const LINE_MAX: u64 = 4096;
 
 /// What an agent begins the line with in which it tells of which cluster it is.
 pub const CLUSTER_LINE: &str = "serves cluster ";
@@ -160,8 +164,8 @@ async fn start(from: &From, if_dropped: IfDropped) -> io::Result<Link> {
     let last_lines = Arc::new(Mutex::new(VecDeque::new()));
     let lines = Arc::clone(&last_lines);
     let stderr_done = tokio::spawn(async move {
-        let mut stderr = BufReader::new(stderr).lines();
-        while let Ok(Some(line)) = stderr.next_line().await {
+        let mut stderr = BufReader::new(stderr);
+        while let Some(line) = next_line(&mut stderr).await {
             if line.starts_with("pg_reseed: ") {
                 tracing::warn!(target: "pg_reseed::agent", "{line}");
             } else {
@@ -185,6 +189,17 @@ async fn start(from: &From, if_dropped: IfDropped) -> io::Result<Link> {
             stderr_done,
         }),
     })
+}
+
+/// The next line of somebody who is not trusted, or the next piece of one that is too long.
+async fn next_line(reader: &mut (impl AsyncBufRead + Unpin)) -> Option<String> {
+    let mut line = Vec::new();
+    let read = reader.take(LINE_MAX).read_until(b'\n', &mut line).await;
+    if !matches!(read, Ok(1..)) {
+        return None;
+    }
+    let line = line.trim_ascii_end();
+    Some(one_line(&String::from_utf8_lossy(line)))
 }
 
 /// An agent that was started for a connection.
@@ -222,8 +237,8 @@ pub fn start_agent(arguments: &[OsString], label: String) -> io::Result<(Agent, 
     let stderr = child.stderr.take();
     let listening = tokio::spawn(async move {
         let mut cluster = None;
-        let mut lines = BufReader::new(stderr?).lines();
-        while let Ok(Some(line)) = lines.next_line().await {
+        let mut stderr = BufReader::new(stderr?);
+        while let Some(line) = next_line(&mut stderr).await {
             match line.split_once(CLUSTER_LINE) {
                 Some((_, words)) => cluster = Some(words.to_owned()),
                 None => tracing::warn!("{label}: {line}"),
@@ -254,5 +269,24 @@ impl Agent {
             cluster: cluster.ok().and_then(Result::ok).flatten(),
             status,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_line_without_an_end_comes_in_pieces() {
+        let mut text = b"first \xff\x1b[2J\r\n".to_vec();
+        text.extend([b'x'; 10_000]);
+        let mut reader = BufReader::new(&text[..]);
+        let mut lines = Vec::new();
+        while let Some(line) = next_line(&mut reader).await {
+            lines.push(line);
+        }
+        assert_eq!(lines[0], "first \u{fffd}\u{fffd}[2J");
+        let lengths: Vec<_> = lines[1..].iter().map(String::len).collect();
+        assert_eq!(lengths, [4096, 4096, 1808]);
     }
 }

@@ -13,7 +13,10 @@ use std::time::Duration;
 
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{
+    CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime,
+};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -27,7 +30,7 @@ pub const PORT: u16 = 7432;
 const PROTOCOL_NAME: &[u8] = b"pg_reseed";
 
 /// Longest file of certificates or keys that is read.
-const FILE_MAX: u64 = 1024 * 1024;
+const FILE_MAX: u64 = 16 * 1024 * 1024;
 
 /// How long connecting and the handshake may take.
 pub const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
@@ -85,7 +88,14 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     };
     let file = File::open(path).map_err(error)?;
     let mut text = Vec::new();
-    file.take(FILE_MAX).read_to_end(&mut text).map_err(error)?;
+    file.take(FILE_MAX + 1)
+        .read_to_end(&mut text)
+        .map_err(error)?;
+    if text.len() as u64 > FILE_MAX {
+        // A part of a list of revoked certificates would let the others in.
+        let problem = format!("it is longer than {FILE_MAX} bytes");
+        return Err(error(io::Error::other(problem)));
+    }
     Ok(text)
 }
 
@@ -155,11 +165,33 @@ fn identity_error(files: &Files) -> impl Fn(rustls::Error) -> TlsError {
     }
 }
 
+/// What an agent lets clients in by.
+pub struct Admission {
+    pub acceptor: TlsAcceptor,
+    verifier: Arc<dyn ClientCertVerifier>,
+}
+
+impl Admission {
+    /// Judges a client that was let in earlier, perhaps by earlier files, again.
+    ///
+    /// # Errors
+    /// Why it would not be let in now.
+    pub fn check(&self, client: &Certificates) -> Result<(), String> {
+        let Some((own, between)) = client.0.split_first() else {
+            return Err("it has shown none".to_owned());
+        };
+        let verified = self
+            .verifier
+            .verify_client_cert(own, between, UnixTime::now());
+        verified.map(drop).map_err(|error| error.to_string())
+    }
+}
+
 /// Reads what an agent needs.
 ///
 /// # Errors
 /// [`TlsError`].
-pub fn for_agent(files: &Files) -> Result<TlsAcceptor, TlsError> {
+pub fn for_agent(files: &Files) -> Result<Admission, TlsError> {
     let unfit = |reason: String| TlsError::Authority {
         path: files.authority.clone(),
         reason,
@@ -174,14 +206,17 @@ pub fn for_agent(files: &Files) -> Result<TlsAcceptor, TlsError> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .map_err(|error| unfit(error.to_string()))?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(Arc::clone(&verifier))
         .with_single_cert(all(&files.certificate, "certificates")?, key(&files.key)?)
         .map_err(identity_error(files))?;
     config.alpn_protocols = vec![PROTOCOL_NAME.to_vec()];
     // A session that could be resumed would outlive the certificate that it began with.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    Ok(TlsAcceptor::from(Arc::new(config)))
+    Ok(Admission {
+        acceptor: TlsAcceptor::from(Arc::new(config)),
+        verifier,
+    })
 }
 
 /// Reads what a client needs.
@@ -204,17 +239,50 @@ pub fn for_client(files: &Files) -> Result<TlsConnector, TlsError> {
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
-/// The names of a peer's certificate: its DNS subject alternative names. The common name is none, as everywhere
-/// today (RFC 6125).
-#[must_use]
-pub fn names(stream: &server::TlsStream<TcpStream>) -> Vec<String> {
-    let (_, connection) = stream.get_ref();
-    let certificate = connection.peer_certificates().and_then(<[_]>::first);
-    let Some(certificate) = certificate.and_then(|der| webpki::EndEntityCert::try_from(der).ok())
-    else {
-        return Vec::new();
-    };
-    certificate.valid_dns_names().map(str::to_owned).collect()
+/// Whether client and agent have agreed on our protocol, which TLS does not insist on where one side names none.
+fn is_ours(protocol: Option<&[u8]>) -> bool {
+    protocol == Some(PROTOCOL_NAME)
+}
+
+/// Lets a client in whose certificate holds, if it wants our protocol.
+///
+/// # Errors
+/// The system's error, or TLS's.
+pub async fn accept(
+    acceptor: &TlsAcceptor,
+    stream: TcpStream,
+) -> io::Result<server::TlsStream<TcpStream>> {
+    tune(&stream)?;
+    let accepted = acceptor.accept(stream).await?;
+    if is_ours(accepted.get_ref().1.alpn_protocol()) {
+        return Ok(accepted);
+    }
+    Err(io::Error::other("it wants another protocol"))
+}
+
+/// A peer's certificate, and those between it and its authority.
+pub struct Certificates(Vec<CertificateDer<'static>>);
+
+impl Certificates {
+    /// Those of a client.
+    #[must_use]
+    pub fn of(stream: &server::TlsStream<TcpStream>) -> Self {
+        let (_, connection) = stream.get_ref();
+        let shown = connection.peer_certificates().unwrap_or_default();
+        Self(shown.iter().map(|der| der.clone().into_owned()).collect())
+    }
+
+    /// The peer's names: the DNS subject alternative names of its certificate. The common name is none, as
+    /// everywhere today (RFC 6125).
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        let own = self.0.first();
+        let Some(certificate) = own.and_then(|der| webpki::EndEntityCert::try_from(der).ok())
+        else {
+            return Vec::new();
+        };
+        certificate.valid_dns_names().map(str::to_owned).collect()
+    }
 }
 
 /// Whether one of the names is one of those that may come in. Names are compared whole, without regard to case: a
@@ -242,6 +310,9 @@ pub async fn connect(
         connector.connect(name, stream).await
     };
     match tokio::time::timeout(HANDSHAKE_WITHIN, connecting).await {
+        Ok(Ok(stream)) if !is_ours(stream.get_ref().1.alpn_protocol()) => Err(io::Error::other(
+            "a server of another protocol listens there",
+        )),
         Ok(connected) => connected,
         Err(_) => Err(io::Error::new(
             io::ErrorKind::TimedOut,
@@ -251,10 +322,7 @@ pub async fn connect(
 }
 
 /// Sends without delay, and notices when the other side is gone.
-///
-/// # Errors
-/// The system's error.
-pub fn tune(stream: &TcpStream) -> io::Result<()> {
+fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let milliseconds = u32::try_from(UNACKNOWLEDGED_FOR.as_millis()).unwrap_or(u32::MAX);
     rustix::net::sockopt::set_tcp_user_timeout(stream, milliseconds)?;

@@ -411,6 +411,13 @@ pub fn tablespace_oid(path: &RelPath) -> Option<u32> {
     relfile::number_without_leading_zero(name)
 }
 
+/// Whether a server cannot do without this file whatever happens to the cluster meanwhile: databases, relations and
+/// old segments of pg_xact may go, these two do not (the third is the control file, which travels apart).
+#[must_use]
+pub fn is_indispensable(path: &RelPath) -> bool {
+    matches!(path.as_bytes(), b"PG_VERSION" | b"global/pg_filenode.map")
+}
+
 /// Every directory that a data directory must have, even if empty; parents come first (`subdirs` in
 /// `src/bin/initdb/initdb.c`).
 #[must_use]

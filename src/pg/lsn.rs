@@ -166,7 +166,7 @@ pub fn segments(
     start: Lsn,
     stop: Lsn,
     wal_segment_bytes: u32,
-) -> impl Iterator<Item = SegmentName> {
+) -> impl DoubleEndedIterator<Item = SegmentName> {
     let first = SegmentName::of(start, timeline, wal_segment_bytes).number;
     let last_byte = Lsn(stop.0.saturating_sub(1));
     let last = SegmentName::of(last_byte, timeline, wal_segment_bytes).number;

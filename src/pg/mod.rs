@@ -5,6 +5,7 @@
 //! little endian, as on every platform that we build for; a control file of the other byte order is
 //! refused by name. No input makes a function here panic.
 
+pub mod cluster_name;
 pub mod conf;
 pub mod conninfo;
 pub mod control;

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use crate::facts::SourceConfiguration;
+use crate::pg::cluster_name::ClusterName;
 use crate::pg::conf::{self, Directive, Edit, KEY_FILES, QuoteError};
 use crate::pg::hba;
 
@@ -122,7 +123,7 @@ struct Map<'a> {
     /// `pg_ident.conf`, which need not be there.
     ident: PathBuf,
     /// The old and the new cluster's name on Debian.
-    names: Option<(DebianName, DebianName)>,
+    names: Option<(ClusterName, ClusterName)>,
 }
 
 impl<'a> Map<'a> {
@@ -162,7 +163,7 @@ impl<'a> Map<'a> {
             .entry(ident.clone())
             .or_insert_with(|| name.into())
             .clone();
-        let names = DebianName::of(&top).zip(DebianName::of(place.directory));
+        let names = ClusterName::of_directory(&top).zip(ClusterName::of_directory(place.directory));
         Ok(Self {
             places,
             place,
@@ -358,29 +359,6 @@ fn remark(name: &str, value: &str) -> Option<String> {
             "The source's configuration sets {name} to \"{value}\", which must exist on this host."
         )
     })
-}
-
-/// Version and name of a cluster whose configuration is in a directory of postgresql-common's kind.
-struct DebianName {
-    version: String,
-    name: String,
-}
-
-impl DebianName {
-    fn of(directory: &Path) -> Option<Self> {
-        let name = directory.file_name()?.to_str()?;
-        let version = directory.parent()?.file_name()?.to_str()?;
-        let is_version = version.starts_with(|c: char| c.is_ascii_digit())
-            && version.bytes().all(|c| c.is_ascii_digit() || c == b'.');
-        is_version.then(|| Self {
-            version: version.to_owned(),
-            name: name.to_owned(),
-        })
-    }
-
-    fn with(&self, between: char) -> String {
-        format!("{}{between}{}", self.version, self.name)
-    }
 }
 
 fn path_of(bytes: &[u8]) -> PathBuf {

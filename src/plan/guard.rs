@@ -614,13 +614,21 @@ pub fn settings(settings: Vec<TooLow>) -> Result<(), Refusal> {
     }
 }
 
-/// Judges how many files the run would remove from the target; `None` is no limit.
+/// Judges how many files the run would remove from the target, of which `examples` names some; `None` is no limit.
 ///
 /// # Errors
 /// More than the limit.
-pub fn max_delete(limit: Option<u64>, files: u64) -> Result<(), Refusal> {
+pub fn max_delete(
+    limit: Option<u64>,
+    files: u64,
+    examples: impl FnOnce() -> Vec<String>,
+) -> Result<(), Refusal> {
     match limit {
-        Some(limit) if files > limit => Err(Refusal::TooManyRemovals { limit, files }),
+        Some(limit) if files > limit => Err(Refusal::TooManyRemovals {
+            limit,
+            files,
+            examples: examples(),
+        }),
         _ => Ok(()),
     }
 }
@@ -1114,9 +1122,9 @@ mod tests {
         };
         assert!(room(&[need(101)], &ignore).is_ok());
 
-        assert!(max_delete(None, u64::MAX).is_ok());
-        assert!(max_delete(Some(3), 3).is_ok());
-        assert!(max_delete(Some(3), 4).is_err());
+        assert!(max_delete(None, u64::MAX, Vec::new).is_ok());
+        assert!(max_delete(Some(3), 3, Vec::new).is_ok());
+        assert!(max_delete(Some(3), 4, Vec::new).is_err());
 
         let known = [Placement {
             oid: 16_400,

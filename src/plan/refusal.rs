@@ -208,6 +208,8 @@ pub enum Refusal {
     TooManyRemovals {
         limit: u64,
         files: u64,
+        /// Some of them.
+        examples: Vec<String>,
     },
     NewTablespaces {
         oids: Vec<u32>,
@@ -722,12 +724,23 @@ impl Refusal {
                 ),
                 "Make room. If the estimate is wrong, for a file system that compresses, use --ignore-free-space.",
             ),
-            Refusal::TooManyRemovals { limit, files } => words(
+            Refusal::TooManyRemovals {
+                limit,
+                files,
+                examples,
+            } => words(
                 format!(
                     "the run would remove {files} files from the target, but the limit is {limit}"
                 ),
-                "So many files that the source lacks may mean that the target is not what it is taken for.",
-                "Look at the list with --dry-run, then give a higher --max-delete.",
+                format!(
+                    "The source does not have them{}. So many may mean that the target is not what it is taken for.",
+                    if examples.is_empty() {
+                        String::new()
+                    } else {
+                        format!(", for instance {}", some_of(examples))
+                    }
+                ),
+                "Check -D and the source, then give a higher --max-delete.",
             ),
             Refusal::NewTablespaces { oids } => words(
                 format!(
@@ -933,7 +946,11 @@ mod tests {
                 needed_bytes: 2,
                 available_bytes: 1,
             },
-            Refusal::TooManyRemovals { limit: 1, files: 2 },
+            Refusal::TooManyRemovals {
+                limit: 1,
+                files: 2,
+                examples: vec!["base/1/2".to_owned()],
+            },
             Refusal::NewTablespaces { oids: vec![1] },
         ]
     }

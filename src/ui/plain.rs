@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
+use crate::errors::one_line;
 use crate::event::{Event, Stage};
 use crate::ui::figures::Figures;
 use crate::ui::{Display, Level, words};
@@ -66,8 +67,8 @@ impl<W: Write + Send> Display for Plain<W> {
 /// A warning or a note as a line.
 pub(super) fn notice(event: &Event) -> Option<String> {
     match event {
-        Event::Warning(text) => Some(format!("pg_reseed: warning: {text}")),
-        Event::Note(text) => Some(format!("pg_reseed: note: {text}")),
+        Event::Warning(text) => Some(format!("pg_reseed: warning: {}", one_line(text))),
+        Event::Note(text) => Some(format!("pg_reseed: note: {}", one_line(text))),
         _ => None,
     }
 }

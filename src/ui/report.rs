@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::client::outcome::{DamagedPage, Mode, Outcome};
+use crate::errors::one_line;
 use crate::ui::{Ending, words};
 
 /// Most names and pages that the summary lists; the report has all.
@@ -57,7 +58,11 @@ fn headline(text: &mut String, outcome: &Outcome) {
     };
     put(
         text,
-        format_args!("{sentence} (PostgreSQL {version}, timeline {timeline}).\n"),
+        format_args!(
+            "{} (PostgreSQL {}, timeline {timeline}).\n",
+            one_line(&sentence),
+            one_line(version)
+        ),
     );
     if !outcome.damaged.is_empty() {
         let pages = words::counted(outcome.damaged.len() as u64, "page", "pages");
@@ -208,9 +213,11 @@ fn damage(page: &DamagedPage) -> String {
 }
 
 pub(super) fn row(text: &mut String, name: &str, value: fmt::Arguments<'_>) {
-    put(text, format_args!("  {name:<width$}", width = INDENT - 2));
-    put(text, value);
-    text.push('\n');
+    let value = one_line(&value.to_string());
+    put(
+        text,
+        format_args!("  {name:<width$}{value}\n", width = INDENT - 2),
+    );
 }
 
 /// A row per item, the name only before the first.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{Digest, SessionKey};
+use crate::errors::one_line;
 use crate::facts::{SlotFacts, SourceConfiguration, SourceFacts, Tablespace};
 use crate::geometry::{BitSet, EntryId, Span};
 use crate::pg::lsn::Lsn;
@@ -14,12 +15,12 @@ use crate::pg::timeline::TimelineId;
 
 /// Version of the protocol. Both sides must be equal: client and agent are one program, and a rebuild
 /// is no place for guesses about an older peer.
-pub const PROTOCOL: u16 = 4;
+pub const PROTOCOL: u16 = 5;
 
-/// How often the agent says something at least.
+/// How often each side says something at least.
 pub const ALIVE_EVERY: Duration = Duration::from_secs(5);
 
-/// How long a link may be silent before it counts as lost.
+/// How long a side may be silent before the link counts as lost.
 pub const SILENT_AFTER: Duration = Duration::from_secs(60);
 
 /// Most streams of one session.
@@ -43,7 +44,7 @@ impl JoinToken {
     }
 }
 
-/// Number of a request; the answer carries the same. 0 marks a [`Notice`].
+/// Number of a request; the answer carries the same. 0 marks a [`Notice`], and [`Request::Alive`].
 pub type RequestId = u32;
 
 /// How the agent compresses what it sends.
@@ -64,6 +65,17 @@ pub enum Compression {
 )]
 pub struct UnknownCompression(String);
 
+/// Levels of zstd that are used: the higher ones take much memory.
+const ZSTD_LEVELS: std::ops::RangeInclusive<i32> = 1..=19;
+
+impl Compression {
+    /// Whether it can be what somebody asks for.
+    #[must_use]
+    pub fn is_lawful(self) -> bool {
+        !matches!(self, Self::Zstd(level) if !ZSTD_LEVELS.contains(&level))
+    }
+}
+
 impl FromStr for Compression {
     type Err = UnknownCompression;
 
@@ -78,7 +90,7 @@ impl FromStr for Compression {
                 _ => Err(unknown()),
             },
             Some(("zstd", level)) => match level.parse() {
-                Ok(level @ 1..=19) => Ok(Self::Zstd(level)),
+                Ok(level) if ZSTD_LEVELS.contains(&level) => Ok(Self::Zstd(level)),
                 _ => Err(unknown()),
             },
             Some(_) => Err(unknown()),
@@ -173,6 +185,8 @@ pub enum Request {
     /// The first request on a further stream of a session, instead of [`Request::Configure`]. Nothing may
     /// follow it before its answer. Answer: [`Answer::Joined`].
     Join { token: JoinToken },
+    /// The client is there, whatever else it is doing. There is no answer.
+    Alive,
 }
 
 /// What the agent answers.
@@ -333,6 +347,14 @@ impl Fault {
             message: message.into(),
             hint: None,
         }
+    }
+
+    /// The fault of a peer that is not trusted: its texts have one line each and nothing that a terminal obeys.
+    #[must_use]
+    pub fn in_one_line(mut self) -> Self {
+        self.message = one_line(&self.message);
+        self.hint = self.hint.map(|hint| one_line(&hint));
+        self
     }
 
     /// Adds a hint.

@@ -874,7 +874,7 @@ fn more_removals_than_allowed_are_refused() {
         "{words}"
     );
     assert!(
-        words.contains("--dry-run") && words.contains("--max-delete"),
+        words.contains("for instance \"base/") && words.contains("--max-delete"),
         "{words}"
     );
     assert_source_as_found(&pair.new, 0);

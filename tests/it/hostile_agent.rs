@@ -1,97 +1,17 @@
 //! An agent that does not mean well: answers of an honest one are twisted on their way to the client.
 
-use std::io::{self, Read, Write};
-use std::net::TcpListener;
 use std::process::Command;
-use std::sync::{Arc, Mutex};
 
-use pg_reseed::digest::SessionKey;
 use pg_reseed::facts::{FileIdentity, Tablespace};
+use pg_reseed::geometry::EntryId;
 use pg_reseed::manifest::{EntryKind, Folder, Listing};
-use pg_reseed::wire::codec::{self, HEADER_BYTES, PREAMBLE_BYTES};
-use pg_reseed::wire::message::{Answer, Compression, Request, WalFile};
+
+use pg_reseed::wire::message::{Answer, Compression, DamagedBlock, Fault, FaultKind, WalFile};
 use pg_reseed::wire::{listing, payload};
 
-use crate::cluster::{Cluster, Pair, Scene};
-use crate::frames::{Raw, agent, read_frame, write_frame};
+use crate::between::{Twisted, between, pair_rebuild};
+use crate::cluster::{Pair, Scene};
 use crate::oracle::{assert_untouched, tree};
-
-/// An answer that can be twisted.
-struct Twisted<'a> {
-    key: SessionKey,
-    answer: Answer,
-    body: Vec<u8>,
-    /// Sent instead of the whole frame.
-    raw: Option<Vec<u8>>,
-    source: &'a str,
-}
-
-/// Stands between a client and an agent of `source`; returns what to say for `--from`.
-fn between(source: &Cluster, mut twist: impl FnMut(&mut Twisted) + Send + 'static) -> String {
-    let door = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = door.local_addr().unwrap().port();
-    let (mut agent, mut to_agent, mut from_agent) = agent(source);
-    let pgdata = source.pgdata().display().to_string();
-    std::thread::spawn(move || {
-        let (mut client, _) = door.accept().unwrap();
-        let key = Arc::new(Mutex::new(SessionKey([0; 32])));
-        let asking = std::thread::spawn({
-            let (mut client, key) = (client.try_clone().unwrap(), Arc::clone(&key));
-            move || {
-                let mut preamble = [0; PREAMBLE_BYTES];
-                client.read_exact(&mut preamble)?;
-                to_agent.write_all(&preamble)?;
-                loop {
-                    let frame = read_frame(&mut client)?;
-                    if let Ok(Request::Configure { key: chosen, .. }) = codec::decode(&frame.head) {
-                        *key.lock().unwrap() = chosen;
-                    }
-                    write_frame(&mut to_agent, &frame)?;
-                }
-                #[expect(unreachable_code, reason = "it gives the closure its type")]
-                io::Result::Ok(())
-            }
-        });
-        let mut answering = || -> io::Result<()> {
-            let mut preamble = [0; PREAMBLE_BYTES];
-            from_agent.read_exact(&mut preamble)?;
-            client.write_all(&preamble)?;
-            loop {
-                let frame = read_frame(&mut from_agent)?;
-                let frame = if frame.id == 0 {
-                    frame
-                } else {
-                    let mut twisted = Twisted {
-                        key: *key.lock().unwrap(),
-                        answer: codec::decode(&frame.head).unwrap(),
-                        body: frame.body,
-                        raw: None,
-                        source: &pgdata,
-                    };
-                    twist(&mut twisted);
-                    if let Some(raw) = twisted.raw {
-                        client.write_all(&raw)?;
-                        client.flush()?;
-                        continue;
-                    }
-                    let head = codec::encode(frame.id, &twisted.answer, 0).unwrap();
-                    Raw {
-                        id: frame.id,
-                        head: head[HEADER_BYTES..].to_vec(),
-                        body: twisted.body,
-                    }
-                };
-                write_frame(&mut client, &frame)?;
-            }
-        };
-        // Ends with an error when one of both hangs up.
-        let _ = answering();
-        let _ = client.shutdown(std::net::Shutdown::Both);
-        let _ = asking.join();
-        let _ = agent.wait();
-    });
-    format!("exec:bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port}; cat <&3 & cat >&3; kill $!'")
-}
 
 /// A list of files in place of the agent's.
 fn replace_manifest(twisted: &mut Twisted, encoded: Vec<u8>) {
@@ -192,6 +112,32 @@ const ATTACKS: &[(&str, Twist, i32, &str)] = &[
             let again = twice.clone();
             twice.extend(again);
             replace_manifest(t, twice);
+        },
+        1,
+        "manifest",
+    ),
+    (
+        "a file in the place of a directory that has entries",
+        |t| {
+            let mut top = Folder::new(None);
+            top.push(b"base", EntryKind::File, 0).unwrap();
+            let base = pg_reseed::path::RelPath::parse(b"base").unwrap();
+            let mut folder = Folder::new(Some(base));
+            folder.push(b"1", EntryKind::File, 0).unwrap();
+            let list = Listing::from_folders(vec![top, folder]).unwrap();
+            replace_manifest(t, listing::encode(list.iter()));
+        },
+        1,
+        "manifest",
+    ),
+    (
+        "entries of a directory that is not there",
+        |t| {
+            let base = pg_reseed::path::RelPath::parse(b"base/1").unwrap();
+            let mut folder = Folder::new(Some(base));
+            folder.push(b"1", EntryKind::File, 0).unwrap();
+            let list = Listing::from_folders(vec![folder]).unwrap();
+            replace_manifest(t, listing::encode(list.iter()));
         },
         1,
         "manifest",
@@ -305,6 +251,17 @@ const ATTACKS: &[(&str, Twist, i32, &str)] = &[
         "does not fit the question",
     ),
     (
+        "a fault with words that a terminal obeys",
+        |t| {
+            if matches!(t.answer, Answer::Facts(_)) {
+                let words = "\x1b]52;c;eA==\x07\npg_reseed: all is well";
+                t.answer = Answer::Fault(Fault::new(FaultKind::Server, words).with_hint(words));
+            }
+        },
+        1,
+        "]52;c;eA==\u{fffd} pg_reseed: all is well",
+    ),
+    (
         "a message that is too long",
         |t| {
             if matches!(t.answer, Answer::Facts(_)) {
@@ -347,6 +304,22 @@ const ATTACKS: &[(&str, Twist, i32, &str)] = &[
         "",
     ),
     (
+        "damaged pages that nobody asked for",
+        |t| {
+            if let Answer::Blocks { damaged, .. } = &mut t.answer {
+                let page = DamagedBlock {
+                    entry: EntryId(0),
+                    block: 0,
+                    expected_checksum: 1,
+                    actual_checksum: 2,
+                };
+                damaged.resize(100_000, page);
+            }
+        },
+        4,
+        "does not fit",
+    ),
+    (
         "blocks that unpack to more than a range has",
         |t| bomb(t, 64 << 20),
         4,
@@ -369,6 +342,26 @@ const ATTACKS: &[(&str, Twist, i32, &str)] = &[
         "",
     ),
     (
+        "files that no data directory is without are gone",
+        |t| {
+            if let Answer::Delta { gone, .. } = &mut t.answer {
+                *gone = true;
+            }
+        },
+        4,
+        "no data directory is without it",
+    ),
+    (
+        "files that have grown without measure",
+        |t| {
+            if let Answer::Delta { bytes, .. } = &mut t.answer {
+                *bytes = u32::MAX;
+            }
+        },
+        4,
+        "does not fit",
+    ),
+    (
         "a segment that leads out",
         |t| {
             if let Answer::WalFiles { files } = &mut t.answer {
@@ -387,6 +380,44 @@ const ATTACKS: &[(&str, Twist, i32, &str)] = &[
         },
         4,
         "named a WAL file",
+    ),
+    (
+        "a history file that fills the disk",
+        |t| {
+            if let Answer::WalFiles { files } = &mut t.answer {
+                files.push(WalFile {
+                    entry: EntryId(0),
+                    name: "00000009.history".to_owned(),
+                    bytes: 1 << 40,
+                });
+            }
+        },
+        4,
+        "named a WAL file \"00000009.history\"",
+    ),
+    (
+        "a segment that the backup does not need",
+        |t| {
+            if let Answer::WalFiles { files } = &mut t.answer {
+                files.push(WalFile {
+                    entry: EntryId(0),
+                    name: "000000020000FFFF00000001".to_owned(),
+                    bytes: 16 << 20,
+                });
+            }
+        },
+        4,
+        "named a WAL file \"000000020000FFFF00000001\"",
+    ),
+    (
+        "a backup that ended before it began",
+        |t| {
+            if let Answer::BracketClosed { stop_lsn, .. } = &mut t.answer {
+                *stop_lsn = pg_reseed::pg::lsn::Lsn(8);
+            }
+        },
+        4,
+        "label cannot be used",
     ),
     (
         "a segment too few",
@@ -440,6 +471,7 @@ fn answers_of_a_hostile_agent_do_no_harm() {
         for place in ["/tmp/evil", "/tmp/evil1", "/etc/evil"] {
             assert!(!std::path::Path::new(place).exists(), "{name}");
         }
+        assert!(!said.stderr.contains('\x1b'), "{name}");
         let evil = done_find(scene.path());
         assert!(evil.is_empty(), "{name}: {evil}");
     }
@@ -449,26 +481,6 @@ fn answers_of_a_hostile_agent_do_no_harm() {
     pair.check_equal();
 }
 
-fn pair_rebuild(pair: &Pair, from: &str) -> crate::cluster::Rebuild {
-    crate::cluster::Rebuild::bare(&pair.old, &pair.new)
-        .args(["--from", from, "--streams", "1", "--progress", "none"])
-        .args(["--no-login-check", "-Z", "none"])
-}
-
 fn done_find(folder: &std::path::Path) -> String {
     crate::cluster::done(Command::new("find").arg(folder).args(["-name", "*evil*"]))
-}
-
-/// The twist that changes nothing: otherwise all the others prove nothing.
-#[test]
-fn a_go_between_that_twists_nothing_is_not_noticed() {
-    let scene = Scene::new();
-    let pair = Pair::diverged(&scene);
-    let from = between(&pair.new, |twisted| {
-        if let Answer::Facts(facts) = &twisted.answer {
-            assert_eq!(facts.data_directory, twisted.source.as_bytes());
-        }
-    });
-    pair_rebuild(&pair, &from).arg("--start").succeed();
-    pair.check_equal();
 }

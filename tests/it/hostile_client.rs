@@ -1,17 +1,26 @@
 //! A client that does not mean well: it asks for what it must not have, in no order, or makes noise.
 
-use std::io::{Read, Write};
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::symlink;
 use std::process::{Child, ChildStdin, ChildStdout};
+use std::time::Duration;
 
 use pg_reseed::digest::{Digest, SessionKey};
-use pg_reseed::geometry::{EntryId, Span};
+use pg_reseed::geometry::{EntryId, RANGE_BYTES, Span};
+use pg_reseed::manifest::{EntryKind, Listing, Manifest};
 use pg_reseed::pg::lsn::Lsn;
 use pg_reseed::pg::timeline::TimelineId;
 use pg_reseed::wire::codec::{self, HEADER_BYTES, PREAMBLE_BYTES};
-use pg_reseed::wire::message::{Answer, Compression, JoinToken, Request, RequestId, SlotWish};
+use pg_reseed::wire::message::{
+    Answer, Compression, JoinToken, Notice, Request, RequestId, SlotWish,
+};
+use pg_reseed::wire::{listing, payload};
 
-use crate::cluster::{Cluster, Dice, Scene};
+use crate::cluster::{Cluster, DEADLINE, Dice, Scene, eventually, pause};
 use crate::frames::{Raw, agent, read_frame, write_frame};
+
+const KEY: SessionKey = SessionKey([1; 32]);
 
 /// A client that says what it likes.
 struct Client {
@@ -36,6 +45,10 @@ impl Client {
     }
 
     fn ask(&mut self, request: &Request, body: Vec<u8>) -> Answer {
+        self.ask_for_body(request, body).0
+    }
+
+    fn ask_for_body(&mut self, request: &Request, body: Vec<u8>) -> (Answer, Vec<u8>) {
         self.next += 1;
         let head = codec::encode(self.next, request, 0).unwrap()[HEADER_BYTES..].to_vec();
         let frame = Raw {
@@ -47,7 +60,7 @@ impl Client {
         loop {
             let frame = read_frame(&mut self.output).unwrap();
             if frame.id == self.next {
-                return codec::decode(&frame.head).unwrap();
+                return (codec::decode(&frame.head).unwrap(), frame.body);
             }
         }
     }
@@ -59,10 +72,47 @@ impl Client {
         }
     }
 
+    /// The manifest of a small cluster.
+    fn list(&mut self) -> Manifest {
+        let (answer, body) = self.ask_for_body(&Request::Manifest { part: 0 }, Vec::new());
+        let Answer::ManifestPart {
+            parts: 1, packed, ..
+        } = answer
+        else {
+            panic!("{answer:?}");
+        };
+        let list = payload::unpack(&packed, body.into(), &KEY, listing::PART_BYTES).unwrap();
+        Listing::from_folders(listing::decode(list.bytes()).unwrap()).unwrap()
+    }
+
+    /// Begins a backup that makes a slot.
+    fn begin(&mut self) {
+        self.ask(&Client::configure(), Vec::new());
+        self.ask(&Request::Facts { slot: None }, Vec::new());
+        let bracket = Request::OpenBracket {
+            label: "test".to_owned(),
+            fast_checkpoint: true,
+            slot: SlotWish::Create("mine".to_owned()),
+        };
+        let answer = self.ask(&bracket, Vec::new());
+        assert!(matches!(answer, Answer::BracketOpened { .. }), "{answer:?}");
+    }
+
+    /// Sends a request without reading what comes.
+    fn say(&mut self, request: &Request) -> io::Result<()> {
+        let head = codec::encode(0, request, 0).unwrap()[HEADER_BYTES..].to_vec();
+        let frame = Raw {
+            id: 0,
+            head,
+            body: Vec::new(),
+        };
+        write_frame(self.input.as_mut().unwrap(), &frame)
+    }
+
     fn configure() -> Request {
         Request::Configure {
             client_version: "0".to_owned(),
-            key: SessionKey([1; 32]),
+            key: KEY,
             compression: Compression::None,
             jobs: 1,
             max_rate: None,
@@ -118,6 +168,27 @@ fn agent_answers_nothing_out_of_order_and_nothing_that_is_not_listed() {
     };
     let manifest = |part| Request::Manifest { part };
     Client::new(&source).fault(&Request::Facts { slot: None });
+    Client::new(&source).fault(&Request::Alive);
+    let Request::Configure {
+        client_version,
+        key,
+        jobs,
+        ..
+    } = Client::configure()
+    else {
+        unreachable!()
+    };
+    // It takes much memory, at every worker.
+    client.fault(&Request::Configure {
+        client_version,
+        key,
+        compression: Compression::Zstd(22),
+        jobs,
+        max_rate: None,
+        survey: false,
+        join: None,
+    });
+    let mut client = Client::new(&source);
     assert!(matches!(
         client.ask(&Client::configure(), Vec::new()),
         Answer::Ready { .. }
@@ -156,9 +227,7 @@ fn agent_answers_nothing_out_of_order_and_nothing_that_is_not_listed() {
     for request in [&Client::bracket(), &wal, &spans(0, 0, 8192), &manifest(7)] {
         client.fault(request);
     }
-    let Answer::ManifestPart { .. } = client.ask(&manifest(0), Vec::new()) else {
-        panic!("no manifest");
-    };
+    let list = client.list();
     // Numbers that the list does not have, directories, and parts that no file can have.
     for request in [
         spans(u32::MAX, 0, 8192),
@@ -181,13 +250,32 @@ fn agent_answers_nothing_out_of_order_and_nothing_that_is_not_listed() {
     ] {
         client.fault(&request);
     }
+    // Bodies that no question has; the last is a signature of blocks of no length, which are everywhere.
+    let delta_of_a_file = || {
+        let file = list.iter().find(|item| item.kind == EntryKind::File);
+        delta(file.unwrap().id.0)
+    };
+    for (request, body) in [
+        (spans(0, 0, 8192), vec![0; 16]),
+        (delta_of_a_file(), vec![0; 1 << 20]),
+        (delta_of_a_file(), [&b"rs\x016"[..], &[0; 12]].concat()),
+    ] {
+        let answer = client.ask(&request, body);
+        assert!(matches!(answer, Answer::Fault(_)), "{answer:?}");
+    }
     let control = client.ask(&Request::Control, Vec::new());
     assert!(matches!(control, Answer::Control), "{control:?}");
     assert!(matches!(
         client.ask(&Request::CloseBracket, Vec::new()),
         Answer::BracketClosed { .. }
     ));
-    for request in [&Request::CloseBracket, &spans(0, 0, 8192), &manifest(0)] {
+    for request in [
+        &Request::CloseBracket,
+        &spans(0, 0, 8192),
+        &manifest(0),
+        // Each might make a slot.
+        &Client::bracket(),
+    ] {
         client.fault(request);
     }
     client.fault(&wal);
@@ -197,6 +285,116 @@ fn agent_answers_nothing_out_of_order_and_nothing_that_is_not_listed() {
     ));
     drop(client);
     source.wait_sql("SELECT count(*) FROM pg_replication_slots", "0");
+}
+
+/// Files and directories become links that lead out, after they were listed and before they are asked for.
+#[test]
+fn agent_follows_no_link_that_was_put_in_the_place_of_a_file() {
+    let scene = Scene::new();
+    let mut source = scene.cluster("source");
+    source.start();
+    let outside = scene.folder("outside");
+    for (place, word) in [(source.pgdata(), "inside "), (&outside, "secret ")] {
+        fs::create_dir(place.join("folder")).unwrap();
+        for name in ["file", "folder/file"] {
+            fs::write(place.join(name), word.repeat(1000)).unwrap();
+        }
+    }
+    let mut client = Client::new(&source);
+    client.ask(&Client::configure(), Vec::new());
+    client.ask(&Request::Facts { slot: None }, Vec::new());
+    client.ask(&Client::bracket(), Vec::new());
+    let list = client.list();
+    let blocks = |name: &str| {
+        let entry = list
+            .iter()
+            .find(|item| item.path().to_string() == name)
+            .unwrap();
+        Request::Blocks {
+            spans: vec![Span {
+                entry: entry.id,
+                offset: 0,
+                bytes: 8192,
+            }],
+            hungry: true,
+        }
+    };
+    for name in ["file", "folder/file"] {
+        let (_, body) = client.ask_for_body(&blocks(name), Vec::new());
+        assert!(body.starts_with(b"inside inside"), "{name}: {body:?}");
+    }
+    for name in ["file", "folder"] {
+        let place = source.pgdata().join(name);
+        fs::rename(&place, source.home().join(format!("{name} of before"))).unwrap();
+        symlink(outside.join(name), &place).unwrap();
+    }
+    for name in ["file", "folder/file"] {
+        let said = client.fault(&blocks(name));
+        assert!(said.contains("symbolic links"), "{name}: {said}");
+    }
+}
+
+/// A client that is there and does nothing would hold back the source's WAL for ever.
+#[test]
+fn agent_ends_the_backup_of_a_client_that_falls_silent() {
+    let scene = Scene::new();
+    let mut source = scene.cluster("source");
+    source.start();
+    let mut client = Client::new(&source);
+    client.begin();
+    let mut said = Vec::new();
+    // Its words come to an end by themselves: the agent's input stays open.
+    while let Ok(frame) = read_frame(&mut client.output) {
+        said.push(codec::decode::<Notice>(&frame.head).unwrap());
+    }
+    let Some(Notice::BracketLost { reason }) = said.last() else {
+        panic!("{said:?}");
+    };
+    assert!(reason.contains("heard nothing of the client"), "{reason}");
+    assert_eq!(client.agent.wait().unwrap().code(), Some(1));
+    assert_eq!(source.sql("SELECT count(*) FROM pg_replication_slots"), "0");
+}
+
+/// A client that asks for much and takes nothing, so that the agent's words are stuck, and says no more, or says
+/// again and again that it is there.
+fn takes_nothing(is_there: bool) {
+    let scene = Scene::new();
+    let mut source = scene.cluster("source");
+    source.start();
+    let mut client = Client::new(&source);
+    client.begin();
+    let list = client.list();
+    let largest = list.iter().max_by_key(|item| item.size).unwrap();
+    let bytes = u32::try_from(largest.size).unwrap().min(RANGE_BYTES);
+    let blocks = Request::Blocks {
+        spans: vec![Span {
+            entry: largest.id,
+            offset: 0,
+            bytes,
+        }],
+        hungry: true,
+    };
+    for _ in 0..200 {
+        client.say(&blocks).unwrap();
+    }
+    eventually("the agent has ended", 2 * DEADLINE, || {
+        if is_there {
+            let _ = client.say(&Request::Alive);
+            pause(Duration::from_secs(1));
+        }
+        client.agent.try_wait().unwrap()
+    });
+    assert_eq!(source.sql("SELECT count(*) FROM pg_replication_slots"), "0");
+}
+
+#[test]
+fn agent_ends_the_backup_of_a_client_that_takes_nothing() {
+    takes_nothing(true);
+}
+
+#[test]
+fn agent_ends_the_backup_of_a_client_that_takes_nothing_and_is_silent() {
+    takes_nothing(false);
 }
 
 /// Lawful messages in any order: each is answered, and the agent tidies up.

@@ -7,6 +7,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use pg_reseed::wire::message::Answer;
+
+use crate::between::between;
 use crate::cluster::{Cluster, Rebuild, Said, Scene, Stop, binary, clean, done, major};
 use crate::oracle::{Tree, assert_same_data, tree};
 use crate::traps::auto_conf_lines;
@@ -114,6 +117,13 @@ impl Lab {
     }
 
     fn command(&self, target: &Cluster, source: &Cluster) -> Rebuild {
+        self.command_from(target, source, "local")
+            .arg("--source-dbname")
+            .arg(format!("{} dbname=postgres", source.conninfo()))
+    }
+
+    /// By an agent of the test's own.
+    fn command_from(&self, target: &Cluster, source: &Cluster, from: &str) -> Rebuild {
         let primary = format!(
             "host={} port={} user=repli passfile={}",
             source.home().display(),
@@ -127,12 +137,7 @@ impl Lab {
                 .unwrap(),
             self.passfile.display()
         );
-        Rebuild::without_name(target, &primary).args([
-            "--from",
-            "local",
-            "--source-dbname",
-            &format!("{} dbname=postgres", source.conninfo()),
-        ])
+        Rebuild::without_name(target, &primary).args(["--from", from])
     }
 
     /// The steps that make sure of a standby.
@@ -435,6 +440,48 @@ fn configuration_of_the_source_comes_to_a_host_that_has_none() {
         .args(["--cluster", "15/instance2", "--start"])
         .env("PG_CLUSTER_CONF_ROOT", &lab.etc)
         .succeed();
+    lab.control(&two, "stop", &["-m", "fast"]);
+    lab.control(&one, "stop", &["-m", "fast"]);
+}
+
+/// The last step fails when the configuration is in its place already: the same command does not take it for
+/// somebody else's.
+#[test]
+fn run_that_fails_behind_the_copied_configuration_is_run_again() {
+    let Some(lab) = Lab::new() else { return };
+    let one = lab.primary();
+    one.sql("CREATE TABLE courses (i int PRIMARY KEY, title text)");
+    let place = lab.etc.join("15/instance2");
+    let two = lab.scene.vacant("instance2").on_port(5502);
+    let options = ["--target-port", "5502", "--target-config-dir"];
+    let label = two.pgdata().join("backup_label");
+    let from = between(&one, {
+        let label = label.clone();
+        move |twisted| {
+            // The last thing that the target is given by others than the last step.
+            if matches!(twisted.answer, Answer::WalFiles { .. }) {
+                fs::create_dir(&label).unwrap();
+            }
+        }
+    });
+    let said = lab
+        .command_from(&two, &one, &from)
+        .args(["--no-login-check", "--streams", "1"])
+        .args(options)
+        .arg(&place)
+        .fail(4);
+    assert!(said.stderr.contains("backup_label"), "{said}");
+    assert!(place.join("postgresql.conf").exists(), "{said}");
+    fs::remove_dir(label).unwrap();
+    lab.command(&two, &one)
+        .args(options)
+        .arg(&place)
+        .arg("--start")
+        .succeed();
+    one.wait_sql(
+        "SELECT string_agg(state, ',') FROM pg_stat_replication",
+        "streaming",
+    );
     lab.control(&two, "stop", &["-m", "fast"]);
     lab.control(&one, "stop", &["-m", "fast"]);
 }

@@ -13,8 +13,10 @@
     reason = "a test that cannot go on panics, and says on standard error what it saw"
 )]
 
+mod between;
 mod cluster;
 mod crash;
+mod daemon;
 mod edges;
 mod frames;
 mod guards;

@@ -120,6 +120,31 @@ fn standby_has_a_name_although_nobody_gave_one() {
     assert_eq!(rebuild(&format!("{plain} application_name=given")), "given");
 }
 
+/// What an interrupted seed has brought is not taken for the target's own configuration by the run that finishes it.
+#[test]
+fn seed_that_was_interrupted_gets_the_name_that_it_had_got() {
+    let scene = Scene::new();
+    let mut source = scene.cluster("source");
+    source.start();
+    let target = scene.vacant("target");
+    let seed = || {
+        Rebuild::without_name(&target, &source.conninfo())
+            .args(["--from", "local", "--source-dbname"])
+            .arg(format!("{} dbname=postgres", source.conninfo()))
+    };
+    let mut running = seed().args(["--max-rate", "1M"]).spawn();
+    running.wait_for("the source's configuration has come", |_| {
+        target.exists("postgresql.conf") && target.read("postgresql.conf").contains("cluster_name")
+    });
+    running.kill();
+    drop(running);
+    seed().succeed();
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    let written = target.read("postgresql.auto.conf");
+    let name = format!("application_name={}", host.trim());
+    assert!(written.contains(&name), "{written}");
+}
+
 #[test]
 fn slot_synchronisation_without_what_it_needs_is_a_warning() {
     let scene = Scene::new();

@@ -14,7 +14,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cluster::{
-    Cluster, DEADLINE, Pair, Rebuild, Scene, Stop, binary, clean, done, eventually, pause,
+    Cluster, DEADLINE, Pair, Rebuild, Scene, binary, clean, done, eventually, pause,
 };
 
 /// The commands of SECURITY.md that make certificates, for an agent on this host.
@@ -30,12 +30,12 @@ fn script() -> String {
 }
 
 /// An authority with certificates of an agent and of a client, in a folder.
-struct Authority {
-    folder: PathBuf,
+pub struct Authority {
+    pub folder: PathBuf,
 }
 
 impl Authority {
-    fn new(scene: &Scene, name: &str) -> Self {
+    pub fn new(scene: &Scene, name: &str) -> Self {
         let folder = scene.folder(name);
         // A request needs a section for its subject's name, which openssl takes from its configuration.
         let script = script().replace("/dev/null", "openssl.cnf");
@@ -48,7 +48,7 @@ impl Authority {
         Self { folder }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
 
@@ -66,8 +66,29 @@ impl Authority {
         );
     }
 
+    /// Makes a list of revoked certificates without any.
+    fn begin_revoking(&self) {
+        shell(
+            &self.folder,
+            "set -e; touch index.txt; echo 01 > crlnumber
+             printf '[ca]\\ndefault_ca=a\\n[a]\\ndatabase=index.txt\\ncrlnumber=crlnumber\\ndefault_md=default\\n' > ca.cnf
+             openssl ca -config ca.cnf -gencrl -crldays 9 -keyfile ca.key -cert ca.crt -out crl.pem",
+        );
+    }
+
+    fn revoke(&self, name: &str) {
+        shell(
+            &self.folder,
+            &format!(
+                "set -e; openssl ca -config ca.cnf -keyfile ca.key -cert ca.crt -revoke {name}.crt
+                 openssl ca -config ca.cnf -gencrl -crldays 9 -keyfile ca.key -cert ca.crt -out crl.new
+                 mv crl.new crl.pem"
+            ),
+        );
+    }
+
     /// What a client is told of who it is.
-    fn options(&self, authority: &Self, name: &str) -> Vec<std::ffi::OsString> {
+    pub fn options(&self, authority: &Self, name: &str) -> Vec<std::ffi::OsString> {
         let mut options = Vec::new();
         for (option, path) in [
             ("--tls-ca", authority.path("ca.crt")),
@@ -90,14 +111,14 @@ fn shell(folder: &Path, script: &str) -> String {
 }
 
 /// A running `pg_reseed serve --listen`.
-struct Daemon {
-    child: Child,
-    port: u16,
-    log: PathBuf,
+pub struct Daemon {
+    pub child: Child,
+    pub port: u16,
+    pub log: PathBuf,
 }
 
 impl Daemon {
-    fn start(scene: &Scene, source: &Cluster, authority: &Authority, more: &[&str]) -> Self {
+    pub fn start(scene: &Scene, source: &Cluster, authority: &Authority, more: &[&str]) -> Self {
         let log = scene.path().join("daemon.log");
         let mut command = clean(Command::new(binary()));
         command
@@ -124,19 +145,19 @@ impl Daemon {
         daemon
     }
 
-    fn said(&self) -> String {
+    pub fn said(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
     }
 
-    fn pid(&self) -> Pid {
+    pub fn pid(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap()
     }
 
-    fn place(&self) -> String {
+    pub fn place(&self) -> String {
         format!("tls://localhost:{}", self.port)
     }
 
-    fn wait_said(&self, words: &str) {
+    pub fn wait_said(&self, words: &str) {
         eventually(&format!("the daemon says: {words}"), DEADLINE, || {
             self.said().contains(words).then_some(())
         });
@@ -156,13 +177,15 @@ impl Drop for Daemon {
         if std::thread::panicking() {
             eprintln!("---- the daemon said:\n{}", self.said());
         }
-        let _ = kill_process(self.pid(), Signal::TERM);
-        let _ = self.child.wait();
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = kill_process(self.pid(), Signal::TERM);
+            let _ = self.child.wait();
+        }
     }
 }
 
 /// A rebuild by TLS as the client `name` of `authority`, who trusts `trusted`.
-fn rebuild(pair: &Pair, place: &str, options: Vec<std::ffi::OsString>) -> Rebuild {
+pub fn rebuild(pair: &Pair, place: &str, options: Vec<std::ffi::OsString>) -> Rebuild {
     Rebuild::bare(&pair.old, &pair.new)
         .args(["--from", place, "--progress", "none"])
         .args(options)
@@ -201,34 +224,33 @@ fn tls_carries_the_bytes() {
     assert!(found.contains(&identifier), "{found}");
 }
 
+/// Not only the next session is refused: the one that runs is ended, with its backup and its slot.
 #[test]
-fn stop_of_the_daemon_ends_sessions_in_order() {
+fn revoked_certificate_ends_its_session() {
     let scene = Scene::new();
     let pair = Pair::diverged(&scene);
     let authority = Authority::new(&scene, "ca");
-    let mut daemon = Daemon::start(&scene, &pair.new, &authority, &[]);
-    let mut running = rebuild(
-        &pair,
-        &daemon.place(),
-        authority.options(&authority, "client"),
-    )
-    .args(["--max-rate", "64k", "--slot", "mine", "--create-slot"])
-    .spawn();
+    authority.begin_revoking();
+    let crl = authority.path("crl.pem");
+    let crl = ["--tls-crl", crl.to_str().unwrap()];
+    let daemon = Daemon::start(&scene, &pair.new, &authority, &crl);
+    let options = authority.options(&authority, "client");
+    let mut running = rebuild(&pair, &daemon.place(), options)
+        .args(["--streams", "2", "--max-rate", "64k"])
+        .args(["--slot", "mine", "--create-slot"])
+        .spawn();
     running.wait_closed(&pair.old);
-    kill_process(daemon.pid(), Signal::TERM).unwrap();
-    let status = daemon.child.wait().unwrap();
-    assert!(status.success(), "{status}");
+    // Read again without a reason to end it.
+    kill_process(daemon.pid(), Signal::HUP).unwrap();
+    daemon.wait_said("certificates were read again");
+    assert!(!running.ended());
+    authority.revoke("client");
+    kill_process(daemon.pid(), Signal::HUP).unwrap();
     let said = running.wait();
     assert_eq!(said.code(), 4, "{said}");
-    // Neither a backup nor the slot of the failed run is left.
-    assert_eq!(
-        pair.new.sql("SELECT count(*) FROM pg_replication_slots"),
-        "0"
-    );
-    pair.new.wait_sql(
-        "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pg_reseed%'",
-        "0",
-    );
+    daemon.wait_said("not accepted any more: invalid peer certificate: Revoked");
+    pair.new
+        .wait_sql("SELECT count(*) FROM pg_replication_slots", "0");
 }
 
 /// Everybody who must not come in, one after the other, and then one who may.
@@ -254,12 +276,7 @@ fn nobody_else_comes_in() {
     authority.issue("wild", "subjectAltName=DNS:*.example.com\\n", "-days 9");
     authority.issue("nameless", "basicConstraints=CA:FALSE\\n", "-days 9");
     authority.issue("revoked", &format!("{name}\\n"), "-days 9");
-    shell(
-        &authority.folder,
-        "set -e; touch index.txt; echo 01 > crlnumber
-         printf '[ca]\\ndefault_ca=a\\n[a]\\ndatabase=index.txt\\ncrlnumber=crlnumber\\ndefault_md=default\\n' > ca.cnf
-         openssl ca -config ca.cnf -gencrl -crldays 9 -keyfile ca.key -cert ca.crt -out crl.pem",
-    );
+    authority.begin_revoking();
     let daemon = Daemon::start(
         &scene,
         &pair.new,
@@ -292,11 +309,7 @@ fn nobody_else_comes_in() {
     // One that was good, until the lists were read again.
     let dry = || rebuild(&pair, &place, authority.options(&authority, "revoked")).arg("--dry-run");
     dry().succeed();
-    shell(
-        &authority.folder,
-        "set -e; openssl ca -config ca.cnf -keyfile ca.key -cert ca.crt -revoke revoked.crt
-         openssl ca -config ca.cnf -gencrl -crldays 9 -keyfile ca.key -cert ca.crt -out crl.new; mv crl.new crl.pem",
-    );
+    authority.revoke("revoked");
     dry().succeed();
     kill_process(daemon.pid(), Signal::HUP).unwrap();
     daemon.wait_said("certificates were read again");
@@ -459,107 +472,4 @@ fn agent_under_attack_serves_a_rebuild() {
     for thread in attackers {
         thread.join().unwrap();
     }
-}
-
-#[test]
-fn more_connections_than_allowed_are_turned_away() {
-    let scene = Scene::new();
-    let mut pair = Pair::diverged(&scene);
-    let authority = Authority::new(&scene, "ca");
-    let daemon = Daemon::start(&scene, &pair.new, &authority, &["--max-connections", "1"]);
-    let options = || authority.options(&authority, "client");
-    let mut running = rebuild(&pair, &daemon.place(), options())
-        .args(["--streams", "1", "--max-rate", "64k"])
-        .spawn();
-    running.wait_closed(&pair.old);
-    let target = scene.vacant("third");
-    let said = Rebuild::bare(&target, &pair.new)
-        .args(["--from", &daemon.place(), "--progress", "none"])
-        .args(options())
-        .fail(1);
-    assert!(
-        said.stderr.contains("as many connections as it may have"),
-        "{said}"
-    );
-    running.kill();
-    drop(running);
-    daemon.wait_said("session 1:");
-    eventually("the agent is free again", DEADLINE, || {
-        let said = rebuild(&pair, &daemon.place(), options())
-            .args(["--streams", "1"])
-            .run();
-        (said.code() == 0).then_some(())
-    });
-    pair.old.start();
-    pair.check_equal();
-    pair.old.stop(Stop::Fast);
-}
-
-#[test]
-fn keys_and_options_that_cannot_be_used_are_told() {
-    let scene = Scene::new();
-    let authority = Authority::new(&scene, "ca");
-    let serve = |options: &[&str]| {
-        let output = clean(Command::new(binary()))
-            .arg("serve")
-            .args(options)
-            .current_dir(&authority.folder)
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        (output.status.code(), text)
-    };
-    let files = [
-        "--tls-ca",
-        "ca.crt",
-        "--tls-cert",
-        "agent.crt",
-        "--tls-key",
-        "agent.key",
-    ];
-    let listen = ["--listen", "127.0.0.1:0", "--allow", "x"];
-    let with = |options: &[&'static str]| -> Vec<&'static str> { [&files[..], options].concat() };
-    for (options, status, words) in [
-        (vec![], 2, "--listen"),
-        (
-            vec!["--stdio", "--listen", "127.0.0.1"],
-            2,
-            "cannot be used with",
-        ),
-        (listen.to_vec(), 2, "--tls-ca"),
-        (with(&["--listen", "127.0.0.1:0"]), 2, "--allow"),
-        (with(&["--stdio"]), 2, "no effect"),
-        (
-            with(&["--listen", "127.0.0.1:x", "--allow", "x"]),
-            2,
-            "invalid port",
-        ),
-        (
-            with(&["--listen", ":7432", "--allow", "x"]),
-            2,
-            "names no host",
-        ),
-        (vec!["--stdio", "-d", "password=secret"], 2, "password"),
-    ] {
-        let (code, said) = serve(&options);
-        assert_eq!(code, Some(status), "{options:?}: {said}");
-        assert!(said.contains(words), "{options:?}: {said}");
-        assert!(!said.contains("secret"), "{said}");
-    }
-    let mode = |mode| {
-        use std::os::unix::fs::PermissionsExt;
-        fs::set_permissions(
-            authority.path("agent.key"),
-            fs::Permissions::from_mode(mode),
-        )
-        .unwrap();
-    };
-    mode(0o644);
-    let (code, said) = serve(&with(&listen));
-    assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("can be read by others"), "{said}");
-    mode(0o600);
-    let (code, said) = serve(&[&files[..3], &["client.crt"], &files[4..], &listen].concat());
-    assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("cannot be used"), "{said}");
 }

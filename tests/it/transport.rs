@@ -467,7 +467,7 @@ fn ssh_key_with_a_forced_command_opens_the_agent_and_nothing_else() {
         binary().display(),
         pair.new.conninfo()
     );
-    let options = options.replace("/usr/bin/pg_reseed serve --stdio", &command);
+    let options = options.replace("/usr/local/bin/pg_reseed serve --stdio", &command);
     let key = fs::read_to_string(sshd.folder.join("user.pub")).unwrap();
     fs::write(sshd.folder.join("user.pub"), format!("{options} {key}")).unwrap();
     let from = format!("ssh://127.0.0.1:{}", sshd.port);
