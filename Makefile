@@ -1,4 +1,4 @@
-# make demo | test | test-matrix | lint | bench (ARGS=...) | bench-kernels | install (PREFIX=/usr/local DESTDIR=)
+# make demo | test | test-matrix | lint | audit | bench (ARGS=...) | bench-kernels | install (PREFIX=/usr/local DESTDIR=)
 PREFIX ?= /usr/local
 CARGO ?= cargo
 
@@ -15,7 +15,7 @@ endif
 endif
 target = $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: build demo test test-matrix lint bench bench-kernels install
+.PHONY: build demo test test-matrix lint audit bench bench-kernels install
 
 build:
 	$(CARGO) build --release --locked
@@ -40,6 +40,11 @@ lint:
 	sh -n tests/run-as-unprivileged
 	$(CARGO) deny --version > /dev/null 2>&1 || $(CARGO) install --locked cargo-deny
 	$(CARGO) deny --locked check --hide-inclusion-graph bans licenses sources
+
+# Known vulnerabilities of what is linked in: needs their list, which is on GitHub, and so is no part of lint.
+audit:
+	$(CARGO) deny --version > /dev/null 2>&1 || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny --locked check --hide-inclusion-graph advisories
 
 # As root without the runner of the tests: the benchmark drops the page cache, and gives root up itself.
 bench:

@@ -273,7 +273,12 @@ pub fn write(path: &Path, report: &impl Serialize) -> io::Result<()> {
 }
 
 fn write_and_rename(beside: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::create(beside)?;
+    // In a directory that others may write to, what has this name already may be a link of theirs.
+    match fs::remove_file(beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = File::create_new(beside)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(beside, path)
