@@ -84,7 +84,7 @@ pub(super) fn check(request: &Request, body_bytes: usize) -> Result<(), Fault> {
     Ok(())
 }
 
-/// All requests have passed [`check`].
+/// Its requests have been judged before.
 impl Reader {
     /// Digests of all extents of the spans, unless they are those of the client, whose digest is `have`.
     ///
