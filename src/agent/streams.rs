@@ -9,10 +9,14 @@ use super::serve::{ServeError, Shared, WAITING_ANSWERS, beat, receive, say, send
 use crate::buffer::Buffer;
 use crate::link::frames::{self, FrameError, Outgoing};
 use crate::link::join::{self, Door, Guest, JoinError};
+use crate::link::process::CLUSTER_LINE;
 use crate::link::stdio::{Ends, Input, Output};
 use crate::wire::message::{
     Answer, Fault, FaultKind, JoinToken, RequestId, SILENT_AFTER, STREAMS_MAX,
 };
+
+/// What is said of the cluster by an agent that has none.
+const FURTHER: &str = "as a further stream of another session";
 
 /// Lets further streams come in, and serves them, as a task of `tasks`.
 pub(super) fn admit(tasks: &mut JoinSet<()>, token: JoinToken, shared: &Arc<Shared>) {
@@ -78,6 +82,7 @@ pub(super) async fn join(
     };
     match handed {
         Ok(handed) => {
+            tracing::info!(target: "pg_reseed::agent::session", "{CLUSTER_LINE}{FURTHER}");
             drop(output);
             handed.released().await;
         }

@@ -44,6 +44,7 @@ pub enum SourceError {
         #[source]
         source: FrameError,
         epitaph: String,
+        by_tls: bool,
     },
     #[error("the connection to the agent was lost: {0}")]
     Lost(String),
@@ -79,6 +80,7 @@ impl SourceError {
                 source: FrameError::Codec(CodecError::OtherVersion { .. }),
                 ..
             } => Some(VERSION_HINT),
+            SourceError::Handshake { by_tls: true, .. } => Some(TLS_HINT),
             SourceError::Handshake { .. } => Some(HANDSHAKE_HINT),
             SourceError::Fault(fault) => fault.hint.as_deref(),
             SourceError::Open(_) => Some("Check --from and the options that belong to it."),
@@ -98,6 +100,10 @@ const VERSION_HINT: &str = "Install the same version of pg_reseed on both hosts.
 /// What usually is the matter when the other side says something else.
 const HANDSHAKE_HINT: &str = "pg_reseed must be installed on the source's host (--agent-path says where), \
                               and nothing else may write to the standard output of that command.";
+
+/// TLS 1.3 tells a client late, and in few words, that it is refused.
+const TLS_HINT: &str =
+    "The agent's log says why it refuses: check its --allow and the certificates of both sides.";
 
 /// Who waits for an answer.
 struct Waiting {
@@ -234,8 +240,7 @@ async fn open(link: Link) -> Result<Opened, SourceError> {
     };
     if let Err(source) = greeted {
         drop(outgoing);
-        let epitaph = process.epitaph().await;
-        return Err(SourceError::Handshake { source, epitaph });
+        return Err(handshake(source, &mut process).await);
     }
     frames::limit_silence(&mut reader, SILENT_AFTER);
     Ok(Opened {
@@ -244,6 +249,14 @@ async fn open(link: Link) -> Result<Opened, SourceError> {
         outgoing,
         writing,
     })
+}
+
+async fn handshake(source: FrameError, process: &mut Process) -> SourceError {
+    SourceError::Handshake {
+        source,
+        epitaph: process.epitaph().await,
+        by_tls: matches!(process, Process::Connection(_)),
+    }
 }
 
 /// Tells the agent now and then that the client is there, until the stream ends.
@@ -432,8 +445,7 @@ impl Source {
             Ok(None) => FrameError::Silent,
             Err(error) => error,
         };
-        let epitaph = opened.process.epitaph().await;
-        Err(SourceError::Handshake { source, epitaph })
+        Err(handshake(source, &mut opened.process).await)
     }
 
     /// Takes a further stream into use.

@@ -209,6 +209,7 @@ fn tls_carries_the_bytes() {
     for words in [
         "as \"standby1.example.com\"".to_owned(),
         format!("{identifier} in \"{}\"", pair.new.pgdata().display()),
+        "as a further stream of another session".to_owned(),
     ] {
         assert!(log.contains(&words), "{words} is not in\n{log}");
     }
@@ -292,6 +293,10 @@ fn nobody_else_comes_in() {
 
     // A certificate that is not good enough.
     refused(stranger.options(&authority, "client"), "alert");
+    refused(
+        stranger.options(&authority, "client"),
+        "The agent's log says why it refuses",
+    );
     refused(authority.options(&authority, "server"), "alert");
     for name in ["other", "wild", "nameless"] {
         refused(
