@@ -10,6 +10,7 @@
 //! two lists can be held against each other in one pass.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::iter::Peekable;
 
 use crate::geometry::EntryId;
@@ -351,6 +352,25 @@ impl Listing<EntryKind> {
     }
 }
 
+/// A path of the manifest and another one, of it or of `here`, that are the same where upper and lower case are not
+/// told apart. Takes room for all paths of the manifest.
+#[must_use]
+pub fn twins<K: Copy>(manifest: &Manifest, here: &Listing<K>) -> Option<(RelPath, RelPath)> {
+    let fold = |path: &RelPath| String::from_utf8_lossy(path.as_bytes()).to_lowercase();
+    let mut known: HashMap<String, RelPath> = HashMap::new();
+    for item in manifest.iter() {
+        let path = item.path();
+        if let Some(twin) = known.insert(fold(&path), path.clone()) {
+            return Some((path, twin));
+        }
+    }
+    here.iter().find_map(|item| {
+        let path = item.path();
+        let twin = known.get(&fold(&path)).filter(|twin| **twin != path)?;
+        Some((twin.clone(), path))
+    })
+}
+
 /// What two lists have under one path: at least one of both.
 #[derive(Debug, Clone, Copy)]
 pub struct Pair<'a, L, R> {
@@ -590,5 +610,30 @@ mod tests {
             orphan(&tablespace[2..]).as_deref(),
             Some("pg_tblspc/7/PG_15_1")
         );
+    }
+
+    #[test]
+    fn twins_differ_by_case_only() {
+        let manifest = |names: &[&str]| {
+            let mut top = Folder::new(None);
+            for name in names {
+                top.push(name.as_bytes(), EntryKind::File, 0).unwrap();
+            }
+            Listing::from_folders(vec![top]).unwrap()
+        };
+        let found = |theirs: &[&str], ours: &[&str]| {
+            let twins = twins(&manifest(theirs), &manifest(ours))?;
+            Some((twins.0.to_string(), twins.1.to_string()))
+        };
+        let pair = |a: &str, b: &str| Some((a.to_owned(), b.to_owned()));
+        assert_eq!(found(&["A", "b"], &["A", "c"]), None);
+        assert_eq!(found(&["A", "a"], &[]), pair("a", "A"));
+        assert_eq!(
+            found(&["More.conf"], &["more.conf"]),
+            pair("More.conf", "more.conf")
+        );
+        assert_eq!(found(&["\u{c4}"], &["\u{e4}"]), pair("\u{c4}", "\u{e4}"));
+        // What only the target has goes or stays as it is.
+        assert_eq!(found(&["x"], &["A", "a"]), None);
     }
 }

@@ -19,10 +19,12 @@ use super::settings;
 use super::source::{Source, SourceError};
 use super::whole::fetch_small;
 use super::work::{self, TargetWalk, Work};
+use crate::disk::facts as disk;
 use crate::disk::target::ClosedTarget;
 use crate::event::{Event, Stage};
 use crate::facts::{Condition, Running, SourceFacts, TargetCluster, TargetFacts};
-use crate::manifest::{EntryKind, Folder, Listing, Manifest};
+use crate::manifest::{self, EntryKind, Folder, Listing, Manifest};
+use crate::path::RelPath;
 use crate::pg::layout;
 use crate::pg::lsn::Lsn;
 use crate::plan::guard::{self, Cleared, Situation};
@@ -521,6 +523,35 @@ async fn manifest_part(run: &Run<'_>, source: &Source, part: u32) -> Result<Part
     })
 }
 
+/// Judges names that are one where a file system does not tell upper from lower case.
+fn judge_names(
+    options: &RebuildOptions,
+    manifest: &Manifest,
+    tree: &Listing<layout::Kind>,
+) -> Result<(), Failure> {
+    let is_special = |directory: Option<&RelPath>| {
+        directory.is_none_or(|directory| directory.as_bytes() == b"global")
+    };
+    let mut special = manifest.iter().filter(|item| is_special(item.directory));
+    if let Some(item) = special.find(|item| layout::is_disguised(&item.path())) {
+        let error = format!(
+            "\"{}\" on the source has a name of PostgreSQL's own but for upper and lower case",
+            item.path()
+        );
+        return Err(Failure::new(TargetState::Untouched, error).hint("Rename or remove it."));
+    }
+    if disk::folds_case(&options.pgdata)
+        && let Some((theirs, ours)) = workers::in_place(|| manifest::twins(manifest, tree))
+    {
+        let error = format!(
+            "the target's file system takes \"{theirs}\", which is on the source, for \"{ours}\""
+        );
+        return Err(Failure::new(TargetState::Untouched, error)
+            .hint("Rename one of them, or use a file system that tells upper from lower case."));
+    }
+    Ok(())
+}
+
 /// Turns the manifest into work, and lets the guards judge that need sizes.
 pub(super) fn plan(
     run: &Run<'_>,
@@ -535,6 +566,7 @@ pub(super) fn plan(
     } = lists;
     let options = run.options;
     let findings = cleared.findings();
+    judge_names(options, &manifest, &tree)?;
     let oids = end.tablespaces.iter().map(|space| space.oid);
     guard::new_tablespaces(&findings.placements, oids)
         .map_err(|refusal| Failure::refused(&[refusal]))?;

@@ -269,3 +269,14 @@ pub fn free_space(path: &Path) -> Result<(u64, u64), DiskError> {
         }
     }
 }
+
+/// Whether upper and lower case are one in a data directory, as on ext4 with `casefold`, or on file systems of other
+/// systems.
+#[must_use]
+pub fn folds_case(pgdata: &Path) -> bool {
+    let look = |name: &str| {
+        let found = std::fs::symlink_metadata(pgdata.join(name)).ok()?;
+        Some((found.dev(), found.ino()))
+    };
+    look("PG_VERSION").is_some_and(|found| look("pg_version") == Some(found))
+}

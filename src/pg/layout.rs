@@ -74,6 +74,9 @@ const DIRECTORIES: [&str; 17] = [
     "pg_xact",
 ];
 
+/// Holds the major version; the only name with capitals at the top.
+const VERSION_FILE: &[u8] = b"PG_VERSION";
+
 /// Directories whose content belongs to one life of one server (`excludeDirContents`), and the log,
 /// which comes from the source by its own way. The two below pg_wal must exist, empty.
 const EMPTIED: [&str; 10] = [
@@ -411,11 +414,34 @@ pub fn tablespace_oid(path: &RelPath) -> Option<u32> {
     relfile::number_without_leading_zero(name)
 }
 
+/// Whether a path is one that is treated apart, but for upper and lower case: on a file system that does not tell
+/// them apart it would be taken for that one. Only what lies at the top and in `global` can be.
+#[must_use]
+pub fn is_disguised(path: &RelPath) -> bool {
+    let name = path.as_bytes();
+    if name.eq_ignore_ascii_case(VERSION_FILE) {
+        return name != VERSION_FILE;
+    }
+    let plain = name.to_ascii_lowercase();
+    if plain == name {
+        return false;
+    }
+    let is_on_top = !plain.contains(&b'/');
+    plain == b"global/pg_control"
+        || is_on_top
+            && (is_managed_top_level(&plain)
+                || plain.starts_with(OWN_PREFIX.as_bytes())
+                || is_left_out_name(&plain)
+                || is_one_of(&LEFT_OUT_ON_TOP, &plain)
+                || is_one_of(&CONFIGURATION, &plain)
+                || is_one_of(&CERTIFICATES, &plain))
+}
+
 /// Whether a server cannot do without this file whatever happens to the cluster meanwhile: databases, relations and
 /// old segments of pg_xact may go, these two do not (the third is the control file, which travels apart).
 #[must_use]
 pub fn is_indispensable(path: &RelPath) -> bool {
-    matches!(path.as_bytes(), b"PG_VERSION" | b"global/pg_filenode.map")
+    matches!(path.as_bytes(), VERSION_FILE | b"global/pg_filenode.map")
 }
 
 /// Every directory that a data directory must have, even if empty; parents come first (`subdirs` in
@@ -803,6 +829,40 @@ mod tests {
                 let class = classify(&path, kind, &host);
                 prop_assert_eq!(class, classify(&path, kind, &HostLocal::none()));
             }
+        }
+    }
+
+    #[test]
+    fn names_that_are_postgresqls_but_for_their_case_are_known() {
+        for name in [
+            "Base",
+            "PG_WAL",
+            "pg_version",
+            "Pg_Version",
+            "Postgresql.conf",
+            "pg_HBA.conf",
+            "Backup_Label",
+            "standby.SIGNAL",
+            "PG_RESEED.state",
+            "Server.Key",
+            "global/PG_CONTROL",
+            "Global/pg_control",
+        ] {
+            assert!(is_disguised(&path(name)), "{name}");
+        }
+        for name in [
+            "PG_VERSION",
+            "base",
+            "README",
+            "Notes/pg_hba.conf",
+            "global/1262",
+            "base/5/PG_VERSION",
+            ".DS_Store",
+            "pg_tblspc/7/PG_15_202209061/5/PG_VERSION",
+            "pg_reseed.state",
+            "global/pg_control",
+        ] {
+            assert!(!is_disguised(&path(name)), "{name}");
         }
     }
 }

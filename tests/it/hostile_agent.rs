@@ -143,6 +143,12 @@ const ATTACKS: &[(&str, Twist, i32, &str)] = &[
         "manifest",
     ),
     (
+        "the control file under another name, where case is not told apart",
+        |t| replace_manifest(t, manifest_of("Global/pg_control", 8192)),
+        1,
+        "but for upper and lower case",
+    ),
+    (
         "a list that is no list",
         |t| replace_manifest(t, vec![0xff; 1000]),
         1,
