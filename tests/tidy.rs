@@ -591,6 +591,28 @@ fn every_test_file_of_it_is_named_in_its_main() {
     }
 }
 
+/// An attack in SECURITY.md whose test is gone would be a promise that nobody keeps.
+#[test]
+fn every_test_that_the_security_page_names_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("SECURITY.md")).unwrap();
+    let names = page.split('`').filter_map(|words| words.split_once("::"));
+    let mut found = 0;
+    for (module, test) in names {
+        let file = root.join("tests/it").join(format!("{module}.rs"));
+        let source = fs::read_to_string(&file).unwrap_or_default();
+        // One that ends with an ellipsis stands for several.
+        let begin = test.trim_end_matches('…');
+        let end = if begin == test { "()" } else { "" };
+        assert!(
+            source.contains(&format!("fn {begin}{end}")),
+            "{module}::{test}"
+        );
+        found += 1;
+    }
+    assert!(found > 10, "{found}");
+}
+
 mod the_checker {
     use super::*;
 
