@@ -414,6 +414,13 @@ pub fn tablespace_oid(path: &RelPath) -> Option<u32> {
     relfile::number_without_leading_zero(name)
 }
 
+/// Whether a file holds statistics that a server leaves when it stops cleanly and takes away when it starts
+/// (`pgstat.c:pgstat_write_statsfile`): a source that runs has none.
+#[must_use]
+pub fn is_statistics(path: &RelPath) -> bool {
+    path.as_bytes().starts_with(b"pg_stat/")
+}
+
 /// Whether a path is one that is treated apart, but for upper and lower case: on a file system that does not tell
 /// them apart it would be taken for that one. Only what lies at the top and in `global` can be.
 #[must_use]

@@ -13,7 +13,9 @@ use std::collections::HashSet;
 use crate::geometry::{EXTENT_BYTES, ROLLING_MAX_BYTES};
 use crate::manifest::{Entry, EntryKind, Listing, Manifest, join};
 use crate::path::RelPath;
-use crate::pg::layout::{Class, HostLocal, Kind, classify, is_written_whole, tablespace_oid};
+use crate::pg::layout::{
+    Class, HostLocal, Kind, classify, is_statistics, is_written_whole, tablespace_oid,
+};
 
 /// What the target has under an entry's path; links are not followed, except those of tablespaces
 /// and pg_wal on the way to it.
@@ -247,7 +249,10 @@ pub fn removals(
         let path = item.path();
         let class = classify(&path, item.kind, host_local);
         let fate = fate(class, || is_in_manifest || is_wanted(&path));
-        if let Fate::Go(why) = fate {
+        if let Fate::Go(mut why) = fate {
+            if is_statistics(&path) {
+                why = Why::Emptied;
+            }
             if why == Why::NotOnSource && item.kind != Kind::Directory {
                 found.limited_files += 1;
             }
@@ -555,6 +560,8 @@ mod tests {
         ("pg_replslot/s", Kind::Directory),
         ("pg_replslot/s/state", Kind::File),
         ("pg_reseed.state", Kind::File),
+        ("pg_stat", Kind::Directory),
+        ("pg_stat/pgstat.stat", Kind::File),
         ("pg_tblspc", Kind::Directory),
         ("pg_tblspc/7", Kind::Symlink),
         ("pg_tblspc/7/PG_15_202209061", Kind::Directory),
@@ -597,6 +604,7 @@ mod tests {
             ("base", EntryKind::Directory),
             ("base/5", EntryKind::Directory),
             ("base/5/1", EntryKind::File),
+            ("pg_stat", EntryKind::Directory),
             ("pg_tblspc", EntryKind::Directory),
             ("pg_tblspc/7/PG_15_202209061", EntryKind::Directory),
             ("pg_tblspc/7/PG_15_202209061/5", EntryKind::Directory),
@@ -643,6 +651,7 @@ mod tests {
             [
                 "pg_replslot/s",
                 "pg_replslot/s/state",
+                "pg_stat/pgstat.stat",
                 "pg_wal/000000010000000000000001",
                 "pg_wal/00000002.history",
                 "pg_wal/archive_status/x.ready",
