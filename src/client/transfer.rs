@@ -36,7 +36,7 @@ const RANGES: usize = 64;
 const ASKED_MAX: u32 = 48 * 1024 * 1024;
 
 /// Most damaged pages that are remembered.
-pub(super) const DAMAGED_MAX: usize = 10_000;
+const DAMAGED_MAX: usize = 10_000;
 
 /// Most bytes that files which are read as a whole may have grown by since the manifest.
 const GROWN_MAX: u64 = 1024 * 1024 * 1024;
@@ -517,5 +517,25 @@ mod tests {
             density.note(64, 0);
         }
         assert!(!density.is_high());
+    }
+
+    #[test]
+    fn what_a_peer_tells_of_is_bounded() {
+        let mut found = Found::default();
+        let page = DamagedBlock {
+            entry: EntryId(0),
+            block: 0,
+            expected_checksum: 1,
+            actual_checksum: 2,
+        };
+        for _ in 0..3 {
+            found.note_damaged(vec![page; DAMAGED_MAX / 2 + 1]);
+        }
+        assert_eq!(found.damaged.len(), DAMAGED_MAX);
+        assert_eq!(found.damaged_more, DAMAGED_MAX as u64 / 2 + 3);
+        assert!(found.note_grown(5, 100).is_ok());
+        assert_eq!(found.grown_bytes, 0);
+        assert!(found.note_grown(GROWN_MAX + 7, 7).is_ok());
+        assert!(found.note_grown(1, 0).is_err());
     }
 }

@@ -277,3 +277,51 @@ fn wal_path(file: &WalFile) -> Option<RelPath> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::geometry::EntryId;
+
+    const SEGMENT: u32 = 16 << 20;
+
+    fn file(name: String, bytes: u64) -> WalFile {
+        let entry = EntryId(0);
+        WalFile { entry, name, bytes }
+    }
+
+    fn segment(timeline: u32, number: u64) -> WalFile {
+        let timeline = TimelineId(timeline);
+        let name = SegmentName { timeline, number }.file_name(SEGMENT);
+        file(name, u64::from(SEGMENT))
+    }
+
+    /// The first that a backup of segments 5 and 6 has no reason to bring.
+    fn refused(files: &[WalFile]) -> Option<String> {
+        let unit = u64::from(SEGMENT);
+        let needed = segments(TimelineId(3), Lsn(5 * unit + 40), Lsn(7 * unit), SEGMENT);
+        unlawful(files, needed, SEGMENT).map(|file| file.name.clone())
+    }
+
+    #[test]
+    fn only_what_a_backup_needs_is_brought() {
+        let history = |number| file(format!("{number:08X}.history"), 1 << 20);
+        let mut files = vec![segment(3, 5), segment(3, 6), segment(4, 6)];
+        files.extend((2..66).map(history));
+        assert_eq!(refused(&files), None);
+        for other in [
+            history(66),
+            segment(3, 4),
+            segment(3, 7),
+            file(segment(3, 5).name, 1),
+        ] {
+            let name = other.name.clone();
+            files.push(other);
+            assert_eq!(refused(&files), Some(name));
+            files.pop();
+        }
+        // On more timelines than anybody was on meanwhile.
+        let many: Vec<_> = (3..90).map(|timeline| segment(timeline, 5)).collect();
+        assert!(refused(&many[..60]).is_none() && refused(&many).is_some());
+    }
+}

@@ -78,6 +78,7 @@ mod tests {
             ("pg_tblspc/7/PG_15_1/2", directory),
         ];
         assert_eq!(orphan(&tablespace), None);
+        assert_eq!(orphan(&tablespace[1..]).as_deref(), Some("pg_tblspc/7"));
         assert_eq!(
             orphan(&tablespace[2..]).as_deref(),
             Some("pg_tblspc/7/PG_15_1")

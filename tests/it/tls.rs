@@ -371,6 +371,13 @@ fn nobody_else_comes_in() {
     assert!(said.contains("certificate required"), "{said}");
     let said = client("-tls1_2 -cert client.crt -key client.key");
     assert!(said.contains("protocol version"), "{said}");
+    // Who does not say that it wants our protocol.
+    let command = format!(
+        "echo | timeout 20 openssl s_client -connect localhost:{} -CAfile ca.crt -cert client.crt -key client.key -ign_eof 2>&1 || true",
+        daemon.port
+    );
+    shell(&authority.folder, &command);
+    daemon.wait_said("it wants another protocol");
     // A session cannot be taken up again.
     let said = client("-cert client.crt -key client.key -sess_out session");
     assert!(
