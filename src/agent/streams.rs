@@ -55,9 +55,11 @@ async fn serve(guest: Guest, shared: Arc<Shared>) {
     let (outgoing, to_write) = mpsc::channel::<Outgoing>(WAITING_ANSWERS);
     let joined = (Answer::Joined, Buffer::default(), None);
     send(&outgoing, id, Ok(joined)).await;
+    let input = frames::buffered(input);
+    let output = frames::unstuck(output, SILENT_AFTER);
     let ended = tokio::select! {
-        received = receive(frames::buffered(input), &shared, &outgoing, None) => received,
-        written = frames::write_frames(frames::unstuck(output, SILENT_AFTER), to_write) => written.map_err(FrameError::from),
+        received = receive(input, &shared, &outgoing, None) => received,
+        written = frames::write_frames(output, to_write) => written.map_err(FrameError::from),
         () = beat(outgoing.clone()) => Ok(()),
     };
     if let Err(error) = ended {

@@ -166,7 +166,8 @@ pub struct RebuildArguments {
     /// Saves the WAL that only the target has, from where its history left the source's, to DIR before anything
     /// is removed, with the history files and a note on how to read it. It is the only copy of the
     /// transactions that were lost by the failover. DIR must be absolute, outside of PGDATA, and missing,
-    /// empty, or made by an earlier run of this option, whose files of the same names are replaced. Nothing is saved when the target has no WAL of its own.
+    /// empty, or made by an earlier run of this option, whose files of the same names are replaced. Nothing is
+    /// saved when the target has no WAL of its own.
     #[arg(long, value_name = "DIR", help_heading = TARGET)]
     pub keep_diverged_wal: Option<PathBuf>,
 
@@ -325,8 +326,8 @@ pub struct RebuildArguments {
     ///
     /// If a server runs in PGDATA, stops it as pg_ctl stop -m fast does, once all checks have passed but those
     /// that need the list of files: --max-delete, enough room, new tablespaces. If one of these refuses, the
-    /// files are as they were, but the server stays stopped. Without this option, and in a dry run, a running server is a reason to
-    /// refuse. Where a cluster manager such as Patroni or systemd would start the server again, stop it
+    /// files are as they were, but the server stays stopped. Without this option, and in a dry run, a running
+    /// server is a reason to refuse. Where a cluster manager such as Patroni or systemd would start the server again, stop it
     /// there instead.
     #[arg(long, help_heading = RUN)]
     pub stop: bool,
@@ -534,8 +535,8 @@ pub struct AgentArguments {
     ///
     /// A connection string (keyword/value or URI) with which the agent connects to its own server on
     /// its own host. The default is the local socket (in /var/run/postgresql or /tmp) with the port of -d or -p
-    /// (with --from local also the socket directory of -h, if it is one), the role named like the operating system user, and
-    /// database postgres. Give it when that is another one, or when the right to run the backup
+    /// (with --from local also the socket directory of -h, if it is one), the role named like the operating
+    /// system user, and database postgres. Give it when that is another one, or when the right to run the backup
     /// functions was granted in another database. The keywords are those of pg_reseed serve -d. Only
     /// with ssh and local; otherwise give pg_reseed serve its -d itself.
     #[arg(long, value_name = "CONNINFO", help_heading = SOURCE)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::conf;
 use super::configuration::Staged;
-use super::failure::{AGAIN, Failure, TargetState};
+use super::failure::{AGAIN, Failure, Kind, TargetState};
 use super::outcome::DamagedPage;
 use super::prepare::Half;
 use super::run::Run;
@@ -30,6 +30,7 @@ use crate::plan::guard::{self, Cleared};
 use crate::plan::refusal::Refusal;
 use crate::plan::standby::{self as standby_plan, StandbySettings};
 use crate::plan::tablespaces;
+use crate::plan::words;
 use crate::wire::message::{Answer, Request};
 use crate::workers;
 
@@ -298,12 +299,15 @@ fn judge_gone(run: &Run<'_>, work: &Work, found: &Found, gone: &[RelPath]) -> Re
     }
     let had = found.gone.iter().filter(|entry| work.files.had(**entry));
     let removed = work.removed_files + had.count() as u64;
-    let examples = || gone.iter().take(5).map(ToString::to_string).collect();
+    let shown = gone.iter().take(words::SHOWN);
+    let examples = || shown.map(ToString::to_string).collect();
     guard::max_delete(run.options.max_delete, removed, examples).map_err(|refusal| {
-        Failure::new(TargetState::HalfWay, refusal.error())
-            .detail(refusal.detail())
-            .hint(refusal.hint())
-            .hint(AGAIN)
+        let refused = Failure::refused(&[refusal]);
+        Failure {
+            kind: Kind::Failed,
+            state: TargetState::HalfWay,
+            ..refused.hint(AGAIN)
+        }
     })
 }
 

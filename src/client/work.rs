@@ -22,6 +22,7 @@ use crate::pg::relfile;
 use crate::plan::action::{self, Action, HostPolicy, Removal, TargetEntry, Why};
 use crate::plan::guard::{Findings, RoomNeed};
 use crate::plan::tablespaces::{self, Placement};
+use crate::plan::words;
 
 /// Segments of WAL that the room must be enough for beside the files: the run's own WAL is not known yet.
 const WAL_SEGMENTS: u64 = 4;
@@ -214,19 +215,18 @@ impl Work {
             .retain(|path| path.components().next() != Some(b"pg_wal"));
     }
 
-    /// Counts what goes with tablespaces that the source does not have.
-    /// The first files that the source does not have.
+    /// The first files that the source does not have, as many as are shown.
     pub fn some_removed(&self) -> Vec<String> {
-        const SHOWN: usize = 5;
         let files = self.removals.iter().filter(|item| {
             item.kind.why == Why::NotOnSource && item.kind.kind != layout::Kind::Directory
         });
         files
-            .take(SHOWN)
+            .take(words::SHOWN)
             .map(|item| item.path().to_string())
             .collect()
     }
 
+    /// Counts what goes with tablespaces that the source does not have.
     fn count_stale(
         &mut self,
         options: &RebuildOptions,

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Advice, Mode, OFlags, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
@@ -183,6 +183,21 @@ pub fn read_most(file: &File, path: &Path, limit: u64) -> Result<Vec<u8>, DiskEr
     Ok(bytes)
 }
 
+/// The file, if it is a regular one; `path` is asked for messages only.
+///
+/// # Errors
+/// It is none, or the system's error.
+pub(super) fn regular(file: File, path: impl Fn() -> PathBuf) -> Result<File, DiskError> {
+    let metadata = file
+        .metadata()
+        .map_err(|error| DiskError::new("stat", &path(), error))?;
+    if metadata.is_file() {
+        return Ok(file);
+    }
+    let problem = io::Error::other("not a regular file");
+    Err(DiskError::new("read", &path(), problem))
+}
+
 /// Reads a whole small file.
 ///
 /// # Errors
@@ -193,12 +208,7 @@ pub fn read_small(path: &Path, limit: u64) -> Result<Vec<u8>, DiskError> {
     let file = rustix::fs::open(path, flags, Mode::empty())
         .map(File::from)
         .map_err(|error| DiskError::new("open", path, error))?;
-    let metadata = file.metadata();
-    let metadata = metadata.map_err(|error| DiskError::new("stat", path, error))?;
-    if !metadata.is_file() {
-        let problem = std::io::Error::other("it is no regular file");
-        return Err(DiskError::new("read", path, problem));
-    }
+    let file = regular(file, || path.to_owned())?;
     let bytes = read_most(&file, path, limit + 1)?;
     if bytes.len() as u64 > limit {
         return Err(DiskError::new(

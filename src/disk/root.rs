@@ -15,6 +15,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::DiskError;
+use super::read::regular;
 use crate::path::RelPath;
 use crate::pg::relfile;
 
@@ -220,18 +221,7 @@ impl Roots {
     /// As [`Root::open_beneath`]; also when it is no regular file.
     pub fn open_regular(&self, path: &RelPath) -> Result<File, DiskError> {
         let file = self.open_file(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())?;
-        let metadata = file
-            .metadata()
-            .map_err(|error| DiskError::new("stat", &self.display(path), error))?;
-        if metadata.is_file() {
-            Ok(file)
-        } else {
-            Err(DiskError::new(
-                "read",
-                &self.display(path),
-                std::io::Error::other("not a regular file"),
-            ))
-        }
+        regular(file, || self.display(path))
     }
 }
 

@@ -150,14 +150,13 @@ impl Directory {
     }
 
     fn read_opened(handle: OwnedFd, path: PathBuf) -> Result<Self, DiskError> {
-        let shown = path.clone();
-        let failed = |error: Errno| DiskError::new("list", &shown, error);
         let mut directory = Self {
             handle,
             path,
             names: Vec::new(),
             found: Vec::new(),
         };
+        let failed = |error: Errno| DiskError::new("list", &directory.path, error);
         let mut buffer = Vec::with_capacity(LIST_BYTES);
         let mut listed = RawDir::new(&directory.handle, buffer.spare_capacity_mut());
         while let Some(entry) = listed.next() {
@@ -169,7 +168,7 @@ impl Directory {
             let kind = match kind_of(entry.file_type()) {
                 Some(kind) => kind,
                 // The file system does not say it here.
-                None => match look(&directory.handle, &shown, name)? {
+                None => match look(&directory.handle, &directory.path, name)? {
                     Some(looked) => {
                         kind_of(FileType::from_raw_mode(looked.st_mode)).unwrap_or(Kind::Special)
                     }

@@ -38,7 +38,7 @@ impl FromStr for ClusterName {
 
 impl std::fmt::Display for ClusterName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.version, self.name)
+        f.write_str(&self.with('/'))
     }
 }
 

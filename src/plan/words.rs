@@ -36,10 +36,12 @@ pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// Most names that a message shows of a list.
+pub const SHOWN: usize = 5;
+
 /// A few names in double quotes, and how many more there are.
 #[must_use]
 pub fn some_of(names: &[String]) -> String {
-    const SHOWN: usize = 5;
     let mut line = names
         .iter()
         .take(SHOWN)
