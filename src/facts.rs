@@ -1,6 +1,6 @@
 //! What each side says about itself before anything is decided: the input of every guard.
 //!
-//! Values only. `client::look` and `agent::look` fill them in; `plan` judges them.
+//! Values only. `client::look::target` and `agent::look` fill them in; `plan` judges them.
 
 use serde::{Deserialize, Serialize};
 

@@ -31,6 +31,17 @@ const FLOORS: [(u8, &[&str]); 9] = [
 /// The lowest floor from which nobody imports sideways.
 const NEVER_SIDEWAYS_FROM: u8 = 3;
 
+/// Files and rooms of `client`, from the bottom: each knows those before it only, so that what moves never asks
+/// what ends a run. Those within one line are free to know each other.
+const ROOMS: [&[&str]; 6] = [
+    &["failure", "options", "outcome", "run", "source"],
+    &["look"],
+    &["close"],
+    &["transfer"],
+    &["finish"],
+    &["carry", "inspect", "prepare", "rebuild", "survey"],
+];
+
 /// Words that a floor must not contain, up to the floor given, and why.
 const FORBIDDEN_UP_TO: [(u8, &[&str], &str); 3] = [
     (
@@ -407,6 +418,7 @@ fn faults(source: &Source) -> Vec<String> {
         return faults;
     };
     imports(source, floor, &mut faults);
+    rooms(source, &mut faults);
     words(source, floor, &mut faults);
     barred(source, &mut faults);
     faults
@@ -435,6 +447,35 @@ fn imports(source: &Source, floor: u8, faults: &mut Vec<String>) {
     let to_root = "super::".repeat(depth);
     for (number, _) in (1..).zip(code).filter(|(_, line)| line.contains(&to_root)) {
         faults.push(format!("{path}:{number}: leave out `super`, write `crate`"));
+    }
+}
+
+/// Imports within `client`, room by room.
+fn rooms(source: &Source, faults: &mut Vec<String>) {
+    let room_of = |name: &str| ROOMS.iter().position(|room| room.contains(&name));
+    let Some(below) = source.path.strip_prefix("client/") else {
+        return;
+    };
+    let name = below.split(['/', '.']).next().unwrap();
+    if name == "mod" {
+        return;
+    }
+    let Some(own) = room_of(name) else {
+        let path = &source.path;
+        faults.push(format!(
+            "{path}: stands in no room: see ROOMS in tests/tidy.rs"
+        ));
+        return;
+    };
+    for (line, path) in named_paths(&source.code.join("\n"), OWN) {
+        let Some(other) = path.strip_prefix("client::") else {
+            continue;
+        };
+        let other = other.split([':', ' ']).next().unwrap();
+        if room_of(other).is_some_and(|room| room > own) {
+            let (path, line) = (&source.path, line + 1);
+            faults.push(format!("{path}:{line}: `{name}` must not know `{other}`"));
+        }
     }
 }
 
@@ -633,6 +674,12 @@ mod the_checker {
                 "use crate::{\n    path::{RelPath, parse},\n    sql::slot,\n};",
             ),
             ("client/look.rs", "use super::super::agent;"),
+            ("client/look/conf.rs", "use crate::client::finish::wal;"),
+            (
+                "client/transfer/land.rs",
+                "use crate::client::{look::conf, carry::carry_out};",
+            ),
+            ("client/attic/land.rs", ""),
             ("postmaster.rs", "use super::sql;"),
         ] {
             assert!(!faults_of(path, text).is_empty(), "{path}: {text}");

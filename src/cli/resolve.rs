@@ -11,7 +11,7 @@ use crate::cli::args::{
     ServeArguments, TlsArguments,
 };
 use crate::cli::values::{Checkpoint, ConfigSide, WalMethod};
-use crate::client::debian::Recorded;
+use crate::client::look::debian::Recorded;
 use crate::client::options::{InspectOptions, InspectSource, RebuildOptions, Starter};
 use crate::link::tls::{self, Files};
 use crate::link::{self, Companions, From as Agent, FromError};

@@ -4,17 +4,19 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::conf;
-use super::configuration::Staged;
-use super::failure::{AGAIN, Failure, Kind, TargetState};
-use super::outcome::DamagedPage;
-use super::prepare::Half;
-use super::run::Run;
-use super::source::{Source, SourceError};
-use super::summary::damaged_pages;
-use super::transfer::{Found, Sink, Transfer};
-use super::wal::{self, Stopped};
-use super::work::Work;
+use crate::client::close::configuration::Staged;
+use crate::client::failure::{AGAIN, Failure, Kind, TargetState};
+use crate::client::finish::launch::Finished;
+use crate::client::finish::summary::damaged_pages;
+use crate::client::finish::wal::{self, Stopped};
+use crate::client::look::conf;
+use crate::client::outcome::DamagedPage;
+use crate::client::prepare::Half;
+use crate::client::run::Run;
+use crate::client::source::{Source, SourceError};
+use crate::client::transfer::ranges::{Found, Transfer};
+use crate::client::transfer::sink::Sink;
+use crate::client::transfer::work::Work;
 use crate::disk::DiskError;
 use crate::disk::confine::{self, Confined};
 use crate::disk::target::{ClosedTarget, Finish};
@@ -50,18 +52,6 @@ pub(super) struct Carried {
     standby: StandbySettings,
     configuration: Option<Staged>,
     bindir: Option<PathBuf>,
-}
-
-/// What the run has when the target is whole.
-pub(super) struct Finished {
-    pub facts: SourceFacts,
-    pub cleared: Cleared,
-    pub before: Option<TargetCluster>,
-    pub start_lsn: Lsn,
-    pub stop_lsn: Lsn,
-    pub work: Work,
-    pub damaged: Vec<DamagedPage>,
-    pub bindir: Option<PathBuf>,
 }
 
 /// Brings everything, and ends the backup.

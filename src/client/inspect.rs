@@ -4,14 +4,14 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::failure::{Failure, TargetState};
-use super::look::{self, Hold};
-use super::options::{InspectOptions, InspectSource};
-use super::outcome::{
+use crate::client::failure::{Failure, TargetState};
+use crate::client::finish::summary;
+use crate::client::look::target::{self, Hold};
+use crate::client::options::{InspectOptions, InspectSource};
+use crate::client::outcome::{
     ClusterReport, Inspection, InterruptedReport, SlotReport, SourceReport, TablespaceReport,
 };
-use super::source;
-use super::summary;
+use crate::client::source;
 use crate::digest::SessionKey;
 use crate::disk::facts as disk;
 use crate::disk::walk;
@@ -33,8 +33,8 @@ pub async fn inspect(options: &InspectOptions, events: &Events) -> Result<Inspec
     let pgdata = &options.pgdata;
     let (target, own) = workers::in_place(|| {
         // Held for a moment, to see whether a run holds it.
-        let hold = look::hold(pgdata)?;
-        let target = look::target(pgdata, &hold)?;
+        let hold = target::hold(pgdata)?;
+        let target = target::look(pgdata, &hold)?;
         drop::<Hold>(hold);
         let own = match &target.condition {
             Condition::Cluster(cluster) => Some(report_of(pgdata, cluster)?),

@@ -1,30 +1,22 @@
 //! The client: `pg_reseed rebuild` and `inspect`, on the target's host. Decides and writes.
+//!
+//! The stories (`rebuild` with its halves `prepare` and `carry`, `survey` for the dry run, `inspect`) are sequence;
+//! what they do stands in rooms, each of which knows those before it only: `look`, `close`, `transfer`, `finish`.
+//! Beneath all are the words: options, outcome, failure, what a run has (`run`), the agent as it is asked (`source`).
 
-mod carry;
-mod close;
-mod conf;
-mod configuration;
-pub mod debian;
 pub mod failure;
-pub mod inspect;
-mod keep;
-mod land;
-mod launch;
-mod look;
-mod marker;
 pub mod options;
 pub mod outcome;
+mod run;
+mod source;
+
+mod close;
+mod finish;
+pub mod look;
+mod transfer;
+
+mod carry;
+pub mod inspect;
 mod prepare;
 pub mod rebuild;
-mod run;
-mod settings;
-mod source;
-mod standby;
-mod streams;
-mod summary;
 mod survey;
-mod task;
-mod transfer;
-mod wal;
-mod whole;
-mod work;

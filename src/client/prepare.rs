@@ -2,45 +2,36 @@
 //! target changes before the last step.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use futures_util::{StreamExt, TryStreamExt, stream};
-
-use super::close::Close;
-use super::conf;
-use super::configuration::{self, Staged};
-use super::failure::{Failure, TargetState};
-use super::keep;
-use super::look::{self, Hold};
-use super::options::RebuildOptions;
-use super::run::Run;
-use super::settings;
-use super::source::{Source, SourceError};
-use super::whole::fetch_small;
-use super::work::{self, TargetWalk, Work};
-use crate::disk::facts as disk;
+use crate::client::close::configuration::{self, Staged};
+use crate::client::close::keep;
+use crate::client::close::lock::Close;
+use crate::client::failure::{Failure, TargetState};
+use crate::client::look::conf;
+use crate::client::look::judge::{
+    bindir, judge, judge_before_stop, judge_login, judge_wal_supply, slot_wish,
+};
+use crate::client::look::settings;
+use crate::client::look::target::{self, Hold};
+use crate::client::options::RebuildOptions;
+use crate::client::run::Run;
+use crate::client::source::{Source, SourceError};
+use crate::client::transfer::lists::{lists, plan};
+use crate::client::transfer::whole::fetch_small;
+use crate::client::transfer::work::Work;
 use crate::disk::target::ClosedTarget;
-use crate::event::{Event, Stage};
+use crate::event::Stage;
 use crate::facts::{Condition, Running, SourceFacts, TargetCluster, TargetFacts};
-use crate::manifest::{self, EntryKind, Folder, Listing, Manifest};
-use crate::path::RelPath;
-use crate::pg::layout;
 use crate::pg::lsn::Lsn;
-use crate::plan::guard::{self, Cleared, Situation};
+use crate::plan::guard::{self, Cleared};
 use crate::plan::refusal::Refusal;
 use crate::plan::relation::relate;
 use crate::plan::standby as standby_plan;
-use crate::plan::tablespaces::{self, TargetPlaces};
-use crate::plan::words;
 use crate::postmaster;
-use crate::wire::listing::{self, PARTS_MAX};
-use crate::wire::message::{Answer, ManifestEnd, Request, SlotWish};
-use crate::wire::payload;
+use crate::wire::message::{Answer, Request, SlotWish};
 use crate::workers;
-
-/// Parts of the manifest that are asked for ahead, so that a link with a long delay stays busy.
-const PARTS_AHEAD: usize = 8;
 
 /// The target as it was found, held against other runs.
 pub(super) struct Looked {
@@ -71,8 +62,8 @@ pub(super) struct Half {
 pub(super) fn look(run: &Run<'_>) -> Result<Looked, Failure> {
     run.stage(Stage::Look);
     let pgdata = &run.options.pgdata;
-    let looked = look::hold(pgdata).and_then(|hold| {
-        let target = look::target(pgdata, &hold)?;
+    let looked = target::hold(pgdata).and_then(|hold| {
+        let target = target::look(pgdata, &hold)?;
         Ok(Looked { target, hold })
     });
     let looked = looked.map_err(|error| Failure::untouched(&error))?;
@@ -165,7 +156,7 @@ async fn close_in_order(
         *was_stopped = true;
         run.events.note("The target's server was stopped.");
         target =
-            look::target(&options.pgdata, &hold).map_err(|error| Failure::untouched(&error))?;
+            target::look(&options.pgdata, &hold).map_err(|error| Failure::untouched(&error))?;
     }
     let cleared = match cleared {
         Some(cleared) => cleared,
@@ -267,134 +258,6 @@ fn server_to_stop(options: &RebuildOptions, target: &TargetFacts) -> Option<u32>
     }
 }
 
-pub(super) fn judge(
-    options: &RebuildOptions,
-    target: &TargetFacts,
-    facts: &SourceFacts,
-) -> Result<Cleared, Failure> {
-    let places = places(options, target, facts)?;
-    guard::judge(&situation(options, target, facts, &places))
-        .map_err(|refusals| Failure::refused(&refusals))
-}
-
-fn judge_before_stop(
-    options: &RebuildOptions,
-    target: &TargetFacts,
-    facts: &SourceFacts,
-) -> Result<(), Failure> {
-    let places = places(options, target, facts)?;
-    guard::judge_before_stop(&situation(options, target, facts, &places))
-        .map(drop)
-        .map_err(|refusals| Failure::refused(&refusals))
-}
-
-fn places(
-    options: &RebuildOptions,
-    target: &TargetFacts,
-    facts: &SourceFacts,
-) -> Result<TargetPlaces, Failure> {
-    look::places(
-        &options.pgdata,
-        options.waldir.as_deref(),
-        target,
-        target.host.is_same_kernel(&facts.host),
-        tablespaces::would_be(&facts.tablespaces, &options.mappings),
-        &tablespaces::version_directory(facts),
-    )
-    .map_err(|error| Failure::untouched(&error))
-}
-
-fn situation<'a>(
-    options: &'a RebuildOptions,
-    target: &'a TargetFacts,
-    source: &'a SourceFacts,
-    places: &'a TargetPlaces,
-) -> Situation<'a> {
-    Situation {
-        target,
-        source,
-        slot: slot_wish(options),
-        mappings: &options.mappings,
-        places,
-        overrides: &options.overrides,
-    }
-}
-
-fn slot_wish(options: &RebuildOptions) -> guard::SlotWish<'_> {
-    match &options.slot {
-        None => guard::SlotWish::Temporary,
-        Some(name) if options.create_slot => guard::SlotWish::Create(name),
-        Some(name) => guard::SlotWish::Existing(name),
-    }
-}
-
-/// Judges whether the standby will find the WAL that the run does not bring.
-pub(super) fn judge_wal_supply(
-    options: &RebuildOptions,
-    facts: &SourceFacts,
-) -> Result<(), Failure> {
-    if options.brings_wal {
-        return Ok(());
-    }
-    let has_restore_command = options.restore_command.is_some();
-    guard::wal_supply(slot_wish(options), facts.slot.as_ref(), has_restore_command)
-        .map_err(|refusal| Failure::refused(&[refusal]))
-}
-
-/// Where the programs of the target's server are.
-pub(super) fn bindir(
-    options: &RebuildOptions,
-    facts: &SourceFacts,
-) -> Result<Option<PathBuf>, Failure> {
-    let major = facts.version.major();
-    let found = match &options.bindir {
-        Some(directory) if !postmaster::is_bindir(directory, major) => {
-            return Err(Failure::new(
-                TargetState::Untouched,
-                format!(
-                    "no server programs of PostgreSQL {major} in \"{}\"",
-                    directory.display()
-                ),
-            )
-            .hint("Check --bindir: it must be of the source's major version."));
-        }
-        Some(directory) => Some(directory.clone()),
-        None => postmaster::find_bindir(major),
-    };
-    if options.start && options.starter.is_none() && found.is_none() {
-        return Err(Failure::new(
-            TargetState::Untouched,
-            format!("could not find pg_ctl of PostgreSQL {major}"),
-        )
-        .hint("Say with --bindir where the server's programs are."));
-    }
-    Ok(found)
-}
-
-pub(super) async fn judge_login(
-    run: &Run<'_>,
-    name: Option<&str>,
-    facts: &SourceFacts,
-    bindir: Option<&Path>,
-) -> Result<(), Failure> {
-    let overrides = &run.options.overrides;
-    if overrides.no_login_check {
-        return Ok(());
-    }
-    let conninfo = settings::primary_conninfo(&run.options.primary, name)?;
-    let Some(login) = postmaster::try_login(bindir, &conninfo).await else {
-        return Err(Failure::new(
-            TargetState::Untouched,
-            "could not find psql to try the standby's login on the source",
-        )
-        .hint("Say with --bindir where it is, or skip the check with --no-login-check."));
-    };
-    let shown = settings::primary_conninfo(&run.options.primary.without_secrets(), name)?;
-    let expected = facts.control.system_identifier;
-    guard::login(&login, expected, &shown, overrides)
-        .map_err(|refusal| Failure::refused(&[refusal]))
-}
-
 async fn open_bracket(
     run: &Run<'_>,
     source: &Source,
@@ -430,169 +293,4 @@ async fn open_bracket(
         }
         _ => Err(SourceError::Unfitting("backup start")),
     }
-}
-
-/// What both sides have.
-pub(super) struct Lists {
-    manifest: Arc<Manifest>,
-    end: ManifestEnd,
-    tree: Listing<layout::Kind>,
-}
-
-/// Lists what both sides have, at the same time.
-///
-/// # Errors
-/// The source cannot be listed, or the target.
-pub(super) async fn lists(
-    run: &Run<'_>,
-    source: &Source,
-    target: &TargetFacts,
-    facts: &SourceFacts,
-    cleared: &Cleared,
-) -> Result<Lists, Failure> {
-    let walk = TargetWalk::new(run.options, target, facts, cleared.findings());
-    let walked = run.workers.run(move || walk.walk());
-    let (manifest, walked) = futures_util::future::join(manifest(run, source), walked).await;
-    let (manifest, end) = manifest.map_err(|error| error.untouched())?;
-    let tree = walked
-        .map_err(|error| Failure::untouched(&error))?
-        .map_err(|error| Failure::untouched(&error))?;
-    Ok(Lists {
-        manifest: Arc::new(manifest),
-        end,
-        tree,
-    })
-}
-
-async fn manifest(run: &Run<'_>, source: &Source) -> Result<(Manifest, ManifestEnd), SourceError> {
-    let first = manifest_part(run, source, 0).await?;
-    let parts = first.parts;
-    if parts > PARTS_MAX {
-        return Err(SourceError::Unfitting("manifest"));
-    }
-    let rest = (1..parts).map(|number| manifest_part(run, source, number));
-    let rest = stream::iter(rest).buffered(PARTS_AHEAD);
-    let mut all = std::pin::pin!(stream::iter([Ok(first)]).chain(rest));
-    let mut manifest = Manifest::default();
-    let (mut end, mut packed_bytes) = (None, 0);
-    while let Some(part) = all.try_next().await? {
-        for folder in part.folders {
-            manifest
-                .append(folder)
-                .map_err(|_| SourceError::Unfitting("manifest"))?;
-        }
-        packed_bytes += part.packed_bytes;
-        end = part.end;
-    }
-    let end = end.ok_or(SourceError::Unfitting("manifest"))?;
-    if let Some(path) = manifest.orphan() {
-        tracing::warn!("the manifest has entries in \"{path}\", which is no directory of it");
-        return Err(SourceError::Unfitting("manifest"));
-    }
-    let entries = manifest.len();
-    tracing::debug!("manifest: {entries} entries in {packed_bytes} bytes, {parts} parts");
-    Ok((manifest, end))
-}
-
-/// A part of the manifest.
-struct Part {
-    folders: Vec<Folder<EntryKind>>,
-    /// Bytes that it took on the link.
-    packed_bytes: usize,
-    /// How many parts there are.
-    parts: u32,
-    /// With the last one.
-    end: Option<ManifestEnd>,
-}
-
-async fn manifest_part(run: &Run<'_>, source: &Source, part: u32) -> Result<Part, SourceError> {
-    let unfitting = || SourceError::Unfitting("manifest");
-    let request = Request::Manifest { part };
-    let (answer, body) = source.ask(&request, Vec::new()).await?;
-    let Answer::ManifestPart { parts, packed, end } = answer else {
-        return Err(unfitting());
-    };
-    let packed_bytes = body.len();
-    let bytes =
-        payload::unpack(&packed, body, &run.key, listing::PART_BYTES).map_err(|_| unfitting())?;
-    Ok(Part {
-        folders: listing::decode(bytes.bytes()).map_err(|_| unfitting())?,
-        packed_bytes,
-        parts,
-        end,
-    })
-}
-
-/// Judges names that are one where a file system does not tell upper from lower case.
-fn judge_names(
-    options: &RebuildOptions,
-    manifest: &Manifest,
-    tree: &Listing<layout::Kind>,
-) -> Result<(), Failure> {
-    let is_special = |directory: Option<&RelPath>| {
-        directory.is_none_or(|directory| directory.as_bytes() == b"global")
-    };
-    let mut special = manifest.iter().filter(|item| is_special(item.directory));
-    if let Some(item) = special.find(|item| layout::is_disguised(&item.path())) {
-        let error = format!(
-            "\"{}\" on the source has a name of PostgreSQL's own but for upper and lower case",
-            item.path()
-        );
-        return Err(Failure::new(TargetState::Untouched, error).hint("Rename or remove it."));
-    }
-    if disk::folds_case(&options.pgdata)
-        && let Some((theirs, ours)) = workers::in_place(|| manifest::twins(manifest, tree))
-    {
-        let error = format!(
-            "the target's file system takes \"{theirs}\", which is on the source, for \"{ours}\""
-        );
-        return Err(Failure::new(TargetState::Untouched, error)
-            .hint("Rename one of them, or use a file system that tells upper from lower case."));
-    }
-    Ok(())
-}
-
-/// Turns the manifest into work, and lets the guards judge that need sizes.
-pub(super) fn plan(
-    run: &Run<'_>,
-    facts: &SourceFacts,
-    cleared: &Cleared,
-    lists: Lists,
-) -> Result<Work, Failure> {
-    let Lists {
-        manifest,
-        end,
-        tree,
-    } = lists;
-    let options = run.options;
-    let findings = cleared.findings();
-    judge_names(options, &manifest, &tree)?;
-    let oids = end.tablespaces.iter().map(|space| space.oid);
-    guard::new_tablespaces(&findings.placements, oids)
-        .map_err(|refusal| Failure::refused(&[refusal]))?;
-    let base = settings::own_base(options);
-    for problem in &base.problems {
-        run.warn(problem);
-    }
-    let host_local =
-        work::host_local(options, facts, &base).map_err(|error| Failure::untouched(&error))?;
-    let make = || work::make(options, facts, findings, &host_local, &manifest, &tree);
-    let work = workers::in_place(make).map_err(|error| Failure::untouched(&error))?;
-    guard::max_delete(options.max_delete, work.removed_files, || {
-        work.some_removed()
-    })
-    .map_err(|refusal| Failure::refused(&[refusal]))?;
-    guard::room(&work.room, &options.overrides).map_err(|refusals| Failure::refused(&refusals))?;
-    if !end.skipped.is_empty() {
-        run.warn(format!(
-            "What is a link, a special file or not readable on the source is left out: {}.",
-            words::some_of(&end.skipped)
-        ));
-    }
-    run.events.tell(&Event::Planned {
-        files: work.files.len() as u64,
-        compare_bytes: work.files.compare_bytes(),
-        fetch_bytes: work.files.fetch_bytes(),
-    });
-    Ok(work)
 }

@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::carry::{carry_out, finish};
-use super::failure::{AGAIN, Failure, TargetState};
-use super::launch::start_and_watch;
-use super::options::RebuildOptions;
-use super::outcome::Outcome;
-use super::prepare::{Looked, look, prepare};
-use super::run::Run;
-use super::source::{self, Source};
-use super::streams;
-use super::survey::survey;
+use crate::client::carry::{carry_out, finish};
+use crate::client::failure::{AGAIN, Failure, TargetState};
+use crate::client::finish::launch::start_and_watch;
+use crate::client::options::RebuildOptions;
+use crate::client::outcome::Outcome;
+use crate::client::prepare::{Looked, look, prepare};
+use crate::client::run::Run;
+use crate::client::source::{self, Source};
+use crate::client::survey::survey;
+use crate::client::transfer::streams;
 use crate::event::{Events, Stage};
 use crate::wire::message::Request;
 

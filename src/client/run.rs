@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
-use super::failure::{Failure, TargetState};
-use super::options::RebuildOptions;
-use super::outcome::{KeptWal, StageTime};
+use crate::client::failure::{Failure, TargetState};
+use crate::client::options::RebuildOptions;
+use crate::client::outcome::{KeptWal, StageTime};
 use crate::digest::SessionKey;
 use crate::event::{Events, Stage};
 use crate::wire::message::JoinToken;

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::failure::Failure;
 use crate::buffer::Buffer;
+use crate::client::failure::Failure;
 use crate::errors::one_line;
 use crate::event::{Counters, Event, Events};
 use crate::facts::SourceFacts;

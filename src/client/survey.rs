@@ -4,19 +4,20 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::conf;
-use super::configuration;
-use super::failure::Failure;
-use super::keep;
-use super::outcome::Outcome;
-use super::prepare::{
-    bindir, facts, is_interrupted, judge, judge_login, judge_wal_supply, lists, plan,
-};
-use super::run::Run;
-use super::settings;
-use super::source::Source;
-use super::summary::{self, Told};
-use super::transfer::{Sink, Transfer};
+use crate::client::close::configuration;
+use crate::client::close::keep;
+use crate::client::failure::Failure;
+use crate::client::finish::summary::{self, Told};
+use crate::client::look::conf;
+use crate::client::look::judge::{bindir, judge, judge_login, judge_wal_supply};
+use crate::client::look::settings;
+use crate::client::outcome::Outcome;
+use crate::client::prepare::{facts, is_interrupted};
+use crate::client::run::Run;
+use crate::client::source::Source;
+use crate::client::transfer::lists::{lists, plan};
+use crate::client::transfer::ranges::Transfer;
+use crate::client::transfer::sink::Sink;
 use crate::disk::root::Roots;
 use crate::event::{Counters, Stage};
 use crate::facts::{Condition, TargetFacts};

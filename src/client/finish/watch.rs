@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::source::{Source, SourceError};
+use crate::client::source::{Source, SourceError};
 use crate::pg::lsn::Lsn;
 use crate::postmaster::{self, Receives};
 use crate::wire::message::{Answer, Request, WalSender};

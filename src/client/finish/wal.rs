@@ -4,10 +4,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::run::Run;
-use super::source::{Source, SourceError};
-use super::task::FileWork;
-use super::transfer::{Sink, Transfer, TransferError};
+use crate::client::run::Run;
+use crate::client::source::{Source, SourceError};
+use crate::client::transfer::error::TransferError;
+use crate::client::transfer::ranges::Transfer;
+use crate::client::transfer::sink::Sink;
+use crate::client::transfer::task::FileWork;
 use crate::disk::DiskError;
 use crate::disk::target::ClosedTarget;
 use crate::event::Counters;
@@ -29,7 +31,7 @@ const SEGMENTS_MORE: u64 = 64;
 const HISTORY_MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 /// How the backup ended.
-pub(super) struct Stopped {
+pub struct Stopped {
     pub stop_lsn: Lsn,
     pub label: BackupLabel,
     /// The slot that kept the WAL meanwhile, as it is now.
@@ -38,7 +40,7 @@ pub(super) struct Stopped {
 
 /// Why the WAL could not be brought, or will not be found.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum WalError {
+pub enum WalError {
     #[error(transparent)]
     Source(#[from] SourceError),
     #[error(transparent)]
@@ -58,7 +60,7 @@ pub(super) enum WalError {
 }
 
 impl WalError {
-    pub(super) fn hint(&self) -> Option<&str> {
+    pub fn hint(&self) -> Option<&str> {
         match self {
             WalError::Source(error) => error.hint(),
             WalError::Transfer(error) => error.hint(),
@@ -80,7 +82,7 @@ impl From<DiskError> for WalError {
 ///
 /// # Errors
 /// A segment is not on the source any more, something cannot be moved or written, or a proof fails.
-pub(super) async fn supply(
+pub async fn supply(
     run: &Run<'_>,
     source: &Source,
     target: &Arc<ClosedTarget>,

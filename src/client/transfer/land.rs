@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::task::{Task, Way};
-use super::transfer::TransferError;
 use crate::buffer::Buffer;
+use crate::client::transfer::error::TransferError;
+use crate::client::transfer::task::{Task, Way};
 use crate::compare::blocks::Placed;
 use crate::digest::SessionKey;
 use crate::disk::target::ClosedTarget;
@@ -15,7 +15,7 @@ use crate::wire::message::Packed;
 use crate::wire::payload;
 
 /// An answer's blocks, and where they go.
-pub(super) struct Landing {
+pub struct Landing {
     pub task: Arc<Task>,
     /// Each span with the index of its file, in the order of the files.
     pub spans: Vec<(usize, Span)>,
@@ -29,7 +29,7 @@ impl Landing {
     ///
     /// # Errors
     /// The answer does not fit or was damaged, or the target cannot be written.
-    pub(super) fn land(
+    pub fn land(
         &self,
         target: &ClosedTarget,
         key: &SessionKey,

@@ -3,8 +3,8 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::conf;
-use super::marker::Marker;
+use crate::client::look::conf;
+use crate::client::look::marker::Marker;
 use crate::disk::DiskError;
 use crate::disk::facts as disk;
 use crate::disk::read::read_if_there;
@@ -50,7 +50,7 @@ pub fn hold(pgdata: &Path) -> Result<Hold, DiskError> {
 ///
 /// # Errors
 /// The directory cannot be read.
-pub fn target(pgdata: &Path, hold: &Hold) -> Result<TargetFacts, DiskError> {
+pub fn look(pgdata: &Path, hold: &Hold) -> Result<TargetFacts, DiskError> {
     let condition = match disk::directory(pgdata)? {
         None => Condition::Missing,
         Some(facts) => {

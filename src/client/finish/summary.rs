@@ -1,10 +1,10 @@
 //! The outcome of a run: what was found, moved and kept, and what to do next.
 
-use super::options::{RebuildOptions, Starter};
-use super::outcome::{DamagedPage, DivergenceReport, Mode, Outcome};
-use super::run::Run;
-use super::transfer::Found;
-use super::work::Work;
+use crate::client::options::{RebuildOptions, Starter};
+use crate::client::outcome::{DamagedPage, DivergenceReport, Mode, Outcome};
+use crate::client::run::Run;
+use crate::client::transfer::ranges::Found;
+use crate::client::transfer::work::Work;
 use crate::event::Counters;
 use crate::facts::{SourceFacts, TargetCluster};
 use crate::pg::lsn::Lsn;
@@ -14,7 +14,7 @@ use crate::plan::relation::Relation;
 use crate::plan::words;
 
 /// What a run can tell at its end.
-pub(super) struct Told<'a> {
+pub struct Told<'a> {
     pub facts: &'a SourceFacts,
     pub cleared: &'a Cleared,
     pub before: Option<&'a TargetCluster>,
@@ -26,7 +26,7 @@ pub(super) struct Told<'a> {
 }
 
 /// Puts the outcome together.
-pub(super) fn outcome(run: &Run<'_>, told: &Told<'_>) -> Outcome {
+pub fn outcome(run: &Run<'_>, told: &Told<'_>) -> Outcome {
     for warning in warnings(told) {
         run.warn(warning);
     }
@@ -83,7 +83,7 @@ pub(super) fn outcome(run: &Run<'_>, told: &Told<'_>) -> Outcome {
 }
 
 /// The damaged pages that turned up, by their paths.
-pub(super) fn damaged_pages(run: &Run<'_>, work: &Work, found: &Found) -> Vec<DamagedPage> {
+pub fn damaged_pages(run: &Run<'_>, work: &Work, found: &Found) -> Vec<DamagedPage> {
     if found.damaged_more > 0 {
         run.warn(format!(
             "{} more pages of the source have a wrong checksum; they are not listed.",
@@ -106,10 +106,7 @@ pub(super) fn damaged_pages(run: &Run<'_>, work: &Work, found: &Found) -> Vec<Da
 }
 
 /// What the target has and the source has not.
-pub(super) fn divergence(
-    relation: &Relation,
-    before: Option<&TargetCluster>,
-) -> Option<DivergenceReport> {
+pub fn divergence(relation: &Relation, before: Option<&TargetCluster>) -> Option<DivergenceReport> {
     let (lsn, target_end) = relation.lost_range()?;
     let control = before.and_then(|cluster| cluster.control.as_ref())?;
     Some(DivergenceReport {

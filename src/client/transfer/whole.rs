@@ -1,8 +1,9 @@
 //! Files that are read as a whole: those without page structure, small and few.
 
-use super::source::Source;
-use super::task::FileWork;
-use super::transfer::{Transfer, TransferError};
+use crate::client::source::Source;
+use crate::client::transfer::error::TransferError;
+use crate::client::transfer::ranges::Transfer;
+use crate::client::transfer::task::FileWork;
 use crate::compare::blocks::placed;
 use crate::compare::rolling;
 use crate::digest::{SessionKey, Verified};
@@ -18,7 +19,7 @@ use crate::workers::WorkerFailed;
 
 impl Transfer {
     /// Makes a file equal to what the source's is now, by a rolling delta.
-    pub(super) async fn bring_whole(&self, work: FileWork) -> Result<(), TransferError> {
+    pub async fn bring_whole(&self, work: FileWork) -> Result<(), TransferError> {
         let _room = self.room(work.common.saturating_add(work.bytes)).await;
         let (old, have, signature) = self
             .workers

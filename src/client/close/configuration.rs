@@ -2,17 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use super::failure::Failure;
-use super::options::RebuildOptions;
-use super::run::Run;
-use super::source::{Source, SourceError};
+use crate::client::failure::Failure;
+use crate::client::options::RebuildOptions;
+use crate::client::run::Run;
+use crate::client::source::{Source, SourceError};
 use crate::disk::keep::{self, Vacancy};
 use crate::plan::configuration::{self, Moved, Place};
 use crate::plan::refusal::Refusal;
 use crate::wire::message::{Answer, Request};
 
 /// The configuration as it will be, on disk already but not yet in its place.
-pub(super) struct Staged {
+pub struct Staged {
     from: PathBuf,
     to: PathBuf,
 }
@@ -29,7 +29,7 @@ fn staging(directory: &Path) -> PathBuf {
 ///
 /// # Errors
 /// The place cannot be used, or the files cannot be had.
-pub(super) async fn fetch(
+pub async fn fetch(
     run: &Run<'_>,
     source: &Source,
     is_interrupted: bool,
@@ -74,10 +74,7 @@ pub(super) async fn fetch(
 ///
 /// # Errors
 /// The system's error; nothing of the target has changed.
-pub(super) fn stage(
-    options: &RebuildOptions,
-    moved: Option<Moved>,
-) -> Result<Option<Staged>, Failure> {
+pub fn stage(options: &RebuildOptions, moved: Option<Moved>) -> Result<Option<Staged>, Failure> {
     let (Some(moved), Some(directory)) = (moved, options.target_config_dir.as_deref()) else {
         return Ok(None);
     };
@@ -97,7 +94,7 @@ impl Staged {
     ///
     /// # Errors
     /// The system's error.
-    pub(super) fn settle(&self, run: &Run<'_>) -> Result<(), Failure> {
+    pub fn settle(&self, run: &Run<'_>) -> Result<(), Failure> {
         keep::rename(&self.from, &self.to).map_err(|error| Failure::half_way(&error))?;
         let place = self.to.display();
         run.events.note(format!(

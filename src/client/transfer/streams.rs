@@ -4,8 +4,8 @@ use std::convert::Infallible;
 
 use futures_util::{StreamExt, stream};
 
-use super::run::Run;
-use super::source::{Connection, Opened, Source, SourceError};
+use crate::client::run::Run;
+use crate::client::source::{Connection, Opened, Source, SourceError};
 use crate::errors::chain;
 use crate::wire::message::{Fault, JoinToken};
 
@@ -14,11 +14,7 @@ const AT_ONCE: usize = 4;
 
 /// Opens the further streams that were asked for, from when they are admitted on, and never returns. One
 /// that does not come up is a warning.
-pub(super) async fn widen(
-    run: &Run<'_>,
-    source: &Source,
-    connection: &mut Connection,
-) -> Infallible {
+pub async fn widen(run: &Run<'_>, source: &Source, connection: &mut Connection) -> Infallible {
     if let Some(token) = run.join {
         run.admitted.notified().await;
         if let Err(error) = open(run, source, connection, token).await {

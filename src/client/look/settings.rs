@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::conf;
-use super::failure::Failure;
-use super::options::RebuildOptions;
-use super::run::Run;
+use crate::client::failure::Failure;
+use crate::client::look::conf;
+use crate::client::options::RebuildOptions;
+use crate::client::run::Run;
 use crate::disk::conf::Base;
 use crate::facts::SourceFacts;
 use crate::pg::conf as pg_conf;
@@ -19,10 +19,7 @@ use crate::plan::standby::{self as standby_plan, StandbySettings};
 ///
 /// # Errors
 /// A connection string that cannot be written.
-pub(super) fn standby(
-    options: &RebuildOptions,
-    name: Option<&str>,
-) -> Result<StandbySettings, Failure> {
+pub fn standby(options: &RebuildOptions, name: Option<&str>) -> Result<StandbySettings, Failure> {
     Ok(StandbySettings {
         primary_conninfo: primary_conninfo(&options.primary, name)?,
         slot: options.slot.clone(),
@@ -44,7 +41,7 @@ pub(super) fn standby(
 ///
 /// # Errors
 /// It cannot be written.
-pub(super) fn primary_conninfo(
+pub fn primary_conninfo(
     primary: &Conninfo,
     application_name: Option<&str>,
 ) -> Result<String, Failure> {
@@ -54,11 +51,7 @@ pub(super) fn primary_conninfo(
 
 /// The standby's name where nobody gave one: that of its host. A `cluster_name` of its own needs no help, since a
 /// walreceiver uses it (PostgreSQL `walreceiver.c:WalReceiverMain`).
-pub(super) fn application_name(
-    options: &RebuildOptions,
-    host: &str,
-    is_seed: bool,
-) -> Option<String> {
+pub fn application_name(options: &RebuildOptions, host: &str, is_seed: bool) -> Option<String> {
     let given = &options.application_name;
     if given.is_some() || options.primary.get("application_name").is_some() {
         return given.clone();
@@ -74,7 +67,7 @@ pub(super) fn application_name(
 }
 
 /// What the target's own `postgresql.conf` says; nothing if it gets the source's.
-pub(super) fn own_base(options: &RebuildOptions) -> Base {
+pub fn own_base(options: &RebuildOptions) -> Base {
     match options.target_config_dir {
         Some(_) => Base::default(),
         None => conf::base(&options.pgdata, options.config_file.as_deref()),
@@ -82,13 +75,13 @@ pub(super) fn own_base(options: &RebuildOptions) -> Base {
 }
 
 /// Whether files of this host, and not the source's, say what the standby's settings are.
-pub(super) fn has_own_configuration(options: &RebuildOptions, is_seed: bool) -> bool {
+pub fn has_own_configuration(options: &RebuildOptions, is_seed: bool) -> bool {
     options.target_config_dir.is_none()
         && (is_outside(options) || !(is_seed || options.config_from_source))
 }
 
 /// Whether the standby's configuration lies outside of its data directory.
-pub(super) fn is_outside(options: &RebuildOptions) -> bool {
+pub fn is_outside(options: &RebuildOptions) -> bool {
     let file = options.config_file.as_ref();
     file.is_some_and(|file| !file.starts_with(&options.pgdata))
 }
@@ -97,7 +90,7 @@ pub(super) fn is_outside(options: &RebuildOptions) -> bool {
 ///
 /// # Errors
 /// They are lower, and `--raise-settings` was not given.
-pub(super) fn raised(
+pub fn raised(
     options: &RebuildOptions,
     facts: &SourceFacts,
     auto_conf: &[u8],
@@ -118,7 +111,7 @@ pub(super) fn raised(
 }
 
 /// Warns of what slot synchronisation lacks, if the target's own configuration asks for it.
-pub(super) fn warn_of_slot_sync(run: &Run<'_>, auto_conf: &[u8]) {
+pub fn warn_of_slot_sync(run: &Run<'_>, auto_conf: &[u8]) {
     let options = run.options;
     let configured = with_auto_conf(own_base(options), auto_conf);
     let has_database = options.primary.get("dbname").is_some();

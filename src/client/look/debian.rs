@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::conf;
+use crate::client::look::conf;
 use crate::pg::cluster_name::ClusterName;
 
 /// Where postgresql-common keeps the configuration, unless `PG_CLUSTER_CONF_ROOT` says otherwise.

@@ -20,21 +20,21 @@ const LOG_DIRECTORY: &str = "log";
 ///
 /// # Errors
 /// The system's error.
-pub(super) fn auto_conf(pgdata: &Path) -> Result<Vec<u8>, DiskError> {
+pub fn auto_conf(pgdata: &Path) -> Result<Vec<u8>, DiskError> {
     let path = pgdata.join(AUTO_CONF);
     let text = read_if_there(&path, CONF_FILE_MAX)?.unwrap_or_default();
     Ok(standby::opened(&text))
 }
 
 /// Whether the target is locked by an unfinished rebuild.
-pub(super) fn is_closed(pgdata: &Path) -> bool {
+pub fn is_closed(pgdata: &Path) -> bool {
     let text = read_if_there(&pgdata.join(AUTO_CONF), CONF_FILE_MAX);
     // What cannot be read locks a server out just as well.
     text.map_or(true, |text| standby::is_closed(&text.unwrap_or_default()))
 }
 
 /// Reads `postgresql.conf`, in the data directory or where `config_file` says, with its includes.
-pub(super) fn base(pgdata: &Path, config_file: Option<&Path>) -> Base {
+pub fn base(pgdata: &Path, config_file: Option<&Path>) -> Base {
     match config_file {
         Some(path) => disk_conf::read(&pgdata.join(path), true),
         None => disk_conf::read(&pgdata.join("postgresql.conf"), false),
@@ -43,7 +43,7 @@ pub(super) fn base(pgdata: &Path, config_file: Option<&Path>) -> Base {
 
 /// The files and directories in the data directory that belong to its host by what its configuration says:
 /// included files, files that settings name, the log directory.
-pub(super) fn host_files(pgdata: &Path, base: &Base) -> Vec<RelPath> {
+pub fn host_files(pgdata: &Path, base: &Base) -> Vec<RelPath> {
     let auto = auto_conf(pgdata).ok();
     let auto = auto.and_then(|text| conf::parse(&text).ok());
     let auto = conf::effective(&auto.unwrap_or_default());

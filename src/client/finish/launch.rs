@@ -1,32 +1,48 @@
 //! The end of a run: start the standby, watch it stream, tell the outcome.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
-use super::carry::Finished;
-use super::failure::{Failure, TargetState};
-use super::options::Starter;
-use super::outcome::Outcome;
-use super::run::Run;
-use super::source::Source;
-use super::standby::{self, Watched};
-use super::summary::{self, Told};
+use crate::client::failure::{Failure, TargetState};
+use crate::client::finish::summary::{self, Told};
+use crate::client::finish::watch::{self, Watched};
+use crate::client::options::Starter;
+use crate::client::outcome::{DamagedPage, Outcome};
+use crate::client::run::Run;
+use crate::client::source::Source;
+use crate::client::transfer::work::Work;
 use crate::disk::facts as disk;
 use crate::event::Stage;
+use crate::facts::{SourceFacts, TargetCluster};
+use crate::pg::lsn::Lsn;
+use crate::plan::guard::Cleared;
 use crate::postmaster;
+
+/// What the run has when the target is whole.
+pub struct Finished {
+    pub facts: SourceFacts,
+    pub cleared: Cleared,
+    pub before: Option<TargetCluster>,
+    pub start_lsn: Lsn,
+    pub stop_lsn: Lsn,
+    pub work: Work,
+    pub damaged: Vec<DamagedPage>,
+    pub bindir: Option<PathBuf>,
+}
 
 /// What to do about a standby that does not run.
 const MEND: &str =
     "Mend what the log names and start the server: nothing needs to be copied again.";
 
 /// Starts the standby and waits until it streams, if that was asked for, and tells the outcome.
-pub(super) async fn start_and_watch(
+pub async fn start_and_watch(
     run: &Run<'_>,
     source: &Source,
     finished: Finished,
 ) -> Result<Outcome, Failure> {
     let options = run.options;
     if options.start {
-        let before = standby::senders(source, options.wait).await;
+        let before = watch::senders(source, options.wait).await;
         let before = before.map_err(|error| {
             Failure::rebuilt(&error).hint("The server was not started: start it.")
         })?;
@@ -49,7 +65,7 @@ pub(super) async fn start_and_watch(
             .map_err(|error| Failure::rebuilt(&error).hint(MEND))?;
         run.stage(Stage::Watch);
         let slot = options.slot.as_deref();
-        let watched = standby::watch(source, pid, slot, &before, finished.stop_lsn, options.wait)
+        let watched = watch::watch(source, pid, slot, &before, finished.stop_lsn, options.wait)
             .await
             .map_err(|error| {
                 Failure::rebuilt(&error)

@@ -2,10 +2,10 @@
 
 use std::ffi::OsString;
 
-use super::failure::Failure;
-use super::options::RebuildOptions;
-use super::outcome::KeptWal;
-use super::run::Run;
+use crate::client::failure::Failure;
+use crate::client::options::RebuildOptions;
+use crate::client::outcome::KeptWal;
+use crate::client::run::Run;
 use crate::disk::facts as disk;
 use crate::disk::keep::{self, Vacancy};
 use crate::disk::walk;
@@ -19,7 +19,7 @@ use crate::plan::relation::end_of_wal;
 ///
 /// # Errors
 /// The refusal, or the system's error.
-pub(super) fn judge_place(options: &RebuildOptions) -> Result<(), Failure> {
+pub fn judge_place(options: &RebuildOptions) -> Result<(), Failure> {
     let Some(directory) = options.keep_diverged_wal.as_deref() else {
         return Ok(());
     };
@@ -54,7 +54,7 @@ pub(super) fn judge_place(options: &RebuildOptions) -> Result<(), Failure> {
 ///
 /// # Errors
 /// The system's error; the target is as it was.
-pub(super) fn save(
+pub fn save(
     run: &Run<'_>,
     target: &TargetFacts,
     facts: &SourceFacts,

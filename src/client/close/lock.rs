@@ -2,10 +2,10 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::failure::{Failure, Kind};
-use super::look::{self, Hold};
-use super::marker::{self, Before, Marker};
-use super::run::Run;
+use crate::client::failure::{Failure, Kind};
+use crate::client::look::marker::{self, Before, Marker};
+use crate::client::look::target::{self, Hold};
+use crate::client::run::Run;
 use crate::disk::close::{CloseError, ClosePlan, Expected, make_data_directory};
 use crate::disk::target::ClosedTarget;
 use crate::facts::{SourceFacts, TargetCluster};
@@ -16,7 +16,7 @@ use crate::plan::refusal::Refusal;
 use crate::plan::standby as standby_plan;
 
 /// What closing needs.
-pub(super) struct Close<'a> {
+pub struct Close<'a> {
     pub run: &'a Run<'a>,
     pub facts: &'a SourceFacts,
     pub cleared: &'a Cleared,
@@ -30,7 +30,7 @@ impl Close<'_> {
     ///
     /// # Errors
     /// A failure that leaves the target as it was, unless closing stopped in the middle.
-    pub(super) fn close(&self, hold: Hold) -> Result<ClosedTarget, Failure> {
+    pub fn close(&self, hold: Hold) -> Result<ClosedTarget, Failure> {
         let options = self.run.options;
         let findings = self.cleared.findings();
         let group_access = match self.before {
@@ -44,7 +44,7 @@ impl Close<'_> {
         }
         let hold = match hold {
             Hold::Nothing => {
-                look::hold(&options.pgdata).map_err(|error| Failure::untouched(&error))?
+                target::hold(&options.pgdata).map_err(|error| Failure::untouched(&error))?
             }
             hold => hold,
         };

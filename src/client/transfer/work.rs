@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::conf;
-use super::options::RebuildOptions;
-use super::settings;
-use super::task::{Files, Planned};
+use crate::client::look::conf;
+use crate::client::look::settings;
+use crate::client::options::RebuildOptions;
+use crate::client::transfer::task::{Files, Planned};
 use crate::disk::DiskError;
 use crate::disk::conf::Base;
 use crate::disk::facts as disk;
@@ -29,7 +29,7 @@ const WAL_SEGMENTS: u64 = 4;
 
 /// Everything that has to be done to the target.
 #[derive(Debug, Default)]
-pub(super) struct Work {
+pub struct Work {
     pub files: Files,
     /// To be made, parents first.
     pub directories: Vec<RelPath>,
@@ -54,7 +54,7 @@ pub(super) struct Work {
 ///
 /// # Errors
 /// A pattern of `--keep` that cannot be one.
-pub(super) fn host_local(
+pub fn host_local(
     options: &RebuildOptions,
     facts: &SourceFacts,
     base: &Base,
@@ -74,7 +74,7 @@ pub(super) fn host_local(
 ///
 /// # Errors
 /// A directory of the target that cannot be looked at.
-pub(super) fn make(
+pub fn make(
     options: &RebuildOptions,
     facts: &SourceFacts,
     findings: &Findings,
@@ -263,7 +263,7 @@ fn is_required(path: &RelPath) -> bool {
 
 /// The walk through all that the target has, with tablespaces where they will be: a seed may find them there.
 /// What is emptied anyway is not looked into.
-pub(super) struct TargetWalk {
+pub struct TargetWalk {
     /// The data directory, unless it is empty or missing.
     content: Option<PathBuf>,
     /// What tablespaces have of this cluster, by their paths in the data directory.

@@ -8,7 +8,7 @@ use crate::path::RelPath;
 
 /// What is to be done for one file.
 #[derive(Debug, Clone)]
-pub(super) struct FileWork {
+pub struct FileWork {
     pub entry: EntryId,
     pub path: RelPath,
     /// Length that the target's file gets; a file that is read as a whole may get another.
@@ -23,14 +23,14 @@ pub(super) struct FileWork {
 
 /// The work for all files, in the manifest's order: as little of each as must be remembered.
 #[derive(Debug, Default)]
-pub(super) struct Files {
+pub struct Files {
     manifest: Arc<Manifest>,
     planned: Vec<Planned>,
 }
 
 /// What the manifest does not say about a [`FileWork`].
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Planned {
+pub struct Planned {
     pub entry: EntryId,
     pub common: u64,
     pub fit: bool,
@@ -107,7 +107,7 @@ impl Files {
 
 /// What is done with a task's files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
+pub enum Way {
     Compare,
     Fetch,
     /// One file, as a whole.
@@ -116,7 +116,7 @@ pub(super) enum Way {
 
 /// What one request covers: spans of one or several files, either compared or fetched.
 #[derive(Debug)]
-pub(super) struct Task {
+pub struct Task {
     pub files: Vec<FileWork>,
     /// Each span with the index of its file.
     pub spans: Vec<(usize, Span)>,
@@ -125,14 +125,14 @@ pub(super) struct Task {
 
 impl Task {
     /// Bytes of all spans.
-    pub(super) fn bytes(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         total_bytes(self.spans.iter().map(|(_, span)| span))
     }
 }
 
 /// Cuts the files into tasks: a large file into ranges, many small ones into one task. Comparing and
 /// fetching never share a task.
-pub(super) fn tasks(files: impl Iterator<Item = FileWork>) -> impl Iterator<Item = Task> {
+pub fn tasks(files: impl Iterator<Item = FileWork>) -> impl Iterator<Item = Task> {
     let mut files = files;
     let mut ready: Vec<Task> = Vec::new();
     let mut compare = Batch::new(Way::Compare);

@@ -12,19 +12,19 @@ use std::sync::{Arc, Mutex};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::land::Landing;
-use super::source::{Source, SourceError};
-use super::task::{FileWork, Task, Way, tasks};
+use crate::client::source::Source;
+use crate::client::transfer::error::TransferError;
+use crate::client::transfer::land::Landing;
+use crate::client::transfer::sink::Sink;
+use crate::client::transfer::task::{FileWork, Task, Way, tasks};
 use crate::compare::blocks::{Placed, differing, piece_count, placed};
-use crate::digest::{DIGEST_BYTES, Damaged, SessionKey};
+use crate::digest::{DIGEST_BYTES, SessionKey};
 use crate::disk::DiskError;
 use crate::disk::read::PieceReader;
 use crate::disk::root::Roots;
-use crate::disk::target::ClosedTarget;
 use crate::event::Counters;
 use crate::geometry::{EXTENT_BYTES, EntryId, SPANS_MAX, Span, total_bytes};
 use crate::wire::message::{Answer, DamagedBlock, Request};
-use crate::wire::payload::PayloadError;
 use crate::workers::{WorkerFailed, Workers};
 
 /// Ranges in flight: so many that a link with a delay of 50 ms stays busy however little of them differs. One
@@ -44,76 +44,18 @@ const GROWN_MAX: u64 = 1024 * 1024 * 1024;
 /// What a permit stands for.
 const PERMIT_BYTES: u32 = 64 * 1024;
 
-/// Moving a range did not work.
-#[derive(Debug, thiserror::Error)]
-pub enum TransferError {
-    #[error(transparent)]
-    Source(#[from] SourceError),
-    #[error("{error}: {}", .error.source)]
-    Target { error: DiskError },
-    #[error(transparent)]
-    Worker(#[from] WorkerFailed),
-    #[error("an answer of the agent cannot be used: {0}")]
-    Payload(#[from] PayloadError),
-    #[error("an answer of the agent cannot be used: {0}")]
-    Damaged(#[from] Damaged),
-    #[error("an answer of the agent does not fit what was asked")]
-    Unfitting,
-}
-
-impl TransferError {
-    /// What the agent says can be done.
-    #[must_use]
-    pub fn hint(&self) -> Option<&str> {
-        match self {
-            TransferError::Source(error) => error.hint(),
-            _ => None,
-        }
-    }
-}
-
-impl From<DiskError> for TransferError {
-    fn from(error: DiskError) -> Self {
-        Self::Target { error }
-    }
-}
-
-/// Where the bytes go.
-#[derive(Clone)]
-pub enum Sink {
-    Target(Arc<ClosedTarget>),
-    /// Only count what differs, in the directories of a target that stays as it is.
-    Survey(Arc<Roots>),
-}
-
-impl Sink {
-    pub(super) fn roots(&self) -> &Roots {
-        match self {
-            Sink::Target(target) => target.roots(),
-            Sink::Survey(roots) => roots,
-        }
-    }
-
-    pub(super) fn target(&self) -> Option<&ClosedTarget> {
-        match self {
-            Sink::Target(target) => Some(target),
-            Sink::Survey(_) => None,
-        }
-    }
-}
-
 /// All that a range needs to be moved.
 #[derive(Clone)]
 pub struct Transfer {
-    pub(super) source: Source,
-    pub(super) sink: Sink,
-    pub(super) workers: Workers,
-    pub(super) counters: Arc<Counters>,
-    pub(super) key: SessionKey,
+    pub source: Source,
+    pub sink: Sink,
+    pub workers: Workers,
+    pub counters: Arc<Counters>,
+    pub key: SessionKey,
     block_bytes: u32,
     room: Arc<Semaphore>,
     density: Arc<Density>,
-    pub(super) found: Arc<Mutex<Found>>,
+    pub found: Arc<Mutex<Found>>,
 }
 
 /// Which part of the extents differed lately, in thousandths: where most do, asking for digests of extents
@@ -163,7 +105,7 @@ impl Found {
     ///
     /// # Errors
     /// All together are more than small files grow by; the check of the room knows nothing of them.
-    pub(super) fn note_grown(&mut self, bytes: u64, said: u64) -> Result<(), TransferError> {
+    pub fn note_grown(&mut self, bytes: u64, said: u64) -> Result<(), TransferError> {
         self.grown_bytes = self.grown_bytes.saturating_add(bytes.saturating_sub(said));
         if self.grown_bytes > GROWN_MAX {
             return Err(TransferError::Unfitting);
@@ -367,7 +309,7 @@ impl Transfer {
     }
 
     /// Waits until so many bytes may be asked for.
-    pub(super) async fn room(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+    pub async fn room(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
         let bytes = u32::try_from(bytes).map_or(ASKED_MAX, |bytes| bytes.min(ASKED_MAX));
         let permits = bytes.div_ceil(PERMIT_BYTES).max(1);
         // The semaphore is never closed.

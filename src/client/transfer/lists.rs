@@ -1,0 +1,192 @@
+//! What both sides have, and the work that follows from it.
+
+use std::sync::Arc;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use crate::client::failure::{Failure, TargetState};
+use crate::client::look::settings;
+use crate::client::options::RebuildOptions;
+use crate::client::run::Run;
+use crate::client::source::{Source, SourceError};
+use crate::client::transfer::work::{self, TargetWalk, Work};
+use crate::disk::facts as disk;
+use crate::event::Event;
+use crate::facts::{SourceFacts, TargetFacts};
+use crate::manifest::{self, EntryKind, Folder, Listing, Manifest};
+use crate::path::RelPath;
+use crate::pg::layout;
+use crate::plan::guard::{self, Cleared};
+use crate::plan::words;
+use crate::wire::listing::{self, PARTS_MAX};
+use crate::wire::message::{Answer, ManifestEnd, Request};
+use crate::wire::payload;
+use crate::workers;
+
+/// Parts of the manifest that are asked for ahead, so that a link with a long delay stays busy.
+const PARTS_AHEAD: usize = 8;
+
+/// What both sides have.
+pub struct Lists {
+    manifest: Arc<Manifest>,
+    end: ManifestEnd,
+    tree: Listing<layout::Kind>,
+}
+
+/// Lists what both sides have, at the same time.
+///
+/// # Errors
+/// The source cannot be listed, or the target.
+pub async fn lists(
+    run: &Run<'_>,
+    source: &Source,
+    target: &TargetFacts,
+    facts: &SourceFacts,
+    cleared: &Cleared,
+) -> Result<Lists, Failure> {
+    let walk = TargetWalk::new(run.options, target, facts, cleared.findings());
+    let walked = run.workers.run(move || walk.walk());
+    let (manifest, walked) = futures_util::future::join(manifest(run, source), walked).await;
+    let (manifest, end) = manifest.map_err(|error| error.untouched())?;
+    let tree = walked
+        .map_err(|error| Failure::untouched(&error))?
+        .map_err(|error| Failure::untouched(&error))?;
+    Ok(Lists {
+        manifest: Arc::new(manifest),
+        end,
+        tree,
+    })
+}
+
+async fn manifest(run: &Run<'_>, source: &Source) -> Result<(Manifest, ManifestEnd), SourceError> {
+    let first = manifest_part(run, source, 0).await?;
+    let parts = first.parts;
+    if parts > PARTS_MAX {
+        return Err(SourceError::Unfitting("manifest"));
+    }
+    let rest = (1..parts).map(|number| manifest_part(run, source, number));
+    let rest = stream::iter(rest).buffered(PARTS_AHEAD);
+    let mut all = std::pin::pin!(stream::iter([Ok(first)]).chain(rest));
+    let mut manifest = Manifest::default();
+    let (mut end, mut packed_bytes) = (None, 0);
+    while let Some(part) = all.try_next().await? {
+        for folder in part.folders {
+            manifest
+                .append(folder)
+                .map_err(|_| SourceError::Unfitting("manifest"))?;
+        }
+        packed_bytes += part.packed_bytes;
+        end = part.end;
+    }
+    let end = end.ok_or(SourceError::Unfitting("manifest"))?;
+    if let Some(path) = manifest.orphan() {
+        tracing::warn!("the manifest has entries in \"{path}\", which is no directory of it");
+        return Err(SourceError::Unfitting("manifest"));
+    }
+    let entries = manifest.len();
+    tracing::debug!("manifest: {entries} entries in {packed_bytes} bytes, {parts} parts");
+    Ok((manifest, end))
+}
+
+/// A part of the manifest.
+struct Part {
+    folders: Vec<Folder<EntryKind>>,
+    /// Bytes that it took on the link.
+    packed_bytes: usize,
+    /// How many parts there are.
+    parts: u32,
+    /// With the last one.
+    end: Option<ManifestEnd>,
+}
+
+async fn manifest_part(run: &Run<'_>, source: &Source, part: u32) -> Result<Part, SourceError> {
+    let unfitting = || SourceError::Unfitting("manifest");
+    let request = Request::Manifest { part };
+    let (answer, body) = source.ask(&request, Vec::new()).await?;
+    let Answer::ManifestPart { parts, packed, end } = answer else {
+        return Err(unfitting());
+    };
+    let packed_bytes = body.len();
+    let bytes =
+        payload::unpack(&packed, body, &run.key, listing::PART_BYTES).map_err(|_| unfitting())?;
+    Ok(Part {
+        folders: listing::decode(bytes.bytes()).map_err(|_| unfitting())?,
+        packed_bytes,
+        parts,
+        end,
+    })
+}
+
+/// Judges names that are one where a file system does not tell upper from lower case.
+fn judge_names(
+    options: &RebuildOptions,
+    manifest: &Manifest,
+    tree: &Listing<layout::Kind>,
+) -> Result<(), Failure> {
+    let is_special = |directory: Option<&RelPath>| {
+        directory.is_none_or(|directory| directory.as_bytes() == b"global")
+    };
+    let mut special = manifest.iter().filter(|item| is_special(item.directory));
+    if let Some(item) = special.find(|item| layout::is_disguised(&item.path())) {
+        let error = format!(
+            "\"{}\" on the source has a name of PostgreSQL's own but for upper and lower case",
+            item.path()
+        );
+        return Err(Failure::new(TargetState::Untouched, error).hint("Rename or remove it."));
+    }
+    if disk::folds_case(&options.pgdata)
+        && let Some((theirs, ours)) = workers::in_place(|| manifest::twins(manifest, tree))
+    {
+        let error = format!(
+            "the target's file system takes \"{theirs}\", which is on the source, for \"{ours}\""
+        );
+        return Err(Failure::new(TargetState::Untouched, error)
+            .hint("Rename one of them, or use a file system that tells upper from lower case."));
+    }
+    Ok(())
+}
+
+/// Turns the manifest into work, and lets the guards judge that need sizes.
+pub fn plan(
+    run: &Run<'_>,
+    facts: &SourceFacts,
+    cleared: &Cleared,
+    lists: Lists,
+) -> Result<Work, Failure> {
+    let Lists {
+        manifest,
+        end,
+        tree,
+    } = lists;
+    let options = run.options;
+    let findings = cleared.findings();
+    judge_names(options, &manifest, &tree)?;
+    let oids = end.tablespaces.iter().map(|space| space.oid);
+    guard::new_tablespaces(&findings.placements, oids)
+        .map_err(|refusal| Failure::refused(&[refusal]))?;
+    let base = settings::own_base(options);
+    for problem in &base.problems {
+        run.warn(problem);
+    }
+    let host_local =
+        work::host_local(options, facts, &base).map_err(|error| Failure::untouched(&error))?;
+    let make = || work::make(options, facts, findings, &host_local, &manifest, &tree);
+    let work = workers::in_place(make).map_err(|error| Failure::untouched(&error))?;
+    guard::max_delete(options.max_delete, work.removed_files, || {
+        work.some_removed()
+    })
+    .map_err(|refusal| Failure::refused(&[refusal]))?;
+    guard::room(&work.room, &options.overrides).map_err(|refusals| Failure::refused(&refusals))?;
+    if !end.skipped.is_empty() {
+        run.warn(format!(
+            "What is a link, a special file or not readable on the source is left out: {}.",
+            words::some_of(&end.skipped)
+        ));
+    }
+    run.events.tell(&Event::Planned {
+        files: work.files.len() as u64,
+        compare_bytes: work.files.compare_bytes(),
+        fetch_bytes: work.files.fetch_bytes(),
+    });
+    Ok(work)
+}

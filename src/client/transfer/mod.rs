@@ -1,0 +1,12 @@
+//! What moves: both sides' lists become work, the work becomes ranges, and what differs in them is asked for,
+//! proven and written, or only counted.
+
+pub mod error;
+mod land;
+pub mod lists;
+pub mod ranges;
+pub mod sink;
+pub mod streams;
+pub mod task;
+pub mod whole;
+pub mod work;
