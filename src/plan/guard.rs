@@ -12,6 +12,8 @@ use crate::facts::{
 };
 use crate::pg::control::ControlFile;
 use crate::pg::version::SUPPORTED_MAJORS;
+// Those who only set them know the guards by this one name.
+pub use crate::plan::overrides::Overrides;
 use crate::plan::refusal::Refusal;
 use crate::plan::relation::{Relation, relate};
 use crate::plan::settings::TooLow;
@@ -19,30 +21,6 @@ use crate::plan::tablespaces::{
     Mapping, PlaceState, Placement, TargetPlaces, canonical, is_inside, resolve, stale_links,
 };
 use crate::plan::words::text;
-
-/// What the DBA has said may happen, each named after the danger.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is an option of its own"
-)]
-pub struct Overrides {
-    /// `--overwrite-foreign-cluster`: the target has another system identifier.
-    pub overwrite_foreign_cluster: bool,
-    /// `--discard-newer-timeline`: the target may be the real primary.
-    pub discard_newer_timeline: bool,
-    /// `--discard-newer-wal`: the target is ahead on the source's timeline.
-    pub discard_newer_wal: bool,
-    /// `--no-login-check`: the standby's login is not tried.
-    pub no_login_check: bool,
-    /// `--reuse-tablespace-dirs`: a tablespace may go where something is that is not known to be
-    /// the target's.
-    pub reuse_tablespace_dirs: bool,
-    /// `--ignore-free-space`.
-    pub ignore_free_space: bool,
-    /// `--allow-unknown-version`: the source's major is newer than those that are known.
-    pub allow_unknown_version: bool,
-}
 
 /// The replication slot that the run was asked to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

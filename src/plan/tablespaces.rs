@@ -23,7 +23,7 @@ use std::path::PathBuf;
 
 use crate::facts::{FileIdentity, SourceFacts, Tablespace};
 use crate::pg::version::tablespace_directory;
-use crate::plan::guard::Overrides;
+use crate::plan::overrides::Overrides;
 use crate::plan::refusal::Refusal;
 use crate::plan::words::text;
 
