@@ -159,7 +159,6 @@ const LONGER: &[(&str, &str)] = &[
         "all guards in the order of their refusals; half is tests",
     ),
     ("plan/refusal.rs", "one text for each refusal"),
-    ("plan/tablespaces.rs", "half is tests"),
     ("it/cluster.rs", "the one way to make and steer servers"),
     ("it/guards.rs", "one test for each guard"),
     ("it/rebuild.rs", "the scenarios of the main job"),
