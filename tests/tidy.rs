@@ -165,12 +165,6 @@ const LONGER: &[(&str, &str)] = &[
     ),
     ("pg/layout.rs", "one table of names; a third is its tests"),
     ("plan/action.rs", "two thirds are tests"),
-    (
-        "plan/guard.rs",
-        "all guards in the order of their refusals; half is tests",
-    ),
-    ("plan/refusal.rs", "one text for each refusal"),
-    ("plan/tablespaces.rs", "half is tests"),
     ("it/cluster.rs", "the one way to make and steer servers"),
     ("it/guards.rs", "one test for each guard"),
     ("it/rebuild.rs", "the scenarios of the main job"),

@@ -9,6 +9,7 @@ pub mod effort;
 pub mod listen;
 pub mod look;
 pub mod options;
+mod reading;
 pub mod serve;
 pub mod session;
 mod streams;

@@ -1,11 +1,12 @@
 //! The further streams of a session: how they come to its agent, and how they are served.
 
+use std::io;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::serve::{ServeError, Shared, WAITING_ANSWERS, beat, receive, say, send};
+use super::reading::{Shared, WAITING_ANSWERS, beat, receive, say, send};
 use crate::buffer::Buffer;
 use crate::link::frames::{self, FrameError, Outgoing};
 use crate::link::join::{self, Door, Guest, JoinError};
@@ -75,7 +76,7 @@ pub(super) async fn join(
     token: JoinToken,
     input: Input,
     mut output: Output,
-) -> Result<(), ServeError> {
+) -> io::Result<()> {
     // From here on somebody else may read.
     drop(input);
     let handed = match Ends::standard() {
@@ -112,7 +113,7 @@ mod tests {
 
     use super::*;
     use crate::agent::options::ServeOptions;
-    use crate::agent::serve::serve;
+    use crate::agent::serve::{ServeError, serve};
     use crate::digest::SessionKey;
     use crate::pg::conninfo::Conninfo;
     use crate::wire::codec;

@@ -7,6 +7,7 @@
 //! - [`relation`]: how the target's history relates to the source's.
 //! - [`diverged`]: which WAL only the target has.
 //! - [`guard`]: the reasons to refuse, and the proof that there was none.
+//! - [`overrides`]: what the DBA has said may happen all the same.
 //! - [`refusal`]: each reason in words for the DBA.
 //! - [`tablespaces`]: where each tablespace of the source goes in the target.
 //! - [`action`]: what happens to each entry of the manifest, and what must go.
@@ -20,6 +21,7 @@ pub mod advice;
 pub mod configuration;
 pub mod diverged;
 pub mod guard;
+pub mod overrides;
 pub mod refusal;
 pub mod relation;
 pub mod settings;

@@ -1,0 +1,27 @@
+//! What the guards look at.
+
+use crate::facts::{SourceFacts, TargetFacts};
+use crate::plan::overrides::Overrides;
+use crate::plan::tablespaces::{Mapping, TargetPlaces};
+
+/// The replication slot that the run was asked to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SlotWish<'a> {
+    /// None: a temporary one, until the standby streams.
+    Temporary,
+    /// `--slot`: it exists.
+    Existing(&'a str),
+    /// `--slot` with `--create-slot`: it is made if it does not exist.
+    Create(&'a str),
+}
+
+/// All that the guards look at.
+#[derive(Debug, Clone, Copy)]
+pub struct Situation<'a> {
+    pub target: &'a TargetFacts,
+    pub source: &'a SourceFacts,
+    pub slot: SlotWish<'a>,
+    pub mappings: &'a [Mapping],
+    pub places: &'a TargetPlaces,
+    pub overrides: &'a Overrides,
+}

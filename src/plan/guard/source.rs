@@ -1,0 +1,69 @@
+//! Whether the source can give a backup and serve a standby: rights and settings.
+
+use crate::facts::SourceFacts;
+use crate::plan::refusal::Refusal;
+
+/// Whether the source can give a backup and serve a standby.
+pub(super) fn judge(source: &SourceFacts) -> Vec<Refusal> {
+    let settings = &source.settings;
+    let mut refusals = Vec::new();
+    if !source.rights.backup {
+        refusals.push(Refusal::NoBackupRight {
+            role: source.rights.role.clone(),
+            major: source.version.major(),
+        });
+    }
+    if !source.rights.replication {
+        refusals.push(Refusal::NoReplicationRight {
+            role: source.rights.role.clone(),
+        });
+    }
+    if !["replica", "logical"].contains(&settings.wal_level.as_str()) {
+        refusals.push(Refusal::WalLevelTooLow {
+            wal_level: settings.wal_level.clone(),
+        });
+    }
+    if settings.active_wal_senders >= settings.max_wal_senders {
+        refusals.push(Refusal::NoWalSender {
+            max: settings.max_wal_senders,
+            active: settings.active_wal_senders,
+        });
+    }
+    if source.in_recovery && !settings.full_page_writes {
+        refusals.push(Refusal::FullPageWritesOff);
+    }
+    refusals
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scene::{Bend, refused};
+
+    #[test]
+    fn each_guard_of_the_source_refuses() {
+        let cases: &[(&str, Bend)] = &[
+            ("no-backup-right", |s| s.source.rights.backup = false),
+            ("no-replication-right", |s| {
+                s.source.rights.replication = false;
+            }),
+            ("wal-level-too-low", |s| {
+                s.source.settings.wal_level = "minimal".to_owned();
+            }),
+            ("no-wal-sender", |s| {
+                s.source.settings.max_wal_senders = 0;
+            }),
+            ("no-wal-sender", |s| {
+                s.source.settings.active_wal_senders = 10;
+            }),
+            ("full-page-writes-off", |s| {
+                s.source.in_recovery = true;
+                s.source.settings.full_page_writes = false;
+            }),
+        ];
+        for (name, bend) in cases {
+            assert_eq!(refused(bend), [*name]);
+        }
+        // A backup of a primary forces full page writes.
+        assert!(refused(|s| s.source.settings.full_page_writes = false).is_empty());
+    }
+}

@@ -1,0 +1,139 @@
+//! Who runs it, and what is in the target's place: a directory that this user may write, and nobody else does.
+
+use crate::facts::{Condition, Running, TargetCluster, TargetFacts};
+use crate::plan::refusal::Refusal;
+
+/// Whether this user may be it at all.
+pub(super) fn judge_user(target: &TargetFacts) -> Option<Refusal> {
+    target.is_root.then_some(Refusal::RunsAsRoot)
+}
+
+/// Whether the directory is one that this user may write, and nobody else does.
+pub(super) fn judge(target: &TargetFacts) -> Vec<Refusal> {
+    let pgdata = || target.pgdata.clone();
+    let not_owner = || Refusal::NotOwner {
+        pgdata: pgdata(),
+        user: target.user.clone(),
+    };
+    let mut refusals = Vec::new();
+    match &target.condition {
+        Condition::Missing => {}
+        // As root nobody owns anything; one refusal says it.
+        Condition::Empty { is_owner, .. } => {
+            if !is_owner && !target.is_root {
+                refusals.push(not_owner());
+            }
+        }
+        Condition::Unknown { example } => refusals.push(Refusal::NotADataDirectory {
+            pgdata: pgdata(),
+            example: example.clone(),
+        }),
+        Condition::Cluster(cluster) => {
+            if !cluster.is_owner && !target.is_root {
+                refusals.push(not_owner());
+            }
+            if cluster.is_locked {
+                // The other run may hold postmaster.pid: that is no server.
+                refusals.push(Refusal::Locked { pgdata: pgdata() });
+                return refusals;
+            }
+            match &cluster.running {
+                Running::No => {}
+                Running::Server { pid } => refusals.push(Refusal::ServerRunning {
+                    pgdata: pgdata(),
+                    pid: *pid,
+                }),
+                Running::Unclear { pid } => refusals.push(Refusal::PidFileUnclear {
+                    pgdata: pgdata(),
+                    pid: *pid,
+                }),
+                Running::Orphans { detail } => refusals.push(Refusal::Orphans {
+                    pgdata: pgdata(),
+                    detail: detail.clone(),
+                }),
+            }
+            if let Some(problem) = unreadable(cluster) {
+                refusals.push(Refusal::Unreadable {
+                    pgdata: pgdata(),
+                    problem,
+                });
+            }
+            if !cluster.unexpected_links.is_empty() {
+                refusals.push(Refusal::UnexpectedLinks {
+                    links: cluster.unexpected_links.clone(),
+                });
+            }
+        }
+    }
+    refusals
+}
+
+/// Why the cluster cannot be recognised. An interrupted seed has no control file of its own, and
+/// its marker proves that the directory was given to the tool.
+fn unreadable(cluster: &TargetCluster) -> Option<String> {
+    if cluster.interrupted.is_some() {
+        return None;
+    }
+    if cluster.control.is_none() {
+        let problem = cluster.control_problem.as_deref();
+        return Some(problem.unwrap_or("it has no control file").to_owned());
+    }
+    cluster
+        .major
+        .is_none()
+        .then(|| "it has no valid \"PG_VERSION\"".to_owned())
+}
+
+/// The cluster in the target, if one can be told.
+pub(super) fn cluster(target: &TargetFacts) -> Option<&TargetCluster> {
+    match &target.condition {
+        Condition::Cluster(cluster) => Some(cluster),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scene::{Bend, refused};
+    use super::*;
+    use crate::plan::samples::identity;
+
+    #[test]
+    fn each_guard_of_the_target_refuses() {
+        let cases: &[(&str, Bend)] = &[
+            ("runs-as-root", |s| {
+                s.target.is_root = true;
+                s.cluster().is_owner = false;
+            }),
+            ("not-owner", |s| s.cluster().is_owner = false),
+            ("not-owner", |s| {
+                s.target.condition = Condition::Empty {
+                    is_owner: false,
+                    identity: identity(200),
+                };
+            }),
+            ("not-a-data-directory", |s| {
+                s.target.condition = Condition::Unknown {
+                    example: "photos".to_owned(),
+                };
+            }),
+            ("locked", |s| s.cluster().is_locked = true),
+            ("server-running", |s| {
+                s.cluster().running = Running::Server { pid: 42 };
+            }),
+            ("orphans", |s| {
+                s.cluster().running = Running::Orphans {
+                    detail: "PID 43 holds shared memory.".to_owned(),
+                };
+            }),
+            ("unreadable", |s| s.cluster().control = None),
+            ("unreadable", |s| s.cluster().major = None),
+            ("unexpected-links", |s| {
+                s.cluster().unexpected_links = vec!["base".to_owned()];
+            }),
+        ];
+        for (name, bend) in cases {
+            assert_eq!(refused(bend), [*name]);
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! All reasons to refuse, with their values and their stable names. A kind has its words in the file of its name.
+
+use crate::pg::lsn::Lsn;
+use crate::pg::timeline::TimelineId;
+use crate::pg::version::Version;
+use crate::plan::settings::TooLow;
+
+/// A guard that does not let the run go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    // Who runs it, and what is in the target's place.
+    RunsAsRoot,
+    NotADataDirectory {
+        pgdata: String,
+        example: String,
+    },
+    NotOwner {
+        pgdata: String,
+        user: String,
+    },
+    Unreadable {
+        pgdata: String,
+        problem: String,
+    },
+    Locked {
+        pgdata: String,
+    },
+    ServerRunning {
+        pgdata: String,
+        pid: u32,
+    },
+    PidFileUnclear {
+        pgdata: String,
+        pid: u32,
+    },
+    Orphans {
+        pgdata: String,
+        detail: String,
+    },
+    UnexpectedLinks {
+        links: Vec<String>,
+    },
+
+    // Target and source are one, or one inside the other.
+    /// A directory of the target is a directory of the source.
+    SameDirectory {
+        /// What it is in the target, as a noun.
+        target_role: String,
+        source_role: String,
+        source_path: String,
+    },
+    /// Both data directories hold the same postmaster.pid.
+    SamePidFile {
+        pgdata: String,
+    },
+    /// One data directory lies inside the other.
+    NestedDirectory {
+        inner: String,
+        outer: String,
+    },
+
+    // How the two clusters relate.
+    UnsupportedVersion {
+        version: Version,
+    },
+    OtherMajor {
+        target: u32,
+        source: u32,
+    },
+    OtherLayout {
+        /// Field, the target's value, the source's value.
+        differences: Vec<(&'static str, String, String)>,
+    },
+    ForeignCluster {
+        target: u64,
+        source: u64,
+    },
+    NewerTimeline {
+        target: TimelineId,
+        source: TimelineId,
+        common: Option<(TimelineId, Lsn)>,
+        target_end: Lsn,
+    },
+    NewerWal {
+        timeline: TimelineId,
+        target_end: Lsn,
+        source_end: Lsn,
+        source_is_standby: bool,
+    },
+
+    // Whether the source can serve a standby.
+    NoBackupRight {
+        role: String,
+        major: u32,
+    },
+    NoReplicationRight {
+        role: String,
+    },
+    WalLevelTooLow {
+        wal_level: String,
+    },
+    NoWalSender {
+        max: u32,
+        active: u32,
+    },
+    FullPageWritesOff,
+
+    // The replication slot.
+    NoFreeSlot {
+        max: u32,
+        used: u32,
+    },
+    SlotMissing {
+        name: String,
+    },
+    SlotLogical {
+        name: String,
+    },
+    SlotActive {
+        name: String,
+    },
+    SlotLost {
+        name: String,
+    },
+    /// `-X none` has nothing but a slot that keeps nothing yet.
+    SlotKeepsNothing {
+        name: String,
+    },
+
+    // What the standby would have less of.
+    SettingsTooLow {
+        settings: Vec<TooLow>,
+    },
+
+    // Directories that options name.
+    WaldirUnfit {
+        waldir: String,
+        problem: String,
+    },
+    DivergedWalPlace {
+        directory: String,
+        /// A sentence.
+        problem: String,
+    },
+    ConfigDirUnfit {
+        directory: String,
+        /// A sentence.
+        problem: String,
+    },
+
+    // Where tablespaces go.
+    MappingUnknown {
+        old: Vec<u8>,
+        known: Vec<String>,
+    },
+    MappingTwice {
+        old: Vec<u8>,
+    },
+    LocationNotAbsolute {
+        oid: u32,
+        location: Vec<u8>,
+    },
+    LocationsOverlap {
+        location: Vec<u8>,
+        other: Vec<u8>,
+    },
+    LocationInside {
+        oid: u32,
+        /// The source's location, the OLD of a mapping.
+        old: Vec<u8>,
+        location: Vec<u8>,
+        /// What it lies inside of.
+        outer: Vec<u8>,
+        outer_role: &'static str,
+    },
+    LocationOfSource {
+        oid: u32,
+        old: Vec<u8>,
+        location: Vec<u8>,
+        /// A place to map to that the target uses already.
+        suggestion: Option<Vec<u8>>,
+    },
+    LocationInUse {
+        location: Vec<u8>,
+        version_directory: String,
+    },
+    LocationNotEmpty {
+        location: Vec<u8>,
+        example: String,
+    },
+    LocationNotDirectory {
+        location: Vec<u8>,
+    },
+    NewTablespaces {
+        oids: Vec<u32>,
+    },
+
+    // The standby's login.
+    LoginRefused {
+        primary_conninfo: String,
+        reason: String,
+    },
+    LoginElsewhere {
+        primary_conninfo: String,
+        expected: u64,
+        actual: u64,
+    },
+
+    // Room on the file systems.
+    NoRoom {
+        place: String,
+        needed_bytes: u64,
+        available_bytes: u64,
+    },
+
+    // How many files go.
+    TooManyRemovals {
+        limit: u64,
+        files: u64,
+        /// Some of them.
+        examples: Vec<String>,
+    },
+}
+
+impl Refusal {
+    /// The guard's stable name, for reports.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Refusal::RunsAsRoot => "runs-as-root",
+            Refusal::NotADataDirectory { .. } => "not-a-data-directory",
+            Refusal::NotOwner { .. } => "not-owner",
+            Refusal::Unreadable { .. } => "unreadable",
+            Refusal::Locked { .. } => "locked",
+            Refusal::ServerRunning { .. } => "server-running",
+            Refusal::PidFileUnclear { .. } => "pid-file-unclear",
+            Refusal::Orphans { .. } => "orphans",
+            Refusal::UnexpectedLinks { .. } => "unexpected-links",
+            Refusal::SameDirectory { .. } => "same-directory",
+            Refusal::SamePidFile { .. } => "same-pid-file",
+            Refusal::NestedDirectory { .. } => "nested-directory",
+            Refusal::UnsupportedVersion { .. } => "unsupported-version",
+            Refusal::OtherMajor { .. } => "other-major",
+            Refusal::OtherLayout { .. } => "other-layout",
+            Refusal::ForeignCluster { .. } => "foreign-cluster",
+            Refusal::NewerTimeline { .. } => "newer-timeline",
+            Refusal::NewerWal { .. } => "newer-wal",
+            Refusal::NoBackupRight { .. } => "no-backup-right",
+            Refusal::NoReplicationRight { .. } => "no-replication-right",
+            Refusal::WalLevelTooLow { .. } => "wal-level-too-low",
+            Refusal::NoWalSender { .. } => "no-wal-sender",
+            Refusal::FullPageWritesOff => "full-page-writes-off",
+            Refusal::NoFreeSlot { .. } => "no-free-slot",
+            Refusal::SlotMissing { .. } => "slot-missing",
+            Refusal::SlotLogical { .. } => "slot-logical",
+            Refusal::SlotActive { .. } => "slot-active",
+            Refusal::SlotLost { .. } => "slot-lost",
+            Refusal::SlotKeepsNothing { .. } => "slot-keeps-nothing",
+            Refusal::SettingsTooLow { .. } => "settings-too-low",
+            Refusal::WaldirUnfit { .. } => "waldir-unfit",
+            Refusal::DivergedWalPlace { .. } => "diverged-wal-place",
+            Refusal::ConfigDirUnfit { .. } => "config-dir-unfit",
+            Refusal::MappingUnknown { .. } => "mapping-unknown",
+            Refusal::MappingTwice { .. } => "mapping-twice",
+            Refusal::LocationNotAbsolute { .. } => "location-not-absolute",
+            Refusal::LocationsOverlap { .. } => "locations-overlap",
+            Refusal::LocationInside { .. } => "location-inside",
+            Refusal::LocationOfSource { .. } => "location-of-source",
+            Refusal::LocationInUse { .. } => "location-in-use",
+            Refusal::LocationNotEmpty { .. } => "location-not-empty",
+            Refusal::LocationNotDirectory { .. } => "location-not-directory",
+            Refusal::NewTablespaces { .. } => "new-tablespaces",
+            Refusal::LoginRefused { .. } => "login-refused",
+            Refusal::LoginElsewhere { .. } => "login-elsewhere",
+            Refusal::NoRoom { .. } => "no-room",
+            Refusal::TooManyRemovals { .. } => "too-many-removals",
+        }
+    }
+}
