@@ -36,31 +36,53 @@ mod transport;
 mod traps;
 mod wal;
 
-/// Every file of this folder is a module here: a forgotten one would be tests that never run.
+/// The folders of modules and what declares their modules.
+const FOLDERS: [(&str, &str); 2] = [
+    ("", include_str!("main.rs")),
+    ("cluster/", include_str!("cluster/mod.rs")),
+];
+
+/// Every file of this folder, and of the folders in it, is a module here: a forgotten one would be tests that
+/// never run.
 #[test]
 fn every_file_of_this_folder_is_part_of_the_binary() {
     let listing = std::env::var("PG_RESEED_IT_FILES").unwrap_or_else(|_| {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
-        std::fs::read_dir(folder)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect::<Vec<_>>()
-            .join(" ")
+        let mut files = Vec::new();
+        list(&folder, "", &mut files);
+        files.join(" ")
     });
-    let here = include_str!("main.rs");
     let modules = listing
         .split_whitespace()
-        .filter_map(|name| name.strip_suffix(".rs"))
-        .filter(|name| *name != "main")
+        .filter_map(|path| path.strip_suffix(".rs"))
+        .filter(|path| *path != "main")
         .collect::<Vec<_>>();
     assert!(
-        modules.len() >= 3,
+        modules.len() >= 3 && modules.contains(&"cluster/mod"),
         "the listing is not that of this folder: {listing}"
     );
-    for module in modules {
+    for path in modules {
+        let path = path.strip_suffix("/mod").unwrap_or(path);
+        let (folder, module) = path.split_at(path.rfind('/').map_or(0, |slash| slash + 1));
+        let declares = FOLDERS
+            .iter()
+            .find(|(name, _)| *name == folder)
+            .map_or("", |(_, source)| source);
         assert!(
-            here.contains(&format!("\nmod {module};\n")),
-            "tests/it/{module}.rs is not part of the test binary"
+            declares.contains(&format!("\nmod {module};\n")),
+            "tests/it/{path}.rs is not part of the test binary, or its folder is none of FOLDERS"
         );
+    }
+}
+
+fn list(folder: &std::path::Path, prefix: &str, files: &mut Vec<String>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        let name = format!("{prefix}{}", entry.file_name().to_str().unwrap());
+        if entry.file_type().unwrap().is_dir() {
+            list(&entry.path(), &format!("{name}/"), files);
+        } else {
+            files.push(name);
+        }
     }
 }
