@@ -80,6 +80,79 @@ pub struct SourceFacts {
     pub slot: Option<SlotFacts>,
     /// `application_name`s listed in `synchronous_standby_names` (the raw setting).
     pub synchronous_standby_names: String,
+    /// All physical slots that are not temporary.
+    pub slots: Vec<SlotFacts>,
+    /// Whom it follows; `None` for a primary.
+    pub upstream: Option<Upstream>,
+}
+
+/// Whom a server in recovery follows, as far as it can be seen from its host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upstream {
+    /// What its walreceiver says (`pg_stat_wal_receiver`); `None` where there is none.
+    pub receiver: Option<Receiver>,
+    /// `primary_conninfo`, without secrets; empty when it is not set, `None` when the agent's role may not read it.
+    pub primary_conninfo: Option<String>,
+    /// The servers that it receives from, or would: one unless `primary_conninfo` names several hosts.
+    pub servers: Vec<Server>,
+    /// The servers behind the first of them, as far as their directories can be read on the source's host.
+    pub behind: Vec<Server>,
+}
+
+/// A server as another one names it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Server {
+    /// A name, an address or the directory of a socket.
+    pub host: String,
+    pub port: u16,
+    /// The addresses of `host`, as they are known there; none of a socket.
+    pub addresses: Vec<String>,
+    /// Its data directory, where it runs on the same host and says so in its socket's lock file.
+    pub data_directory: Option<String>,
+    pub identity: Option<FileIdentity>,
+    /// Whether it is in recovery, by its directory's `standby.signal`; `None` where that cannot be seen.
+    pub in_recovery: Option<bool>,
+}
+
+/// A row of `pg_stat_wal_receiver`. All is empty where the role may not see more than that there is one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receiver {
+    pub status: String,
+    pub host: String,
+    pub port: u16,
+    pub slot: Option<String>,
+}
+
+impl Receiver {
+    /// Whether it is connected to a server that sends.
+    #[must_use]
+    pub fn is_streaming(&self) -> bool {
+        self.status == "streaming"
+    }
+}
+
+/// What a server that runs says of itself when it is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Live {
+    pub in_recovery: bool,
+    /// End of its WAL: what it wrote, or received and replayed.
+    pub end: Lsn,
+    pub receiver: Option<Receiver>,
+}
+
+/// How the target's server is reached and whom it follows, by its configuration and by what it says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standing {
+    pub port: u16,
+    /// Directories of its sockets.
+    pub sockets: Vec<String>,
+    /// Its own `primary_conninfo` and `primary_slot_name`; `None` when they are not set.
+    pub primary_conninfo: Option<String>,
+    pub primary_slot_name: Option<String>,
+    /// What it said when it ran and let us in.
+    pub live: Option<Live>,
+    /// It runs and has a walreceiver.
+    pub receives: bool,
 }
 
 /// Settings of the source that decide whether it can serve a standby.
@@ -156,6 +229,8 @@ pub struct TargetFacts {
     /// The path as given, for messages.
     pub pgdata: String,
     pub condition: Condition,
+    /// The directory that the path lies in does not exist either.
+    pub is_parent_missing: bool,
 }
 
 /// What stands at the target's path.
@@ -205,6 +280,8 @@ pub struct TargetCluster {
     pub unexpected_links: Vec<String>,
     /// Whether another pg_reseed works on it.
     pub is_locked: bool,
+    /// How its server is reached, and whom it follows.
+    pub standing: Standing,
 }
 
 /// Facts from an interrupted run's marker.

@@ -1,5 +1,6 @@
 //! The server in a data directory: does it run, stop it, start it.
 
+pub mod again;
 pub mod restore;
 
 use std::ffi::OsString;

@@ -261,6 +261,8 @@ fn short_help_of_rebuild() {
               Refuse to remove more files than this
           --keep-diverged-wal <DIR>
               Save the WAL that only the target has to this directory
+          --seed
+              Make a new standby where nothing is
       -B, --bindir <BINDIR>
               Directory of the target's PostgreSQL programs
           --config-file <FILE>
@@ -277,6 +279,7 @@ fn short_help_of_rebuild() {
           --source-dbname <CONNINFO>  How the agent connects to its own server
       -S, --slot <SLOTNAME>           Replication slot that the standby shall use
       -C, --create-slot               Create the slot if it does not exist
+          --max-wal-retained <SIZE>   Most WAL that the source may keep for the run
       -c, --checkpoint <MODE>         Immediate or spread checkpoint at the start [default: fast]
                                       [possible values: fast, spread]
       -X, --wal-method <METHOD>       How the WAL of the backup comes: fetch, none [default: fetch]
@@ -322,6 +325,7 @@ fn short_help_of_rebuild() {
           --overwrite-foreign-cluster  Overwrite a cluster that never was the source's
           --discard-newer-timeline     Overwrite a target on a newer timeline
           --discard-newer-wal          Overwrite a target that is ahead of the source
+          --leave-no-primary           Follow a source that is a standby of the target
           --no-login-check             Do not try the standby's connection first
           --reuse-tablespace-dirs      Use tablespace directories that have content
           --ignore-free-space          Do not check that there is enough room

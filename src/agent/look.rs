@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::bracket::{server_fault, slot_facts};
 use super::control;
+use super::lineage;
 use super::options::ServeOptions;
 use super::tree::read_fault;
 use crate::disk::facts as disk_facts;
@@ -30,6 +31,14 @@ pub async fn source(
     let slot = match slot {
         None => None,
         Some(name) => slot_facts(sql, name).await?,
+    };
+    let slots = sql.physical_slots().await.map_err(|error| {
+        server_fault("could not ask the source for its replication slots", &error)
+    })?;
+    let upstream = if server.in_recovery {
+        Some(lineage::upstream(sql).await?)
+    } else {
+        None
     };
     let pgdata = options
         .pgdata
@@ -105,6 +114,8 @@ pub async fn source(
         rights: server.rights,
         slot,
         synchronous_standby_names: server.synchronous_standby_names,
+        slots,
+        upstream,
     })
 }
 

@@ -152,6 +152,15 @@ impl Session {
                 })?;
                 Answer::Standbys { senders }
             }
+            Request::Position => {
+                let now = self.sql()?.facts().await.map_err(|error| {
+                    server_fault("could not ask the source where it stands", &error)
+                })?;
+                Answer::Position {
+                    timeline: now.timeline,
+                    lsn: now.current_lsn,
+                }
+            }
             Request::Bye => {
                 // The slot that was asked for stays: the standby streams from it, or will.
                 self.slot = None;

@@ -171,6 +171,16 @@ pub struct RebuildArguments {
     #[arg(long, value_name = "DIR", help_heading = TARGET)]
     pub keep_diverged_wal: Option<PathBuf>,
 
+    /// Make a new standby where nothing is
+    ///
+    /// Says that a PGDATA that does not exist is meant, and not mistyped: it is made, and everything comes from the
+    /// source. Needed when the command is typed at a terminal, that is when standard input and standard error are
+    /// one, and when the directory that PGDATA would lie in does not exist either. Scripts that seed into a missing
+    /// PGDATA go on without it, with a warning. A directory that exists and is empty is seeded without it. It has no
+    /// effect on a PGDATA that has content.
+    #[arg(long, help_heading = TARGET)]
+    pub seed: bool,
+
     /// Directory of the target's PostgreSQL programs
     ///
     /// The directory with the PostgreSQL programs of this host: postgres, pg_ctl and psql. It is refused
@@ -212,13 +222,18 @@ pub struct RebuildArguments {
     /// Replication slot that the standby shall use
     ///
     /// The physical replication slot of the source that the standby will use. It becomes
-    /// primary_slot_name. It must exist, unless --create-slot is given, and must not be in use. It keeps
+    /// primary_slot_name. It must exist, unless --create-slot is given, and must not be in use, unless by a server in
+    /// PGDATA that --stop stops. It keeps
     /// the source's WAL during the run. An existing slot that never reserved WAL cannot do that: then a
     /// temporary slot does, and the standby's slot reserves WAL when the standby first connects.
     ///
     /// A temporary slot, which is also used without this option, lasts as long as the run; with --start it
-    /// is released only once the standby streams. Without this option, afterwards the standby depends on
-    /// wal_keep_size or a WAL archive when it is away for long.
+    /// is released only once the standby streams.
+    ///
+    /// Without this option the standby keeps the slot that its own configuration names (primary_slot_name), if the
+    /// source has it and no other standby uses it; otherwise it has none, and depends on wal_keep_size or a WAL
+    /// archive when it is away for long. A slot of the target that is left without a standby is named in a warning,
+    /// since it keeps WAL on the source until it is dropped.
     #[arg(short = 'S', long, value_name = "SLOTNAME", help_heading = SOURCE)]
     pub slot: Option<String>,
 
@@ -230,6 +245,15 @@ pub struct RebuildArguments {
     /// reads from keeps WAL on the source without limit, unless max_slot_wal_keep_size is set.
     #[arg(short = 'C', long, requires = "slot", help_heading = SOURCE)]
     pub create_slot: bool,
+
+    /// Most WAL that the source may keep for the run
+    ///
+    /// Stops the run when its replication slot makes the source keep more WAL than SIZE, so that a long run does not
+    /// fill the source's disk. SIZE is a number of bytes, or one with the suffix k, M, G or T. The source is asked
+    /// every five seconds, and the progress shows what it keeps. The target is half-way then; the same command
+    /// finishes it. A slot of --slot that keeps more already is a reason to refuse. The default is no limit.
+    #[arg(long, value_name = "SIZE", value_parser = values::parse_size, help_heading = SOURCE)]
+    pub max_wal_retained: Option<u64>,
 
     /// Immediate or spread checkpoint at the start
     ///
@@ -318,17 +342,20 @@ pub struct RebuildArguments {
     /// changes nothing on either: no slot, no backup, no checkpoint. Of relations it moves digests and
     /// no blocks; files that are not made of blocks are compared whole. The source goes on working
     /// meanwhile, so a real run will move a little more or less. A server that runs in PGDATA is a reason
-    /// to refuse, also with --stop, since a dry run does not stop it.
+    /// to refuse. With --stop it is not: the dry run compares beside the running server, and says which one a real
+    /// run would stop.
     #[arg(short = 'n', long, help_heading = RUN)]
     pub dry_run: bool,
 
     /// Stop a server that runs in the target first
     ///
-    /// If a server runs in PGDATA, stops it as pg_ctl stop -m fast does, once all checks have passed but those
-    /// that need the list of files: --max-delete, enough room, new tablespaces. If one of these refuses, the
-    /// files are as they were, but the server stays stopped. Without this option, and in a dry run, a running
-    /// server is a reason to refuse. Where a cluster manager such as Patroni or systemd would start the server again, stop it
-    /// there instead.
+    /// If a server runs in PGDATA, stops it as pg_ctl stop -m fast does, once all checks have passed, the backup has
+    /// begun and the list of files is there. They are made once more when it has stopped: what it wrote last counts. If
+    /// the run fails then and nothing was changed, the server is started again the way it ran, by --start-command or
+    /// pg_ctlcluster where these start it, otherwise by pg_ctl with the arguments, the environment and the log file
+    /// that it had; where it was a service of systemd, the command that starts it is printed. Without this option a
+    /// running server is a reason to refuse. Where a cluster manager such as Patroni would start the server again,
+    /// stop it there instead.
     #[arg(long, help_heading = RUN)]
     pub stop: bool,
 
@@ -636,6 +663,15 @@ pub struct OverrideArguments {
     /// to on one timeline. What only the target has is lost.
     #[arg(long)]
     pub discard_newer_wal: bool,
+
+    /// Follow a source that is a standby of the target
+    ///
+    /// Goes on although the source is a standby of the target, as far as can be seen: no primary is left behind the
+    /// two, until one of them is promoted. As a rule this means that you are about to rebuild the wrong side, or that
+    /// the source should be promoted first. Also for a target that is a copy of the source's primary on the same
+    /// timeline, which looks the same.
+    #[arg(long)]
+    pub leave_no_primary: bool,
 
     /// Do not try the standby's connection first
     ///

@@ -34,12 +34,14 @@ impl Status {
         ),
         (
             Status::Failed,
-            "Something did not work. The files of the target are as they were; with --stop, its server may be stopped.",
+            "Something did not work. The files of the target are as they were; with --stop, its server runs again, or \
+             the message says how to start it.",
         ),
         (Status::Usage, "The options are wrong. Nothing was done."),
         (
             Status::Refused,
-            "A check refused to go on. The files of the target are as they were; with --stop, its server may be stopped.",
+            "A check refused to go on. The files of the target are as they were; with --stop, its server runs again, or \
+             the message says how to start it.",
         ),
         (
             Status::HalfWay,

@@ -11,7 +11,7 @@ mod serve;
 pub mod values;
 
 use std::ffi::OsString;
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -62,6 +62,7 @@ fn resolved<T>(
         variable: &|name| std::env::var(name).ok(),
         working_directory: &std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
         processors: std::thread::available_parallelism().map_or(1, usize::from),
+        is_typed: io::stdin().is_terminal() && io::stderr().is_terminal(),
         recorded: &|name| {
             let root = std::env::var_os("PG_CLUSTER_CONF_ROOT").map(PathBuf::from);
             debian::find(name, root.as_deref())

@@ -107,6 +107,8 @@ pub struct Surroundings<'a> {
     pub variable: &'a dyn Fn(&str) -> Option<String>,
     pub working_directory: &'a Path,
     pub processors: usize,
+    /// A person typed the command, at a terminal.
+    pub is_typed: bool,
     /// What Debian's postgresql-common has on record of a cluster.
     pub recorded: &'a dyn Fn(&ClusterName) -> Result<Recorded, String>,
 }
@@ -244,7 +246,9 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
             .log_file
             .map(|file| absolute("-l", file, around))
             .transpose()?,
-        overrides: overrides(&typed.overrides),
+        max_wal_retained: typed.max_wal_retained,
+        is_typed: around.is_typed,
+        overrides: overrides(&typed.overrides, typed.seed),
     };
     Ok(Rebuild {
         options,
@@ -275,7 +279,7 @@ pub fn inspect(typed: InspectArguments, around: &Surroundings) -> Result<Inspect
     if let Some(slot) = &typed.slot {
         check_slot_name(slot)?;
     }
-    let (pgdata, _) = target(typed.pgdata, typed.debian.cluster.as_ref(), around)?;
+    let (pgdata, recorded) = target(typed.pgdata, typed.debian.cluster.as_ref(), around)?;
     let connection = &typed.connection;
     let names_source = typed.agent.from.is_some()
         || typed.agent.source_dbname.is_some()
@@ -305,6 +309,7 @@ pub fn inspect(typed: InspectArguments, around: &Surroundings) -> Result<Inspect
             cluster: typed.debian.cluster,
             source,
             slot: typed.slot,
+            config_file: recorded.map(|cluster| cluster.config_file),
         },
         is_json: typed.json,
         verbosity: i16::from(typed.verbose),
@@ -590,7 +595,7 @@ fn plain(path: &Path) -> PathBuf {
     path.components().collect()
 }
 
-fn overrides(typed: &OverrideArguments) -> Overrides {
+fn overrides(typed: &OverrideArguments, seed: bool) -> Overrides {
     Overrides {
         overwrite_foreign_cluster: typed.overwrite_foreign_cluster,
         discard_newer_timeline: typed.discard_newer_timeline,
@@ -599,6 +604,8 @@ fn overrides(typed: &OverrideArguments) -> Overrides {
         reuse_tablespace_dirs: typed.reuse_tablespace_dirs,
         ignore_free_space: typed.ignore_free_space,
         allow_unknown_version: typed.allow_unknown_version,
+        leave_no_primary: typed.leave_no_primary,
+        seed,
     }
 }
 
@@ -628,6 +635,7 @@ mod tests {
             variable: &variable,
             working_directory: Path::new("/home/postgres"),
             processors: 64,
+            is_typed: false,
             recorded: &|name| {
                 Ok(Recorded {
                     pgdata: "/var/lib/postgresql/15/main".into(),

@@ -53,6 +53,27 @@ pub fn parse_rate(text: &str) -> Result<u64, String> {
     Ok(kilobytes * 1024)
 }
 
+/// A size in bytes, or with the suffix k, M, G or T, each 1024 times the one before.
+///
+/// # Errors
+/// What is wrong with the text.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let units = ['k', 'M', 'G', 'T'];
+    let (digits, power) = match text.char_indices().last() {
+        Some((at, suffix)) if units.contains(&suffix) => {
+            let place = units.iter().position(|unit| *unit == suffix).unwrap_or(0);
+            (&text[..at], place + 1)
+        }
+        _ => (text, 0),
+    };
+    let is_number = !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit());
+    let bytes = digits.parse::<u64>().ok().filter(|_| is_number);
+    (0..power)
+        .try_fold(bytes.unwrap_or(0), |bytes, _| bytes.checked_mul(1024))
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(|| "use a number of bytes, or one with suffix k, M, G or T".to_owned())
+}
+
 /// What `recovery_target_timeline` may be.
 ///
 /// # Errors
@@ -78,6 +99,22 @@ mod tests {
         }
         for text in ["", "0", "-1", "+1", "newest", "0x2"] {
             assert!(parse_timeline(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, bytes) in [
+            ("1", 1),
+            ("64k", 64 << 10),
+            ("16M", 16 << 20),
+            ("2G", 2 << 30),
+            ("1T", 1 << 40),
+        ] {
+            assert_eq!(parse_size(text), Ok(bytes));
+        }
+        for text in ["", "0", "M", "-1", "+1", "1.5G", "1GB", "99999999999T"] {
+            assert!(parse_size(text).is_err(), "{text}");
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::client::failure::{Failure, TargetState};
 use crate::client::finish::summary;
+use crate::client::look::lineage;
 use crate::client::look::target::{self, Hold};
 use crate::client::options::{InspectOptions, InspectSource};
 use crate::client::outcome::{
@@ -20,7 +21,9 @@ use crate::facts::{Condition, Running, SourceFacts, TargetCluster, TargetFacts};
 use crate::pg::lsn::unbroken_since;
 use crate::pg::version::tablespace_directory;
 use crate::plan::advice::{Advice, advise};
+use crate::plan::lineage::{Lineage, Remark, lineage as lineage_of};
 use crate::plan::relation::relate;
+use crate::plan::slots;
 use crate::plan::words;
 use crate::wire::message::{Compression, Request};
 use crate::workers;
@@ -31,7 +34,7 @@ use crate::workers;
 /// The directory cannot be read, or the source cannot be asked.
 pub async fn inspect(options: &InspectOptions, events: &Events) -> Result<Inspection, Failure> {
     let pgdata = &options.pgdata;
-    let (target, own) = workers::in_place(|| {
+    let (mut target, own) = workers::in_place(|| {
         // Held for a moment, to see whether a run holds it.
         let hold = target::hold(pgdata)?;
         let target = target::look(pgdata, &hold)?;
@@ -57,7 +60,9 @@ pub async fn inspect(options: &InspectOptions, events: &Events) -> Result<Inspec
         command: None,
     };
     if let Some(source) = &options.source {
-        let facts = ask(source, options.slot.clone(), events).await?;
+        lineage::complete(&mut target, pgdata, options.config_file.as_deref()).await;
+        let slot = slots::wanted(options.slot.as_deref(), &target);
+        let facts = ask(source, slot.map(str::to_owned), events).await?;
         conclude(&mut inspection, options, source, &target, &facts)?;
     }
     Ok(inspection)
@@ -133,12 +138,38 @@ fn conclude(
     inspection.relation = Some(relation.name());
     inspection.relation_in_words = Some(relation.to_string());
     inspection.sentences = advice.sentences();
+    inspection.sentences.extend(remarks(options, target, facts));
     // An interrupted run is finished by its own command, with all its options.
     if advice.is_rebuild() && advice != Advice::RunAgain {
-        inspection.command = Some(command(options, source)?);
+        let mut command = command(options, source)?;
+        if matches!(target.condition, Condition::Missing) {
+            // A person who types it is asked.
+            command.push_str(" --seed");
+        }
+        inspection.command = Some(command);
     }
     inspection.advice = Some(advice);
     Ok(())
+}
+
+/// What a rebuild would say of where the source leads, and of the slot.
+fn remarks(options: &InspectOptions, target: &TargetFacts, facts: &SourceFacts) -> Vec<String> {
+    let lineage = lineage_of(target, facts, &lineage::local_addresses(facts));
+    let of_target = match &lineage {
+        Lineage::OfTarget(evidence) => Some(format!(
+            "The source is a standby of the target: a rebuild from it is refused, since it would leave no primary. \
+             {evidence}"
+        )),
+        _ => None,
+    };
+    let slot = slots::choose(options.slot.as_deref(), target, facts).remarks;
+    let remarks = lineage.remark().into_iter().chain(slot);
+    of_target
+        .into_iter()
+        .chain(remarks.map(|remark| match remark {
+            Remark::Note(text) | Remark::Warning(text) => text,
+        }))
+        .collect()
 }
 
 /// The rebuild that the advice speaks of, with the words of this inspection.

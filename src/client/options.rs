@@ -1,5 +1,6 @@
 //! What `rebuild` was asked to do, resolved: no defaults left to guess, no text left to parse.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -68,6 +69,10 @@ pub struct RebuildOptions {
     pub log_file: Option<PathBuf>,
     /// What starts the server instead of `pg_ctl`.
     pub starter: Option<Starter>,
+    /// Most bytes of WAL that the source may keep for the run.
+    pub max_wal_retained: Option<u64>,
+    /// A person typed the command: one who can be asked.
+    pub is_typed: bool,
     pub overrides: Overrides,
 }
 
@@ -80,6 +85,26 @@ pub enum Starter {
     Command(String),
 }
 
+impl Starter {
+    /// The program that starts the server, with its arguments.
+    #[must_use]
+    pub fn words(&self) -> Vec<OsString> {
+        match self {
+            Starter::Command(command) => ["/bin/sh", "-c", command].map(OsString::from).to_vec(),
+            // As the cluster's owner: systemd would want root.
+            Starter::Debian(cluster) => [
+                "pg_ctlcluster",
+                "--skip-systemctl-redirect",
+                &cluster.version,
+                &cluster.name,
+                "start",
+            ]
+            .map(OsString::from)
+            .to_vec(),
+        }
+    }
+}
+
 /// What `inspect` was asked to look at.
 #[derive(Debug, Clone)]
 pub struct InspectOptions {
@@ -90,6 +115,8 @@ pub struct InspectOptions {
     pub source: Option<InspectSource>,
     /// The standby's slot on the source.
     pub slot: Option<String>,
+    /// Configuration file of the directory's server when it is on record elsewhere.
+    pub config_file: Option<PathBuf>,
 }
 
 /// How `inspect` reaches the source, with what was typed: the advice is a command with the same words.

@@ -105,6 +105,8 @@ pub struct Outcome {
     pub damaged: Vec<DamagedPage>,
     pub warnings: Vec<String>,
     pub slot: Option<String>,
+    /// PID of the server in the target that a run without `--dry-run` stops first.
+    pub server_to_stop: Option<u32>,
     /// The standby was started and streams.
     pub streaming: bool,
     /// What the DBA should do next, one sentence each.

@@ -2,36 +2,45 @@
 //! target changes before the last step.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::client::close::configuration::{self, Staged};
 use crate::client::close::keep;
 use crate::client::close::lock::Close;
+use crate::client::close::stop;
 use crate::client::failure::{Failure, TargetState};
+use crate::client::finish::watch;
 use crate::client::look::conf;
 use crate::client::look::judge::{
-    bindir, judge, judge_before_stop, judge_login, judge_wal_supply, slot_wish,
+    bindir, choose_slot, judge, judge_before_stop, judge_login, judge_wal_supply, remark, slot_wish,
 };
+use crate::client::look::lineage;
 use crate::client::look::settings;
 use crate::client::look::target::{self, Hold};
 use crate::client::options::RebuildOptions;
 use crate::client::run::Run;
 use crate::client::source::{Source, SourceError};
-use crate::client::transfer::lists::{lists, plan};
+use crate::client::transfer::lists::{Lists, lists, plan};
 use crate::client::transfer::whole::fetch_small;
 use crate::client::transfer::work::Work;
 use crate::disk::target::ClosedTarget;
 use crate::event::Stage;
-use crate::facts::{Condition, Running, SourceFacts, TargetCluster, TargetFacts};
+use crate::facts::{Condition, Live, Running, SourceFacts, TargetCluster, TargetFacts};
 use crate::pg::lsn::Lsn;
-use crate::plan::guard::{self, Cleared};
+use crate::plan::guard::{self, Cleared, Findings};
 use crate::plan::refusal::Refusal;
-use crate::plan::relation::relate;
+use crate::plan::slots;
 use crate::plan::standby as standby_plan;
-use crate::postmaster;
 use crate::wire::message::{Answer, Request, SlotWish};
 use crate::workers;
+
+/// How long the source may take to notice that a standby is gone.
+const SLOT_FREE_WITHIN: Duration = Duration::from_secs(10);
+
+/// How often it is asked.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// The target as it was found, held against other runs.
 pub(super) struct Looked {
@@ -59,17 +68,20 @@ pub(super) struct Half {
 ///
 /// # Errors
 /// It cannot be looked at, or root asks.
-pub(super) fn look(run: &Run<'_>) -> Result<Looked, Failure> {
+pub(super) async fn look(run: &Run<'_>) -> Result<Looked, Failure> {
     run.stage(Stage::Look);
     let pgdata = &run.options.pgdata;
     let looked = target::hold(pgdata).and_then(|hold| {
         let target = target::look(pgdata, &hold)?;
         Ok(Looked { target, hold })
     });
-    let looked = looked.map_err(|error| Failure::untouched(&error))?;
+    let mut looked = looked.map_err(|error| Failure::untouched(&error))?;
     if looked.target.is_root {
         return Err(Failure::refused(&[Refusal::RunsAsRoot]));
     }
+    // Before the source is asked where it stands: what the target had then, the source may have.
+    let config_file = run.options.config_file.as_deref();
+    lineage::complete(&mut looked.target, pgdata, config_file).await;
     Ok(looked)
 }
 
@@ -83,14 +95,9 @@ pub(super) async fn prepare(
     source: &Source,
 ) -> Result<Box<Half>, Failure> {
     let is_interrupted = is_interrupted(&looked.target);
-    let mut was_stopped = false;
-    let prepared = close_in_order(run, source, looked, &mut was_stopped).await;
+    let prepared = close_in_order(run, source, looked).await;
     prepared.map_err(|failure| {
-        if failure.state != TargetState::Untouched {
-            failure
-        } else if was_stopped {
-            failure.detail("The target's server was stopped and is not running now.")
-        } else if is_interrupted {
+        if failure.state == TargetState::Untouched && is_interrupted {
             failure.detail(
                 "An earlier run was interrupted in it: it cannot start until one has finished.",
             )
@@ -108,33 +115,37 @@ pub(super) fn is_interrupted(target: &TargetFacts) -> bool {
     }
 }
 
-/// All steps up to the point of no return, which is the last one.
+/// All steps up to the point of no return, which is the last one. A server that runs in the target is stopped as
+/// late as can be: what can be judged while it runs is judged then.
 async fn close_in_order(
     run: &Run<'_>,
     source: &Source,
     looked: Looked,
-    was_stopped: &mut bool,
 ) -> Result<Box<Half>, Failure> {
     let options = run.options;
     let Looked { mut target, hold } = looked;
-    let facts = facts(run, source)
+    let mut facts = facts(run, source, &target)
         .await
         .map_err(|error| error.untouched())?;
 
     run.stage(Stage::Judge);
     keep::judge_place(options)?;
+    choose_slot(run, &target, &facts);
     let to_stop = server_to_stop(options, &target);
     let mut cleared = None;
-    if to_stop.is_some() {
-        judge_before_stop(options, &target, &facts)?;
-    } else {
-        cleared = Some(judge(options, &target, &facts)?);
-    }
-    judge_wal_supply(options, &facts)?;
+    let before_stop = match to_stop {
+        Some(_) => judge_before_stop(run, &target, &facts)?,
+        None => {
+            let passed = judge(run, &target, &facts)?;
+            cleared.insert(passed).findings().clone()
+        }
+    };
+    remark(run, &target, &facts);
+    judge_wal_supply(run, &facts)?;
     let bindir = bindir(options, &facts)?;
     let is_interrupted = is_interrupted(&target);
     let configuration = configuration::fetch(run, source, is_interrupted).await?;
-    let is_seed = relate(&target, &facts).is_seed();
+    let is_seed = before_stop.is_seed;
     let name = settings::application_name(options, &target.host.name, is_seed);
     let name = name.as_deref();
     if settings::has_own_configuration(options, is_seed) {
@@ -144,43 +155,68 @@ async fn close_in_order(
         settings::raised(options, &facts, &auto_conf)?;
         settings::warn_of_slot_sync(run, &auto_conf);
     }
-    if let Some(pid) = to_stop {
+    // The backup begins while the target's server still runs, so that the list of files is judged then: unless that
+    // server does not say where it stands, since the backup's own WAL would hide that it is ahead; and unless the slot
+    // that it streams with, which moves on until it is stopped, must keep all from the start of the backup on.
+    let begins_first = to_stop.is_none()
+        || live(&target).is_some()
+            && (options.brings_wal
+                || !run
+                    .choice
+                    .get()
+                    .is_some_and(|choice| choice.is_held_by_target));
+    let mut begun = None;
+    if begins_first {
+        begun = Some(
+            begin(
+                run,
+                source,
+                &target,
+                &facts,
+                &before_stop,
+                (name, bindir.as_deref()),
+            )
+            .await?,
+        );
+    } else {
         judge_login(run, name, &facts, bindir.as_deref()).await?;
-        postmaster::stop(&options.pgdata, pid, options.wait)
-            .await
-            .map_err(|error| {
-                Failure::untouched(&error)
-                    .detail("It was asked to stop and may still be doing so.")
-                    .hint("Stop it, or allow more time with --wait.")
-            })?;
-        *was_stopped = true;
-        run.events.note("The target's server was stopped.");
+    }
+    if let Some(pid) = to_stop {
+        if let Some((_, lists)) = &begun {
+            // For what it refuses.
+            plan(run, &facts, &before_stop, lists)?;
+        }
+        // One that said where it stood was judged by that before the backup wrote any WAL; as a standby it has gone on
+        // with the source since, as a primary on its own.
+        let was_standby = live(&target).is_some_and(|live| live.in_recovery);
+        stop::stop(run, pid).await?;
         target =
             target::look(&options.pgdata, &hold).map_err(|error| Failure::untouched(&error))?;
+        lineage::complete(&mut target, &options.pgdata, options.config_file.as_deref()).await;
+        slot_after_stop(run, source, &mut facts).await?;
+        if begun.is_none() || was_standby {
+            position_after_stop(source, &mut facts)
+                .await
+                .map_err(|error| error.untouched())?;
+        }
     }
     let cleared = match cleared {
         Some(cleared) => cleared,
-        None => judge(options, &target, &facts)?,
+        None => judge(run, &target, &facts)?,
     };
-
-    run.stage(Stage::Bracket);
-    run.admitted.notify_one();
-    let login = async {
-        match to_stop {
-            // It was judged before the stop.
-            Some(_) => Ok(()),
-            None => judge_login(run, name, &facts, bindir.as_deref()).await,
+    let findings = cleared.findings();
+    let (start_lsn, lists) = match begun {
+        Some((start_lsn, lists)) if to_stop.is_some() => (
+            start_lsn,
+            lists.again(run, &target, &facts, findings).await?,
+        ),
+        Some(begun) => begun,
+        None => {
+            let known = (name, bindir.as_deref());
+            begin(run, source, &target, &facts, findings, known).await?
         }
     };
-    let bracket = async {
-        let opened = open_bracket(run, source, &facts, &cleared).await;
-        opened.map_err(|error| error.untouched())
-    };
-    let ((), start_lsn) = futures_util::future::try_join(login, bracket).await?;
-
-    run.stage(Stage::Manifest);
-    let lists = lists(run, source, &target, &facts, &cleared).await?;
-    let work = plan(run, &facts, &cleared, lists)?;
+    let work = plan(run, &facts, findings, &lists)?;
     let old_auto_conf = match work.auto_conf {
         Some((entry, bytes)) => {
             let block_bytes = facts.control.block_bytes;
@@ -191,7 +227,7 @@ async fn close_in_order(
         None => conf::auto_conf(&options.pgdata).map_err(|error| Failure::untouched(&error))?,
     };
     // A text that cannot be used must show now, not when the target is closed.
-    let mut standby = settings::standby(options, name)?;
+    let mut standby = settings::standby(run, name)?;
     if settings::has_own_configuration(options, cleared.findings().is_seed) {
         standby.raised = settings::raised(options, &facts, &old_auto_conf)?;
     }
@@ -234,7 +270,77 @@ async fn close_in_order(
     }))
 }
 
-pub(super) async fn facts(run: &Run<'_>, source: &Source) -> Result<SourceFacts, SourceError> {
+/// Tries the login, starts the backup and lists both sides.
+async fn begin(
+    run: &Run<'_>,
+    source: &Source,
+    target: &TargetFacts,
+    facts: &SourceFacts,
+    findings: &Findings,
+    (name, bindir): (Option<&str>, Option<&Path>),
+) -> Result<(Lsn, Lists), Failure> {
+    run.stage(Stage::Bracket);
+    run.admitted.notify_one();
+    let login = judge_login(run, name, facts, bindir);
+    let bracket = async {
+        let opened = open_bracket(run, source, facts, findings).await;
+        opened.map_err(|error| error.untouched())
+    };
+    let ((), start_lsn) = futures_util::future::try_join(login, bracket).await?;
+    run.stage(Stage::Manifest);
+    let lists = lists(run, source, target, facts, findings).await?;
+    Ok((start_lsn, lists))
+}
+
+/// Waits until the slot that the target's server streamed with is free. If it does not become so, another standby
+/// streams with it.
+async fn slot_after_stop(
+    run: &Run<'_>,
+    source: &Source,
+    facts: &mut SourceFacts,
+) -> Result<(), Failure> {
+    if !run
+        .choice
+        .get()
+        .is_some_and(|choice| choice.is_held_by_target)
+    {
+        return Ok(());
+    }
+    let Some(slot) = &mut facts.slot else {
+        return Ok(());
+    };
+    let begin = Instant::now();
+    loop {
+        let senders = watch::senders(source, run.options.wait).await;
+        let senders = senders.map_err(|error| error.untouched())?;
+        slot.active = senders
+            .iter()
+            .any(|sender| sender.slot.as_ref() == Some(&slot.name));
+        if !slot.active || begin.elapsed() > SLOT_FREE_WITHIN.min(run.options.wait) {
+            return Ok(());
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Asks where the source stands now: a target that was its standby went on with it until it was stopped.
+async fn position_after_stop(source: &Source, facts: &mut SourceFacts) -> Result<(), SourceError> {
+    match source.ask(&Request::Position, Vec::new()).await? {
+        // On another one the backup is worthless anyway.
+        (Answer::Position { timeline, lsn }, _) if timeline == facts.timeline => {
+            facts.current_lsn = lsn.max(facts.current_lsn);
+            Ok(())
+        }
+        (Answer::Position { .. }, _) => Ok(()),
+        _ => Err(SourceError::Unfitting("position")),
+    }
+}
+
+pub(super) async fn facts(
+    run: &Run<'_>,
+    source: &Source,
+    target: &TargetFacts,
+) -> Result<SourceFacts, SourceError> {
     let configure = Request::Configure {
         client_version: env!("CARGO_PKG_VERSION").to_owned(),
         key: run.key,
@@ -244,11 +350,12 @@ pub(super) async fn facts(run: &Run<'_>, source: &Source) -> Result<SourceFacts,
         survey: run.options.dry_run,
         join: run.join,
     };
-    source.introduce(&configure, run.options.slot.clone()).await
+    let slot = slots::wanted(run.options.slot.as_deref(), target);
+    source.introduce(&configure, slot.map(str::to_owned)).await
 }
 
 /// The server in the target that has to be stopped, if there is one and that was asked for.
-fn server_to_stop(options: &RebuildOptions, target: &TargetFacts) -> Option<u32> {
+pub(super) fn server_to_stop(options: &RebuildOptions, target: &TargetFacts) -> Option<u32> {
     match &target.condition {
         Condition::Cluster(cluster) if options.stop => match cluster.running {
             Running::Server { pid } => Some(pid),
@@ -258,16 +365,24 @@ fn server_to_stop(options: &RebuildOptions, target: &TargetFacts) -> Option<u32>
     }
 }
 
+/// What the target's server said of itself.
+fn live(target: &TargetFacts) -> Option<&Live> {
+    match &target.condition {
+        Condition::Cluster(cluster) => cluster.standing.live.as_ref(),
+        _ => None,
+    }
+}
+
 async fn open_bracket(
     run: &Run<'_>,
     source: &Source,
     facts: &SourceFacts,
-    cleared: &Cleared,
+    findings: &Findings,
 ) -> Result<Lsn, SourceError> {
-    let slot = match slot_wish(run.options) {
+    let slot = match slot_wish(run) {
         guard::SlotWish::Create(name) if facts.slot.is_none() => SlotWish::Create(name.to_owned()),
         guard::SlotWish::Existing(name) | guard::SlotWish::Create(name)
-            if !cleared.findings().needs_temporary_slot =>
+            if !findings.needs_temporary_slot =>
         {
             SlotWish::Existing(name.to_owned())
         }

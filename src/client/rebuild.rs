@@ -5,16 +5,18 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::client::carry::{carry_out, finish};
+use crate::client::close::stop;
 use crate::client::failure::{AGAIN, Failure, TargetState};
 use crate::client::finish::launch::start_and_watch;
 use crate::client::options::RebuildOptions;
 use crate::client::outcome::Outcome;
 use crate::client::prepare::{Looked, look, prepare};
 use crate::client::run::Run;
-use crate::client::source::{self, Source};
+use crate::client::source::{self, Connection, Source};
 use crate::client::survey::survey;
 use crate::client::transfer::streams;
 use crate::event::{Events, Stage};
+use crate::plan::words::Bytes;
 use crate::wire::message::Request;
 
 /// How long the agent may take to say good-bye.
@@ -30,15 +32,12 @@ pub async fn rebuild(
     mut cancel: watch::Receiver<bool>,
 ) -> Result<Outcome, Failure> {
     let run = Run::begin(options, events)?;
-    let looked = look(&run)?;
     let connected = tokio::select! {
         biased;
         () = cancelled(&mut cancel) => Err(interrupted(TargetState::Untouched)),
-        connected = source::connect(&options.from, events) => {
-            connected.map_err(|error| error.untouched())
-        }
+        connected = look_and_connect(&run) => connected,
     };
-    let (source, mut connection) = connected?;
+    let (looked, (source, mut connection)) = connected?;
     let result = tokio::select! {
         result = with_source(&run, looked, &source, &mut cancel) => result,
         never = streams::widen(&run, &source, &mut connection) => match never {},
@@ -48,7 +47,7 @@ pub async fn rebuild(
             let is_heard = good_bye(&source).await;
             // One that is in use is not dropped.
             if !is_heard && run.made_slot.get().is_some() && !options.start {
-                let slot = options.slot.as_deref().unwrap_or_default();
+                let slot = run.slot().unwrap_or_default();
                 let failure = Failure::new(TargetState::Rebuilt, "the agent was lost before the end")
                     .detail(format!("It may have dropped replication slot \"{slot}\", which it had made."))
                     .hint("Look at pg_replication_slots on the source. If it is not there, make it again and start \
@@ -70,6 +69,12 @@ pub async fn rebuild(
     }
 }
 
+async fn look_and_connect(run: &Run<'_>) -> Result<(Looked, (Source, Connection)), Failure> {
+    let looked = look(run).await?;
+    let connected = source::connect(&run.options.from, run.events).await;
+    Ok((looked, connected.map_err(|error| error.untouched())?))
+}
+
 async fn with_source(
     run: &Run<'_>,
     looked: Looked,
@@ -86,14 +91,19 @@ async fn with_source(
     let prepared = tokio::select! {
         biased;
         () = cancelled(cancel) => Err(interrupted(TargetState::Untouched)),
+        failure = too_much_retained(run, source, TargetState::Untouched) => Err(failure),
         prepared = prepare(run, looked, source) => prepared,
     };
     // Point of no return: pg_control is gone, and `finish` alone brings it back.
-    let half = prepared?;
+    let half = match prepared {
+        Ok(half) => half,
+        Err(failure) => return Err(stop::undo(run, failure).await),
+    };
     let carried = tokio::select! {
         biased;
         () = cancelled(cancel) => Err(interrupted(TargetState::HalfWay)),
         lost = source.lost() => Err(Failure::half_way(&lost)),
+        failure = too_much_retained(run, source, TargetState::HalfWay) => Err(failure),
         carried = carry_out(run, *half) => carried,
     };
     // Nothing stops this: it needs the source no more, and what it has begun it ends.
@@ -102,6 +112,32 @@ async fn with_source(
         biased;
         () = cancelled(cancel) => Err(interrupted(TargetState::Rebuilt)),
         outcome = start_and_watch(run, source, finished) => outcome,
+    }
+}
+
+/// Returns when the source keeps more WAL for the run than it may.
+async fn too_much_retained(run: &Run<'_>, source: &Source, state: TargetState) -> Failure {
+    let Some(limit) = run.options.max_wal_retained else {
+        return std::future::pending().await;
+    };
+    let bytes = source.retains_more_than(limit).await;
+    let error = format!(
+        "the source keeps {} of WAL for this run, more than --max-wal-retained allows",
+        Bytes(bytes)
+    );
+    let failure = Failure::new(state, error);
+    let failure = match run.slot() {
+        Some(slot) if run.made_slot.get().is_none() => failure.hint(format!(
+            "Replication slot \"{slot}\" of the source keeps it until its standby streams: watch the room there, or \
+             drop the slot."
+        )),
+        _ => failure.detail("It may remove that WAL now: the run's replication slot is gone."),
+    };
+    match state {
+        TargetState::HalfWay => failure.hint(format!(
+            "{AGAIN} --max-wal-retained allows more, and --max-rate, --jobs and --streams make it faster."
+        )),
+        TargetState::Untouched | TargetState::Rebuilt => failure,
     }
 }
 

@@ -10,6 +10,9 @@ use crate::client::options::RebuildOptions;
 use crate::client::outcome::{KeptWal, StageTime};
 use crate::digest::SessionKey;
 use crate::event::{Events, Stage};
+use crate::plan::lineage::Remark;
+use crate::plan::slots::Choice;
+use crate::postmaster::again::Ran;
 use crate::wire::message::JoinToken;
 use crate::workers::Workers;
 
@@ -28,6 +31,10 @@ pub(super) struct Run<'a> {
     pub(super) kept_wal: OnceLock<KeptWal>,
     /// Set once the standby's slot was made, which only lasts if the agent hears that the run has ended well.
     pub(super) made_slot: OnceLock<()>,
+    /// The slot that the standby will use, once the source was asked.
+    pub(super) choice: OnceLock<Choice>,
+    /// How the target's server ran that this run has stopped.
+    pub(super) stopped: OnceLock<Ran>,
     warnings: Mutex<Vec<String>>,
 }
 
@@ -49,6 +56,8 @@ impl<'a> Run<'a> {
             clock: Clock::start(),
             kept_wal: OnceLock::new(),
             made_slot: OnceLock::new(),
+            choice: OnceLock::new(),
+            stopped: OnceLock::new(),
             warnings: Mutex::default(),
         })
     }
@@ -56,11 +65,27 @@ impl<'a> Run<'a> {
     /// Tells a warning, now and in the outcome.
     pub(super) fn warn(&self, sentence: impl Into<String>) {
         let sentence = sentence.into();
-        self.events.warn(&sentence);
         if let Ok(mut warnings) = self.warnings.lock()
             && !warnings.contains(&sentence)
         {
+            self.events.warn(&sentence);
             warnings.push(sentence);
+        }
+    }
+
+    /// Tells a remark as loud as it is.
+    pub(super) fn remark(&self, remark: &Remark) {
+        match remark {
+            Remark::Note(text) => self.events.note(text),
+            Remark::Warning(text) => self.warn(text),
+        }
+    }
+
+    /// The slot that the standby will use: the one asked for, or the target's own.
+    pub(super) fn slot(&self) -> Option<&str> {
+        match self.choice.get() {
+            Some(choice) => choice.name.as_deref(),
+            None => self.options.slot.as_deref(),
         }
     }
 

@@ -159,6 +159,8 @@ pub struct Source {
     pending: Pending,
     next: Arc<AtomicU32>,
     tell_end: Arc<watch::Sender<Option<End>>>,
+    /// Bytes of WAL that the source keeps for the run, as it told last.
+    retained: Arc<watch::Sender<u64>>,
     events: Events,
 }
 
@@ -209,6 +211,7 @@ pub async fn connect(from: &From, events: &Events) -> Result<(Source, Connection
         pending: Pending::default(),
         next: Arc::new(AtomicU32::new(1)),
         tell_end: Arc::new(watch::Sender::new(None)),
+        retained: Arc::default(),
         events: events.clone(),
     };
     tokio::spawn(beat(opened.outgoing.downgrade(), events.clone()));
@@ -284,6 +287,7 @@ async fn receive(
     tally: Arc<Tally>,
     pending: Pending,
     tell_end: Arc<watch::Sender<Option<End>>>,
+    retained: Arc<watch::Sender<u64>>,
     events: Events,
 ) {
     let link = |reason| End::Link { stream, reason };
@@ -303,7 +307,10 @@ async fn receive(
         if id == 0 {
             match codec::decode::<Notice>(&head) {
                 Ok(Notice::Alive) => {}
-                Ok(Notice::RetainedWal { bytes, .. }) => events.tell(&Event::RetainedWal { bytes }),
+                Ok(Notice::RetainedWal { bytes, .. }) => {
+                    events.tell(&Event::RetainedWal { bytes });
+                    retained.send_replace(bytes);
+                }
                 Ok(Notice::BracketLost { reason }) => break End::Bracket(one_line(&reason)),
                 Err(error) => break link(error.to_string()),
             }
@@ -471,6 +478,7 @@ impl Source {
             Arc::clone(&tally),
             Arc::clone(&self.pending),
             Arc::clone(&self.tell_end),
+            Arc::clone(&self.retained),
             self.events.clone(),
         ));
         Carrier {
@@ -495,6 +503,16 @@ impl Source {
                 SourceError::Lost(format!("stream {}: {reason}", stream + 1))
             }
             None => SourceError::Lost("it does not answer any more".to_owned()),
+        }
+    }
+
+    /// Returns when the source keeps more bytes of WAL than `limit`, with their number.
+    pub async fn retains_more_than(&self, limit: u64) -> u64 {
+        let mut told = self.retained.subscribe();
+        match told.wait_for(|bytes| *bytes > limit).await {
+            Ok(bytes) => *bytes,
+            // Nobody can tell any more.
+            Err(_) => std::future::pending().await,
         }
     }
 

@@ -9,10 +9,12 @@ use crate::client::close::keep;
 use crate::client::failure::Failure;
 use crate::client::finish::summary::{self, Told};
 use crate::client::look::conf;
-use crate::client::look::judge::{bindir, judge, judge_login, judge_wal_supply};
+use crate::client::look::judge::{
+    bindir, choose_slot, judge, judge_before_stop, judge_login, judge_wal_supply, remark,
+};
 use crate::client::look::settings;
 use crate::client::outcome::Outcome;
-use crate::client::prepare::{facts, is_interrupted};
+use crate::client::prepare::{facts, is_interrupted, server_to_stop};
 use crate::client::run::Run;
 use crate::client::source::Source;
 use crate::client::transfer::lists::{lists, plan};
@@ -33,38 +35,48 @@ pub(super) async fn survey(
     target: &TargetFacts,
 ) -> Result<Outcome, Failure> {
     let options = run.options;
-    let facts = facts(run, source)
+    let facts = facts(run, source, target)
         .await
         .map_err(|error| error.untouched())?;
     run.stage(Stage::Judge);
     keep::judge_place(options)?;
-    let cleared = judge(options, target, &facts)?;
-    judge_wal_supply(options, &facts)?;
+    choose_slot(run, target, &facts);
+    let server_to_stop = server_to_stop(options, target);
+    let findings = match server_to_stop {
+        Some(_) => judge_before_stop(run, target, &facts)?,
+        None => judge(run, target, &facts)?.findings().clone(),
+    };
+    remark(run, target, &facts);
+    if let Some(pid) = server_to_stop {
+        run.events
+            .note(format!("It would stop the target's server (PID {pid})."));
+    }
+    judge_wal_supply(run, &facts)?;
     let bindir = bindir(options, &facts)?;
-    let is_seed = cleared.findings().is_seed;
+    let is_seed = findings.is_seed;
     let name = settings::application_name(options, &target.host.name, is_seed);
     let name = name.as_deref();
     judge_login(run, name, &facts, bindir.as_deref()).await?;
     configuration::fetch(run, source, is_interrupted(target)).await?;
     run.admitted.notify_one();
     run.stage(Stage::Manifest);
-    let lists = lists(run, source, target, &facts, &cleared).await?;
-    let work = plan(run, &facts, &cleared, lists)?;
+    let lists = lists(run, source, target, &facts, &findings).await?;
+    let work = plan(run, &facts, &findings, &lists)?;
     let old = match work.auto_conf {
         // The source's comes: what it sets is not known yet.
         Some(_) => Vec::new(),
         None => conf::auto_conf(&options.pgdata).map_err(|error| Failure::untouched(&error))?,
     };
-    if settings::has_own_configuration(options, cleared.findings().is_seed) {
+    if settings::has_own_configuration(options, findings.is_seed) {
         settings::raised(options, &facts, &old)?;
         settings::warn_of_slot_sync(run, &old);
     }
     if work.auto_conf.is_none() {
-        standby_plan::auto_conf(&old, &BTreeMap::new(), &settings::standby(options, name)?)
+        standby_plan::auto_conf(&old, &BTreeMap::new(), &settings::standby(run, name)?)
             .map_err(|error| Failure::untouched(&error))?;
     }
     run.stage(Stage::Compare);
-    let placements = &cleared.findings().placements;
+    let placements = &findings.placements;
     let located: Vec<(u32, PathBuf)> = placements
         .iter()
         .filter_map(|placement| Some((placement.oid, placement.location_path()?)))
@@ -103,12 +115,13 @@ pub(super) async fn survey(
         run,
         &Told {
             facts: &facts,
-            cleared: &cleared,
+            findings: &findings,
             before,
             work: &work,
             damaged: summary::damaged_pages(run, &work, &found),
             lsns: None,
             streaming: false,
+            server_to_stop,
         },
     ))
 }

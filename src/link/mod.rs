@@ -3,6 +3,7 @@
 
 pub mod frames;
 pub mod join;
+pub mod name;
 pub mod process;
 pub mod stdio;
 pub mod tls;

@@ -13,6 +13,7 @@ pub mod hba;
 pub mod label;
 pub mod layout;
 pub mod lsn;
+pub mod opts;
 pub mod page;
 pub mod relfile;
 pub mod segment;

@@ -5,11 +5,13 @@
 //!
 //! - [`advice`]: whether the target needs a rebuild at all, and what to do.
 //! - [`relation`]: how the target's history relates to the source's.
+//! - [`lineage`]: where the source leads: to a primary that is not the target.
 //! - [`diverged`]: which WAL only the target has.
 //! - [`guard`]: the reasons to refuse, and the proof that there was none.
 //! - [`overrides`]: what the DBA has said may happen all the same.
 //! - [`refusal`]: each reason in words for the DBA.
 //! - [`tablespaces`]: where each tablespace of the source goes in the target.
+//! - [`slots`]: the replication slot that the standby uses, and those that are left without one.
 //! - [`action`]: what happens to each entry of the manifest, and what must go.
 //! - [`settings`]: what the standby must not have lower than the source.
 //! - [`configuration`]: what the source's configuration becomes on a host that has none.
@@ -21,10 +23,12 @@ pub mod advice;
 pub mod configuration;
 pub mod diverged;
 pub mod guard;
+pub mod lineage;
 pub mod overrides;
 pub mod refusal;
 pub mod relation;
 pub mod settings;
+pub mod slots;
 pub mod standby;
 pub mod tablespaces;
 pub mod words;

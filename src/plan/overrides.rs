@@ -20,6 +20,10 @@ pub struct Overrides {
     pub reuse_tablespace_dirs: bool,
     /// `--ignore-free-space`.
     pub ignore_free_space: bool,
+    /// `--leave-no-primary`: the source is a standby of the target.
+    pub leave_no_primary: bool,
+    /// `--seed`: a data directory that does not exist is meant.
+    pub seed: bool,
     /// `--allow-unknown-version`: the source's major is newer than those that are known.
     pub allow_unknown_version: bool,
 }

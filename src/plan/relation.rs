@@ -176,7 +176,9 @@ fn relate_cluster(cluster: &TargetCluster, source: &SourceFacts) -> Relation {
             source: source.control.system_identifier,
         };
     }
-    let target_end = end_of_wal(control);
+    // The control file of a server that runs lags behind it.
+    let live = cluster.standing.live.as_ref();
+    let target_end = end_of_wal(control).max(live.map_or(Lsn::INVALID, |live| live.end));
     let common = divergence(&cluster.history, &source.history);
     let reached = timeline_reached(cluster);
     if let Some(reached) = reached.filter(|reached| reached.0 > source.timeline.0) {

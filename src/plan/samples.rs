@@ -2,7 +2,7 @@
 
 use crate::facts::{
     Condition, FileIdentity, HostIdentity, Running, SourceFacts, SourceRights, SourceSettings,
-    Tablespace, TargetCluster, TargetFacts,
+    Standing, Tablespace, TargetCluster, TargetFacts,
 };
 use crate::pg::control::{ClusterState, ControlFile, WalLevel};
 use crate::pg::lsn::Lsn;
@@ -118,6 +118,8 @@ pub fn source() -> SourceFacts {
         },
         slot: None,
         synchronous_standby_names: String::new(),
+        slots: Vec::new(),
+        upstream: None,
     }
 }
 
@@ -141,6 +143,7 @@ pub fn cluster(checkpoint: u64) -> TargetCluster {
         running: Running::No,
         unexpected_links: Vec::new(),
         is_locked: false,
+        standing: Standing::default(),
     }
 }
 
@@ -152,6 +155,7 @@ pub fn target(condition: Condition) -> TargetFacts {
         is_root: false,
         pgdata: "/srv/a".to_owned(),
         condition,
+        is_parent_missing: false,
     }
 }
 

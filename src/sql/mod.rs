@@ -3,6 +3,7 @@
 
 pub mod backup;
 pub mod facts;
+pub mod lineage;
 pub mod slot;
 
 use std::time::Duration;
@@ -16,7 +17,7 @@ use crate::pg::conninfo::{self, Conninfo};
 use crate::pg::version::Version;
 
 /// Directories in which servers put their sockets by default: Debian's and the project's own.
-const SOCKET_DIRECTORIES: [&str; 2] = ["/var/run/postgresql", "/tmp"];
+pub const SOCKET_DIRECTORIES: [&str; 2] = ["/var/run/postgresql", "/tmp"];
 
 /// A statement or a connection failed.
 #[derive(Debug, thiserror::Error)]

@@ -57,15 +57,23 @@ impl Session {
                 &[&name],
             )
             .await?;
-        let Some(row) = row else { return Ok(None) };
-        let restart_lsn: Option<&str> = row.get(3);
-        Ok(Some(SlotFacts {
-            name: row.get(0),
-            is_physical: row.get(1),
-            active: row.get(2),
-            restart_lsn: restart_lsn.map(parse_lsn).transpose()?,
-            wal_status: row.get(4),
-        }))
+        row.as_ref().map(slot_of).transpose()
+    }
+
+    /// All physical slots that outlive their session.
+    ///
+    /// # Errors
+    /// A failing statement.
+    pub async fn physical_slots(&self) -> Result<Vec<SlotFacts>, SqlError> {
+        let rows = self
+            .client
+            .query(
+                "SELECT slot_name::text, true, active, restart_lsn::text, COALESCE(wal_status, '') \
+                 FROM pg_replication_slots WHERE slot_type = 'physical' AND NOT temporary ORDER BY 1",
+                &[],
+            )
+            .await?;
+        rows.iter().map(slot_of).collect()
     }
 
     /// How much WAL a slot holds back; `None` when it does not exist any more. Also serves as the
@@ -87,4 +95,15 @@ impl Session {
             retained_bytes: retained.unsigned_abs(),
         }))
     }
+}
+
+fn slot_of(row: &tokio_postgres::Row) -> Result<SlotFacts, SqlError> {
+    let restart_lsn: Option<&str> = row.get(3);
+    Ok(SlotFacts {
+        name: row.get(0),
+        is_physical: row.get(1),
+        active: row.get(2),
+        restart_lsn: restart_lsn.map(parse_lsn).transpose()?,
+        wal_status: row.get(4),
+    })
 }

@@ -344,6 +344,7 @@ mod tests {
             damaged: vec![],
             warnings: vec![],
             slot: Some("standby1".to_owned()),
+            server_to_stop: None,
             streaming: true,
             next_steps: vec![],
             stages: vec![

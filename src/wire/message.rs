@@ -15,7 +15,7 @@ use crate::pg::timeline::TimelineId;
 
 /// Version of the protocol. Both sides must be equal: client and agent are one program, and a rebuild
 /// is no place for guesses about an older peer.
-pub const PROTOCOL: u16 = 5;
+pub const PROTOCOL: u16 = 6;
 
 /// How often each side says something at least.
 pub const ALIVE_EVERY: Duration = Duration::from_secs(5);
@@ -187,6 +187,8 @@ pub enum Request {
     Join { token: JoinToken },
     /// The client is there, whatever else it is doing. There is no answer.
     Alive,
+    /// Where the source stands now. Answer: [`Answer::Position`].
+    Position,
 }
 
 /// What the agent answers.
@@ -253,6 +255,11 @@ pub enum Answer {
     Fault(Fault),
     /// From here on the stream takes requests that read.
     Joined,
+    /// End of WAL, as [`SourceFacts::current_lsn`].
+    Position {
+        timeline: TimelineId,
+        lsn: Lsn,
+    },
 }
 
 /// What the agent says without being asked.

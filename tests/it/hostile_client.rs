@@ -187,6 +187,7 @@ fn agent_answers_nothing_out_of_order_and_nothing_that_is_not_listed() {
         &wal,
         &Request::CloseBracket,
         &Request::Standbys,
+        &Request::Position,
         &Request::Configuration,
         &Request::Control,
         &spans(0, 0, 8192),

@@ -29,12 +29,14 @@ mod neighbour;
 mod oracle;
 mod rebuild;
 mod seed;
+mod slots;
 mod standby;
 mod syncrep;
 mod tls;
 mod transport;
 mod traps;
 mod wal;
+mod wrong_side;
 
 /// The folders of modules and what declares their modules.
 const FOLDERS: [(&str, &str); 2] = [

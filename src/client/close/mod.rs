@@ -4,3 +4,4 @@
 pub mod configuration;
 pub mod keep;
 pub mod lock;
+pub(super) mod stop;

@@ -1,6 +1,5 @@
 //! The end of a run: start the standby, watch it stream, tell the outcome.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 
 use crate::client::failure::{Failure, TargetState};
@@ -57,14 +56,14 @@ pub async fn start_and_watch(
             bindir: finished.bindir.clone().unwrap_or_default(),
             config_file: options.config_file.clone(),
             log_file: log_file.clone(),
-            instead: options.starter.as_ref().map(words),
+            instead: options.starter.as_ref().map(Starter::words),
         };
         let log_from = disk::length(&log_file);
         let pid = postmaster::start(&start, options.wait)
             .await
             .map_err(|error| Failure::rebuilt(&error).hint(MEND))?;
         run.stage(Stage::Watch);
-        let slot = options.slot.as_deref();
+        let slot = run.slot();
         let watched = watch::watch(source, pid, slot, &before, finished.stop_lsn, options.wait)
             .await
             .map_err(|error| {
@@ -94,29 +93,13 @@ pub async fn start_and_watch(
         run,
         &Told {
             facts: &finished.facts,
-            cleared: &finished.cleared,
+            findings: finished.cleared.findings(),
             before: finished.before.as_ref(),
             work: &finished.work,
             damaged: finished.damaged,
             lsns: Some((finished.start_lsn, finished.stop_lsn)),
             streaming: options.start,
+            server_to_stop: None,
         },
     ))
-}
-
-/// The program that starts the server, with its arguments.
-fn words(starter: &Starter) -> Vec<OsString> {
-    match starter {
-        Starter::Command(command) => ["/bin/sh", "-c", command].map(OsString::from).to_vec(),
-        // As the cluster's owner: systemd would want root.
-        Starter::Debian(cluster) => [
-            "pg_ctlcluster",
-            "--skip-systemctl-redirect",
-            &cluster.version,
-            &cluster.name,
-            "start",
-        ]
-        .map(OsString::from)
-        .to_vec(),
-    }
 }

@@ -9,20 +9,22 @@ use crate::event::Counters;
 use crate::facts::{SourceFacts, TargetCluster};
 use crate::pg::lsn::Lsn;
 use crate::plan::configuration::MAIN_FILE;
-use crate::plan::guard::Cleared;
+use crate::plan::guard::Findings;
 use crate::plan::relation::Relation;
 use crate::plan::words;
 
 /// What a run can tell at its end.
 pub struct Told<'a> {
     pub facts: &'a SourceFacts,
-    pub cleared: &'a Cleared,
+    pub findings: &'a Findings,
     pub before: Option<&'a TargetCluster>,
     pub work: &'a Work,
     pub damaged: Vec<DamagedPage>,
     /// Start and stop of the backup; `None` in a dry run.
     pub lsns: Option<(Lsn, Lsn)>,
     pub streaming: bool,
+    /// The server that a dry run would have stopped.
+    pub server_to_stop: Option<u32>,
 }
 
 /// Puts the outcome together.
@@ -32,7 +34,7 @@ pub fn outcome(run: &Run<'_>, told: &Told<'_>) -> Outcome {
     }
     let counters = run.events.counters();
     let read = Counters::read;
-    let findings = told.cleared.findings();
+    let findings = told.findings;
     let mode = match (told.lsns, findings.is_seed) {
         (None, _) => Mode::DryRun,
         (Some(_), true) => Mode::Seed,
@@ -74,7 +76,8 @@ pub fn outcome(run: &Run<'_>, told: &Told<'_>) -> Outcome {
         kept: told.work.kept.clone(),
         damaged: told.damaged.clone(),
         warnings: run.warnings(),
-        slot: run.options.slot.clone(),
+        slot: run.slot().map(str::to_owned),
+        server_to_stop: told.server_to_stop,
         streaming: told.streaming,
         next_steps: next_steps(run, told, mode),
         stages: run.clock.stages(),
@@ -120,14 +123,14 @@ pub fn divergence(relation: &Relation, before: Option<&TargetCluster>) -> Option
 
 fn warnings(told: &Told<'_>) -> Vec<String> {
     let mut warnings = Vec::new();
-    if let Relation::PossiblyDiverged { .. } = told.cleared.findings().relation.original() {
+    if let Relation::PossiblyDiverged { .. } = told.findings.relation.original() {
         warnings.push(
             "The target was not shut down cleanly: it may have had writes of its own that its control \
              file does not tell of."
                 .to_owned(),
         );
     }
-    for placement in &told.cleared.findings().placements {
+    for placement in &told.findings.placements {
         if let Some(former) = &placement.former {
             warnings.push(format!(
                 "Tablespace {} was at \"{}\" before: what it held there is left.",
@@ -150,6 +153,11 @@ fn next_steps(run: &Run<'_>, told: &Told<'_>, mode: Mode) -> Vec<String> {
     let options = run.options;
     let mut steps = Vec::new();
     if mode == Mode::DryRun {
+        if let Some(pid) = told.server_to_stop {
+            steps.push(format!(
+                "The same command without --dry-run stops the server with PID {pid} first."
+            ));
+        }
         steps.push("Run the same command without --dry-run.".to_owned());
         return steps;
     }
@@ -166,7 +174,7 @@ fn next_steps(run: &Run<'_>, told: &Told<'_>, mode: Mode) -> Vec<String> {
             _ => pg_ctl(options),
         };
         steps.push(format!("Start the server, for instance with: {command}"));
-        if options.slot.is_none() || told.cleared.findings().needs_temporary_slot {
+        if run.slot().is_none() || told.findings.needs_temporary_slot {
             steps.push(
                 "Start it soon: no replication slot keeps the WAL that it needs from now on."
                     .to_owned(),

@@ -186,13 +186,13 @@ async fn prove(
     let options = run.options;
     // A temporary slot is not the standby's.
     let is_kept = stopped.slot.as_ref().is_some_and(|slot| {
-        options.slot.as_ref() == Some(&slot.name) && slot.keeps_from(stopped.label.start_lsn)
+        run.slot() == Some(&slot.name) && slot.keeps_from(stopped.label.start_lsn)
     });
     if is_kept {
         return Ok(());
     }
     let Some(command) = &options.restore_command else {
-        let name = options.slot.clone().unwrap_or_default();
+        let name = run.slot().unwrap_or_default().to_owned();
         return Err(WalError::NotKept(name));
     };
     for segment in [needed.next(), needed.next_back()].into_iter().flatten() {

@@ -3,41 +3,37 @@
 use std::path::{Path, PathBuf};
 
 use crate::client::failure::{Failure, TargetState};
-use crate::client::look::{settings, target};
+use crate::client::look::{lineage, settings, target};
 use crate::client::options::RebuildOptions;
 use crate::client::run::Run;
-use crate::facts::{SourceFacts, TargetFacts};
-use crate::plan::guard::{self, Cleared, Situation};
-use crate::plan::tablespaces::{self, TargetPlaces};
+use crate::facts::{Condition, Running, SourceFacts, TargetFacts};
+use crate::plan;
+use crate::plan::guard::{self, Cleared, Findings, Situation};
+use crate::plan::refusal::Refusal;
+use crate::plan::slots;
+use crate::plan::tablespaces;
 use crate::postmaster;
 
-pub fn judge(
-    options: &RebuildOptions,
-    target: &TargetFacts,
-    facts: &SourceFacts,
-) -> Result<Cleared, Failure> {
-    let places = places(options, target, facts)?;
-    guard::judge(&situation(options, target, facts, &places))
-        .map_err(|refusals| Failure::refused(&refusals))
+pub fn judge(run: &Run<'_>, target: &TargetFacts, facts: &SourceFacts) -> Result<Cleared, Failure> {
+    in_situation(run, target, facts, guard::judge)
 }
 
 pub fn judge_before_stop(
-    options: &RebuildOptions,
+    run: &Run<'_>,
     target: &TargetFacts,
     facts: &SourceFacts,
-) -> Result<(), Failure> {
-    let places = places(options, target, facts)?;
-    guard::judge_before_stop(&situation(options, target, facts, &places))
-        .map(drop)
-        .map_err(|refusals| Failure::refused(&refusals))
+) -> Result<Findings, Failure> {
+    in_situation(run, target, facts, guard::judge_before_stop)
 }
 
-fn places(
-    options: &RebuildOptions,
+fn in_situation<T>(
+    run: &Run<'_>,
     target: &TargetFacts,
     facts: &SourceFacts,
-) -> Result<TargetPlaces, Failure> {
-    target::places(
+    judge: impl FnOnce(&Situation) -> Result<T, Vec<Refusal>>,
+) -> Result<T, Failure> {
+    let options = run.options;
+    let places = target::places(
         &options.pgdata,
         options.waldir.as_deref(),
         target,
@@ -45,40 +41,81 @@ fn places(
         tablespaces::would_be(&facts.tablespaces, &options.mappings),
         &tablespaces::version_directory(facts),
     )
-    .map_err(|error| Failure::untouched(&error))
+    .map_err(|error| Failure::untouched(&error))?;
+    let runs = matches!(
+        &target.condition,
+        Condition::Cluster(cluster) if matches!(cluster.running, Running::Server { .. })
+    );
+    let choice = run.choice.get();
+    let situation = Situation {
+        target,
+        source: facts,
+        slot: slot_wish(run),
+        mappings: &options.mappings,
+        places: &places,
+        overrides: &options.overrides,
+        local: &lineage::local_addresses(facts),
+        is_slot_targets: runs && choice.is_some_and(|choice| choice.is_held_by_target),
+        is_typed: options.is_typed,
+        max_wal_retained: options.max_wal_retained,
+    };
+    judge(&situation).map_err(|refusals| Failure::refused(&refusals))
 }
 
-fn situation<'a>(
-    options: &'a RebuildOptions,
-    target: &'a TargetFacts,
-    source: &'a SourceFacts,
-    places: &'a TargetPlaces,
-) -> Situation<'a> {
-    Situation {
-        target,
-        source,
-        slot: slot_wish(options),
-        mappings: &options.mappings,
-        places,
-        overrides: &options.overrides,
+/// Says what the DBA should know of where the source leads, of the slot, and of a place where nothing is.
+pub fn remark(run: &Run<'_>, target: &TargetFacts, facts: &SourceFacts) {
+    let local = lineage::local_addresses(facts);
+    let lineage = plan::lineage::lineage(target, facts, &local);
+    if let Some(remark) = lineage.remark() {
+        run.remark(&remark);
+    }
+    if let plan::lineage::Lineage::OfTarget(evidence) = &lineage {
+        run.warn(format!(
+            "The source is a standby of the target, and --leave-no-primary goes on. {evidence}"
+        ));
+    }
+    for remark in run.choice.get().iter().flat_map(|choice| &choice.remarks) {
+        run.remark(remark);
+    }
+    let pgdata = run.options.pgdata.display();
+    match target.condition {
+        Condition::Missing if run.options.overrides.seed => run
+            .events
+            .note(format!("\"{pgdata}\" does not exist: everything comes.")),
+        Condition::Missing => run.warn(format!(
+            "\"{pgdata}\" does not exist: nothing is there, and everything comes. --seed says that this is meant."
+        )),
+        Condition::Empty { .. } => run
+            .events
+            .note(format!("Nothing is in \"{pgdata}\": everything comes.")),
+        _ => {}
     }
 }
 
-pub fn slot_wish(options: &RebuildOptions) -> guard::SlotWish<'_> {
-    match &options.slot {
+/// Chooses the slot that the standby uses.
+pub fn choose_slot(run: &Run<'_>, target: &TargetFacts, facts: &SourceFacts) {
+    // The source is asked once.
+    let _ = run
+        .choice
+        .set(slots::choose(run.options.slot.as_deref(), target, facts));
+}
+
+pub fn slot_wish<'a>(run: &'a Run<'_>) -> guard::SlotWish<'a> {
+    match run.slot() {
         None => guard::SlotWish::Temporary,
-        Some(name) if options.create_slot => guard::SlotWish::Create(name),
+        Some(name) if run.options.create_slot => guard::SlotWish::Create(name),
         Some(name) => guard::SlotWish::Existing(name),
     }
 }
 
 /// Judges whether the standby will find the WAL that the run does not bring.
-pub fn judge_wal_supply(options: &RebuildOptions, facts: &SourceFacts) -> Result<(), Failure> {
+pub fn judge_wal_supply(run: &Run<'_>, facts: &SourceFacts) -> Result<(), Failure> {
+    let options = run.options;
     if options.brings_wal {
         return Ok(());
     }
     let has_restore_command = options.restore_command.is_some();
-    guard::wal_supply(slot_wish(options), facts.slot.as_ref(), has_restore_command)
+    guard::wal_supply(slot_wish(run), facts.slot.as_ref(), has_restore_command)
         .map_err(|refusal| Failure::refused(&[refusal]))
 }
 

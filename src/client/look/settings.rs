@@ -19,10 +19,11 @@ use crate::plan::standby::{self as standby_plan, StandbySettings};
 ///
 /// # Errors
 /// A connection string that cannot be written.
-pub fn standby(options: &RebuildOptions, name: Option<&str>) -> Result<StandbySettings, Failure> {
+pub fn standby(run: &Run<'_>, name: Option<&str>) -> Result<StandbySettings, Failure> {
+    let options = run.options;
     Ok(StandbySettings {
         primary_conninfo: primary_conninfo(&options.primary, name)?,
-        slot: options.slot.clone(),
+        slot: run.slot().map(str::to_owned),
         restore_command: options.restore_command.clone(),
         archive_cleanup_command: options.archive_cleanup_command.clone(),
         recovery_target_timeline: options.recovery_target_timeline.clone(),
@@ -115,7 +116,7 @@ pub fn warn_of_slot_sync(run: &Run<'_>, auto_conf: &[u8]) {
     let options = run.options;
     let configured = with_auto_conf(own_base(options), auto_conf);
     let has_database = options.primary.get("dbname").is_some();
-    let lacks = settings::slot_sync_lacks(&configured, has_database, options.slot.is_some());
+    let lacks = settings::slot_sync_lacks(&configured, has_database, run.slot().is_some());
     if !lacks.is_empty() {
         run.warn(format!(
             "The target's configuration asks for slot synchronisation (sync_replication_slots), which also \

@@ -11,7 +11,7 @@ use crate::disk::read::read_if_there;
 use crate::disk::target::Held;
 use crate::disk::walk::{self, Kind};
 use crate::errors::chain;
-use crate::facts::{Condition, Interrupted, TargetCluster, TargetFacts};
+use crate::facts::{Condition, Interrupted, Standing, TargetCluster, TargetFacts};
 use crate::path::RelPath;
 use crate::pg::control::ControlFile;
 use crate::pg::layout::{self, Class, HostLocal};
@@ -78,8 +78,14 @@ pub fn look(pgdata: &Path, hold: &Hold) -> Result<TargetFacts, DiskError> {
         user: disk::user(),
         is_root: disk::is_root(),
         pgdata: pgdata.display().to_string(),
+        is_parent_missing: is_parent_missing(pgdata),
         condition,
     })
+}
+
+/// Whether the directory that the path lies in does not exist.
+fn is_parent_missing(pgdata: &Path) -> bool {
+    pgdata.parent().is_some_and(|parent| !disk::exists(parent))
 }
 
 fn cluster(
@@ -142,6 +148,7 @@ fn cluster(
         pid_file,
         unexpected_links: unexpected_links(pgdata, listed)?,
         is_locked,
+        standing: Standing::default(),
     })
 }
 

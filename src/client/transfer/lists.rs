@@ -16,7 +16,7 @@ use crate::facts::{SourceFacts, TargetFacts};
 use crate::manifest::{self, EntryKind, Folder, Listing, Manifest};
 use crate::path::RelPath;
 use crate::pg::layout;
-use crate::plan::guard::{self, Cleared};
+use crate::plan::guard::{self, Findings};
 use crate::plan::words;
 use crate::wire::listing::{self, PARTS_MAX};
 use crate::wire::message::{Answer, ManifestEnd, Request};
@@ -42,9 +42,9 @@ pub async fn lists(
     source: &Source,
     target: &TargetFacts,
     facts: &SourceFacts,
-    cleared: &Cleared,
+    findings: &Findings,
 ) -> Result<Lists, Failure> {
-    let walk = TargetWalk::new(run.options, target, facts, cleared.findings());
+    let walk = TargetWalk::new(run.options, target, facts, findings);
     let walked = run.workers.run(move || walk.walk());
     let (manifest, walked) = futures_util::future::join(manifest(run, source), walked).await;
     let (manifest, end) = manifest.map_err(|error| error.untouched())?;
@@ -56,6 +56,27 @@ pub async fn lists(
         end,
         tree,
     })
+}
+
+impl Lists {
+    /// Lists the target once more: its server was stopped meanwhile.
+    ///
+    /// # Errors
+    /// The target cannot be listed.
+    pub async fn again(
+        self,
+        run: &Run<'_>,
+        target: &TargetFacts,
+        facts: &SourceFacts,
+        findings: &Findings,
+    ) -> Result<Self, Failure> {
+        let walk = TargetWalk::new(run.options, target, facts, findings);
+        let walked = run.workers.run(move || walk.walk()).await;
+        let tree = walked
+            .map_err(|error| Failure::untouched(&error))?
+            .map_err(|error| Failure::untouched(&error))?;
+        Ok(Self { tree, ..self })
+    }
 }
 
 async fn manifest(run: &Run<'_>, source: &Source) -> Result<(Manifest, ManifestEnd), SourceError> {
@@ -150,8 +171,8 @@ fn judge_names(
 pub fn plan(
     run: &Run<'_>,
     facts: &SourceFacts,
-    cleared: &Cleared,
-    lists: Lists,
+    findings: &Findings,
+    lists: &Lists,
 ) -> Result<Work, Failure> {
     let Lists {
         manifest,
@@ -159,8 +180,7 @@ pub fn plan(
         tree,
     } = lists;
     let options = run.options;
-    let findings = cleared.findings();
-    judge_names(options, &manifest, &tree)?;
+    judge_names(options, manifest, tree)?;
     let oids = end.tablespaces.iter().map(|space| space.oid);
     guard::new_tablespaces(&findings.placements, oids)
         .map_err(|refusal| Failure::refused(&[refusal]))?;
@@ -170,7 +190,7 @@ pub fn plan(
     }
     let host_local =
         work::host_local(options, facts, &base).map_err(|error| Failure::untouched(&error))?;
-    let make = || work::make(options, facts, findings, &host_local, &manifest, &tree);
+    let make = || work::make(options, facts, findings, &host_local, manifest, tree);
     let work = workers::in_place(make).map_err(|error| Failure::untouched(&error))?;
     guard::max_delete(options.max_delete, work.removed_files, || {
         work.some_removed()

@@ -17,11 +17,10 @@ use crate::client::transfer::error::TransferError;
 use crate::client::transfer::land::Landing;
 use crate::client::transfer::sink::Sink;
 use crate::client::transfer::task::{FileWork, Task, Way, tasks};
-use crate::compare::blocks::{Placed, differing, piece_count, placed};
+use crate::compare::blocks::{Placed, differing, digest_zeros, piece_count, placed};
 use crate::digest::{DIGEST_BYTES, SessionKey};
 use crate::disk::DiskError;
 use crate::disk::read::PieceReader;
-use crate::disk::root::Roots;
 use crate::event::Counters;
 use crate::geometry::{EXTENT_BYTES, EntryId, SPANS_MAX, Span, total_bytes};
 use crate::wire::message::{Answer, DamagedBlock, Request};
@@ -329,7 +328,7 @@ impl Transfer {
         let (sink, key) = (self.sink.clone(), self.key);
         let (task, spans) = (Arc::clone(task), spans.to_vec());
         self.workers
-            .run(move || read_digests(sink.roots(), &key, &task, &spans, unit))
+            .run(move || read_digests(&sink, &key, &task, &spans, unit))
             .await?
     }
 
@@ -350,12 +349,13 @@ impl Transfer {
 }
 
 fn read_digests(
-    roots: &Roots,
+    sink: &Sink,
     key: &SessionKey,
     task: &Task,
     spans: &[(usize, Span)],
     unit: u32,
 ) -> Result<Vec<u8>, TransferError> {
+    let roots = sink.roots();
     let mut digests = Vec::new();
     let mut reader = PieceReader::default();
     let mut opened: Option<(usize, std::fs::File)> = None;
@@ -363,7 +363,14 @@ fn read_digests(
         let path = &task.files[*file].path;
         let handle = match &opened {
             Some((last, handle)) if last == file => handle,
-            _ => &opened.insert((*file, roots.open_regular(path)?)).1,
+            _ => match roots.open_regular(path) {
+                // The server of a surveyed target may run and remove it meanwhile.
+                Err(error) if error.is_missing() && sink.target().is_none() => {
+                    digest_zeros(key, span.bytes, unit, &mut digests);
+                    continue;
+                }
+                handle => &opened.insert((*file, handle?)).1,
+            },
         };
         reader
             .digest(handle, span, unit, key, &mut digests)

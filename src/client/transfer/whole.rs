@@ -3,13 +3,13 @@
 use crate::client::source::Source;
 use crate::client::transfer::error::TransferError;
 use crate::client::transfer::ranges::Transfer;
+use crate::client::transfer::sink::Sink;
 use crate::client::transfer::task::FileWork;
 use crate::compare::blocks::placed;
 use crate::compare::rolling;
 use crate::digest::{SessionKey, Verified};
 use crate::disk::DiskError;
 use crate::disk::read::read_most;
-use crate::disk::root::Roots;
 use crate::event::Counters;
 use crate::geometry::{EntryId, RANGE_BYTES, Span, WHOLE_MAX_BYTES};
 use crate::path::RelPath;
@@ -28,7 +28,7 @@ impl Transfer {
                 move || {
                     let old = match work.common {
                         0 => Vec::new(),
-                        length => own_bytes(this.sink.roots(), &work.path, length)?,
+                        length => own_bytes(&this.sink, &work.path, length)?,
                     };
                     let (have, signature) = (this.key.digest(&old), rolling::signature(&old));
                     Ok::<_, TransferError>((old, have, signature))
@@ -99,8 +99,13 @@ impl Transfer {
     }
 }
 
-fn own_bytes(roots: &Roots, path: &RelPath, length: u64) -> Result<Vec<u8>, DiskError> {
-    let file = roots.open_regular(path)?;
+fn own_bytes(sink: &Sink, path: &RelPath, length: u64) -> Result<Vec<u8>, DiskError> {
+    let roots = sink.roots();
+    let file = match roots.open_regular(path) {
+        // As in `ranges`.
+        Err(error) if error.is_missing() && sink.target().is_none() => return Ok(Vec::new()),
+        file => file?,
+    };
     read_most(&file, &roots.display(path), length)
 }
 

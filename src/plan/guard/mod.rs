@@ -12,6 +12,7 @@
 //! - `target`: who runs it, and what is in the target's place.
 //! - `directories`: directories that options name.
 //! - `kinship`: whether the target may become a standby of this source.
+//! - `lineage`: whether the source leads to a primary that is not the target.
 //! - `source`: whether the source can give a backup and serve a standby.
 //! - `slot`: the replication slot that the run needs.
 //! - `tablespaces`: those that came too late; the others are in [`plan::tablespaces`](super::tablespaces).
@@ -25,6 +26,7 @@
 mod directories;
 mod identity;
 mod kinship;
+mod lineage;
 mod login;
 mod removals;
 mod room;

@@ -15,6 +15,9 @@ pub struct Scene {
     pub mappings: Vec<Mapping>,
     pub places: TargetPlaces,
     pub overrides: Overrides,
+    pub is_slot_targets: bool,
+    pub is_typed: bool,
+    pub max_wal_retained: Option<u64>,
 }
 
 impl Scene {
@@ -29,6 +32,9 @@ impl Scene {
                 ..TargetPlaces::default()
             },
             overrides: Overrides::default(),
+            is_slot_targets: false,
+            is_typed: false,
+            max_wal_retained: None,
         }
     }
 
@@ -40,6 +46,10 @@ impl Scene {
             mappings: &self.mappings,
             places: &self.places,
             overrides: &self.overrides,
+            local: &[],
+            is_slot_targets: self.is_slot_targets,
+            is_typed: self.is_typed,
+            max_wal_retained: self.max_wal_retained,
         }
     }
 

@@ -24,4 +24,12 @@ pub struct Situation<'a> {
     pub mappings: &'a [Mapping],
     pub places: &'a TargetPlaces,
     pub overrides: &'a Overrides,
+    /// Those of the addresses in the source's facts that are the target's host's.
+    pub local: &'a [String],
+    /// The slot is in use by the target's own server, which runs.
+    pub is_slot_targets: bool,
+    /// A person typed the command: one who can be asked.
+    pub is_typed: bool,
+    /// `--max-wal-retained`: most bytes of WAL that the source may keep for the run.
+    pub max_wal_retained: Option<u64>,
 }

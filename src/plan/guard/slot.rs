@@ -19,10 +19,19 @@ pub(super) fn judge(situation: &Situation) -> Vec<Refusal> {
             let name = name.to_owned();
             if !facts.is_physical {
                 refusals.push(Refusal::SlotLogical { name });
-            } else if facts.active {
+            } else if facts.active && !situation.is_slot_targets {
                 refusals.push(Refusal::SlotActive { name });
             } else if facts.wal_status == "lost" {
                 refusals.push(Refusal::SlotLost { name });
+            } else if let (Some(restart), Some(limit)) =
+                (facts.restart_lsn, situation.max_wal_retained)
+                && source.current_lsn.bytes_since(restart) > limit
+            {
+                refusals.push(Refusal::SlotKeepsTooMuch {
+                    name,
+                    bytes: source.current_lsn.bytes_since(restart),
+                    limit,
+                });
             }
         }
     }
@@ -58,11 +67,14 @@ pub fn wal_supply(
     }
 }
 
-/// Whether the run needs a temporary slot: none was asked for, or the one asked for keeps nothing yet.
+/// Whether the run needs a temporary slot: none was asked for, the one asked for keeps nothing yet, or it is in use by
+/// the target, which moves it on as long as it runs.
 pub(super) fn needs_temporary_slot(situation: &Situation) -> bool {
     match (situation.slot, &situation.source.slot) {
         (SlotWish::Temporary, _) => true,
-        (SlotWish::Existing(_) | SlotWish::Create(_), Some(facts)) => facts.restart_lsn.is_none(),
+        (SlotWish::Existing(_) | SlotWish::Create(_), Some(facts)) => {
+            facts.active || facts.restart_lsn.is_none()
+        }
         _ => false,
     }
 }
@@ -129,6 +141,35 @@ mod tests {
         ];
         for (name, bend) in cases {
             assert_eq!(refused(bend), [*name]);
+        }
+    }
+
+    #[test]
+    fn the_targets_own_slot_is_not_taken_for_anothers() {
+        let bend = |s: &mut Scene| {
+            s.slot = SlotWish::Existing("s");
+            s.source.slot = Some(SlotFacts {
+                active: true,
+                ..slot(Some(0x300_0000))
+            });
+            s.is_slot_targets = true;
+        };
+        let mut scene = Scene::new();
+        bend(&mut scene);
+        let cleared = verdict::judge(&scene.situation()).unwrap();
+        // While its server runs, the slot moves on and keeps nothing for the run.
+        assert!(cleared.findings().needs_temporary_slot);
+    }
+
+    #[test]
+    fn a_slot_that_keeps_more_than_it_may_is_refused() {
+        for (limit, names) in [(1, &["slot-keeps-too-much"][..]), (1 << 40, &[])] {
+            let refusals = refused(|s| {
+                s.slot = SlotWish::Existing("s");
+                s.source.slot = Some(slot(Some(0x300_0000)));
+                s.max_wal_retained = Some(limit);
+            });
+            assert_eq!(refusals, names);
         }
     }
 

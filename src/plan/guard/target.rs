@@ -1,5 +1,6 @@
 //! Who runs it, and what is in the target's place: a directory that this user may write, and nobody else does.
 
+use super::situation::Situation;
 use crate::facts::{Condition, Running, TargetCluster, TargetFacts};
 use crate::plan::refusal::Refusal;
 
@@ -68,6 +69,23 @@ pub(super) fn judge(target: &TargetFacts) -> Vec<Refusal> {
     refusals
 }
 
+/// Whether a data directory that does not exist is meant, or mistyped. A person is asked, by a refusal; a script
+/// that seeds has said what it means by being one. Nobody means a directory in a directory that is not there.
+pub(super) fn judge_seed(situation: &Situation) -> Option<Refusal> {
+    let Situation {
+        target,
+        overrides,
+        is_typed,
+        ..
+    } = situation;
+    let is_missing = matches!(target.condition, Condition::Missing);
+    let is_doubtful = is_missing && (*is_typed || target.is_parent_missing);
+    (is_doubtful && !overrides.seed).then(|| Refusal::SeedNotAskedFor {
+        pgdata: target.pgdata.clone(),
+        is_parent_missing: target.is_parent_missing,
+    })
+}
+
 /// Why the cluster cannot be recognised. An interrupted seed has no control file of its own, and
 /// its marker proves that the directory was given to the tool.
 fn unreadable(cluster: &TargetCluster) -> Option<String> {
@@ -134,6 +152,31 @@ mod tests {
         ];
         for (name, bend) in cases {
             assert_eq!(refused(bend), [*name]);
+        }
+    }
+
+    #[test]
+    fn a_missing_directory_that_may_be_mistyped_is_asked_about() {
+        let missing: Bend = |s| s.target.condition = Condition::Missing;
+        // A script that seeds goes on, one that means a directory in a missing one does not.
+        assert!(refused(missing).is_empty());
+        let doubts: [Bend; 2] = [|s| s.is_typed = true, |s| s.target.is_parent_missing = true];
+        for doubt in doubts {
+            let names = refused(|s| {
+                missing(s);
+                doubt(s);
+            });
+            assert_eq!(names, ["seed-not-asked-for"]);
+            assert!(
+                refused(|s| {
+                    missing(s);
+                    doubt(s);
+                    s.overrides.seed = true;
+                })
+                .is_empty()
+            );
+            // A directory that is there was meant, also when it is empty.
+            assert!(refused(doubt).is_empty());
         }
     }
 }

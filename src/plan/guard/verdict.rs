@@ -1,7 +1,7 @@
 //! The judgement: all guards in their order, and the proof that each has passed.
 
 use super::situation::Situation;
-use super::{directories, identity, kinship, slot, source, target};
+use super::{directories, identity, kinship, lineage, slot, source, target};
 use crate::plan::refusal::Refusal;
 use crate::plan::relation::{Relation, relate};
 use crate::plan::tablespaces::{Placement, resolve, stale_links};
@@ -67,7 +67,9 @@ fn judge_but(
         refusals.extend(same);
         return Err(refusals);
     }
+    refusals.extend(lineage::judge(situation));
     refusals.extend(target::judge(target));
+    refusals.extend(target::judge_seed(situation));
     refusals.extend(directories::judge(situation.places));
     refusals.extend(kinship::judge(situation, &relation));
     refusals.extend(source::judge(source));

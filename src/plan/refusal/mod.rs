@@ -10,6 +10,7 @@
 //! - `target`: who runs it, and what is in the target's place.
 //! - `identity`: target and source are one, or one inside the other.
 //! - `kinship`: how the two clusters relate.
+//! - `lineage`: where the source leads.
 //! - `source`: whether the source can serve a standby.
 //! - `slot`: the replication slot.
 //! - `settings`: what the standby would have less of.
@@ -22,6 +23,7 @@
 mod directories;
 mod identity;
 mod kinship;
+mod lineage;
 mod login;
 mod reason;
 mod removals;
@@ -38,10 +40,11 @@ pub use self::reason::Refusal;
 use self::words::{Words, words};
 
 /// The words of each kind; none for reasons of another.
-const KINDS: [fn(&Refusal) -> Option<Words>; 11] = [
+const KINDS: [fn(&Refusal) -> Option<Words>; 12] = [
     target::words_of,
     identity::words_of,
     kinship::words_of,
+    lineage::words_of,
     source::words_of,
     slot::words_of,
     settings::words_of,
@@ -90,6 +93,7 @@ mod tests {
             target::samples(),
             identity::samples(),
             kinship::samples(),
+            lineage::samples(),
             source::samples(),
             slot::samples(),
             settings::samples(),
@@ -152,6 +156,9 @@ mod tests {
             ("too-many-removals", "--max-delete"),
             ("unsupported-version", "--allow-unknown-version"),
             ("settings-too-low", "--raise-settings"),
+            ("source-follows-target", "--leave-no-primary"),
+            ("seed-not-asked-for", "--seed"),
+            ("slot-keeps-too-much", "--max-wal-retained"),
             ("diverged-wal-place", "--keep-diverged-wal"),
         ] {
             let named: Vec<Refusal> = all().into_iter().filter(|r| r.name() == name).collect();

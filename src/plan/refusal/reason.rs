@@ -40,6 +40,10 @@ pub enum Refusal {
     UnexpectedLinks {
         links: Vec<String>,
     },
+    SeedNotAskedFor {
+        pgdata: String,
+        is_parent_missing: bool,
+    },
 
     // Target and source are one, or one inside the other.
     /// A directory of the target is a directory of the source.
@@ -57,6 +61,12 @@ pub enum Refusal {
     NestedDirectory {
         inner: String,
         outer: String,
+    },
+
+    // Where the source leads.
+    SourceFollowsTarget {
+        /// Sentences.
+        evidence: String,
     },
 
     // How the two clusters relate.
@@ -121,6 +131,11 @@ pub enum Refusal {
     },
     SlotLost {
         name: String,
+    },
+    SlotKeepsTooMuch {
+        name: String,
+        bytes: u64,
+        limit: u64,
     },
     /// `-X none` has nothing but a slot that keeps nothing yet.
     SlotKeepsNothing {
@@ -239,6 +254,9 @@ impl Refusal {
             Refusal::SameDirectory { .. } => "same-directory",
             Refusal::SamePidFile { .. } => "same-pid-file",
             Refusal::NestedDirectory { .. } => "nested-directory",
+            Refusal::SourceFollowsTarget { .. } => "source-follows-target",
+            Refusal::SeedNotAskedFor { .. } => "seed-not-asked-for",
+            Refusal::SlotKeepsTooMuch { .. } => "slot-keeps-too-much",
             Refusal::UnsupportedVersion { .. } => "unsupported-version",
             Refusal::OtherMajor { .. } => "other-major",
             Refusal::OtherLayout { .. } => "other-layout",

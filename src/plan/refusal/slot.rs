@@ -2,6 +2,7 @@
 
 use super::reason::Refusal;
 use super::words::{Words, words};
+use crate::plan::words::Bytes;
 
 pub(super) fn words_of(refusal: &Refusal) -> Option<Words> {
     Some(match refusal {
@@ -35,6 +36,20 @@ pub(super) fn words_of(refusal: &Refusal) -> Option<Words> {
                 name.replace('\'', "''")
             ),
         ),
+        Refusal::SlotKeepsTooMuch { name, bytes, limit } => words(
+            format!(
+                "replication slot \"{name}\" keeps {} of WAL on the source already",
+                Bytes(*bytes)
+            ),
+            format!(
+                "The run may make the source keep {}, and a slot keeps what it has until its standby streams.",
+                Bytes(*limit)
+            ),
+            format!(
+                "Allow more with --max-wal-retained; or drop the slot on the source, SELECT pg_drop_replication_slot('{}');, and use --create-slot to have it made again.",
+                name.replace('\'', "''")
+            ),
+        ),
         Refusal::SlotKeepsNothing { name } => words(
             format!("replication slot \"{name}\" of the source keeps no WAL yet"),
             "It was made without reserving WAL, and with -X none nothing else gives the standby the WAL of the backup.",
@@ -55,5 +70,10 @@ pub(super) fn samples() -> Vec<Refusal> {
         Refusal::SlotActive { name: s() },
         Refusal::SlotLost { name: s() },
         Refusal::SlotKeepsNothing { name: s() },
+        Refusal::SlotKeepsTooMuch {
+            name: s(),
+            bytes: 2,
+            limit: 1,
+        },
     ]
 }

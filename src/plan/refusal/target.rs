@@ -50,6 +50,18 @@ pub(super) fn words_of(refusal: &Refusal) -> Option<Words> {
             detail.clone(),
             "Terminate these processes, then run the same command again.",
         ),
+        Refusal::SeedNotAskedFor {
+            pgdata,
+            is_parent_missing,
+        } => words(
+            format!("data directory \"{pgdata}\" does not exist"),
+            if *is_parent_missing {
+                "Nothing is there, so everything would come from the source. The directory that it would lie in does not exist either, which looks like a mistyped path."
+            } else {
+                "Nothing is there, so everything would come from the source."
+            },
+            "Check -D. If a new standby is meant to be made there, use --seed.",
+        ),
         Refusal::UnexpectedLinks { links } => words(
             format!(
                 "unexpected symbolic link in the target's data directory: {}",
@@ -94,5 +106,13 @@ pub(super) fn samples() -> Vec<Refusal> {
             detail: "PID 1 does.".to_owned(),
         },
         Refusal::UnexpectedLinks { links: vec![s()] },
+        Refusal::SeedNotAskedFor {
+            pgdata: s(),
+            is_parent_missing: false,
+        },
+        Refusal::SeedNotAskedFor {
+            pgdata: s(),
+            is_parent_missing: true,
+        },
     ]
 }
