@@ -111,7 +111,8 @@ fn conclude(
     facts: &SourceFacts,
 ) -> Result<(), Failure> {
     let relation = relate(target, facts);
-    let advice = advise(target, facts, &relation);
+    let lineage = lineage_of(target, facts, &lineage::local_addresses(facts));
+    let advice = advise(target, facts, &relation).along(&lineage);
     let cluster = match &target.condition {
         Condition::Cluster(cluster) => Some(&**cluster),
         _ => None,
@@ -138,7 +139,9 @@ fn conclude(
     inspection.relation = Some(relation.name());
     inspection.relation_in_words = Some(relation.to_string());
     inspection.sentences = advice.sentences();
-    inspection.sentences.extend(remarks(options, target, facts));
+    inspection
+        .sentences
+        .extend(remarks(options, target, facts, &lineage));
     // An interrupted run is finished by its own command, with all its options.
     if advice.is_rebuild() && advice != Advice::RunAgain {
         let mut command = command(options, source)?;
@@ -153,9 +156,13 @@ fn conclude(
 }
 
 /// What a rebuild would say of where the source leads, and of the slot.
-fn remarks(options: &InspectOptions, target: &TargetFacts, facts: &SourceFacts) -> Vec<String> {
-    let lineage = lineage_of(target, facts, &lineage::local_addresses(facts));
-    let of_target = match &lineage {
+fn remarks(
+    options: &InspectOptions,
+    target: &TargetFacts,
+    facts: &SourceFacts,
+    lineage: &Lineage,
+) -> Vec<String> {
+    let of_target = match lineage {
         Lineage::OfTarget(evidence) => Some(format!(
             "The source is a standby of the target: a rebuild from it is refused, since it would leave no primary. \
              {evidence}"

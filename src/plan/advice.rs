@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::facts::{Condition, Running, SourceFacts, TargetCluster, TargetFacts};
 use crate::pg::control::ClusterState;
 use crate::pg::lsn::{Lsn, SegmentName};
+use crate::plan::lineage::Lineage;
 use crate::plan::relation::Relation;
 use crate::plan::words::Bytes;
 
@@ -54,6 +55,8 @@ pub enum Advice {
     LookTwice,
     /// Another cluster.
     Foreign,
+    /// The source is a standby of it: neither may follow the other way round.
+    SourceFollowsTarget,
 }
 
 impl Advice {
@@ -68,6 +71,21 @@ impl Advice {
                 | Advice::Rebuild { .. }
                 | Advice::CannotTell
         )
+    }
+
+    /// What is left of it when the source turns out to lead where `lineage` says: what would make the directory a
+    /// standby of its own standby is no advice.
+    #[must_use]
+    pub fn along(self, lineage: &Lineage) -> Self {
+        let makes_standby = self.is_rebuild() && self != Advice::RunAgain
+            || matches!(
+                self,
+                Advice::Reattach { .. } | Advice::ReattachFromArchive { .. }
+            );
+        match lineage {
+            Lineage::OfTarget(_) if makes_standby => Advice::SourceFollowsTarget,
+            _ => self,
+        }
     }
 
     /// What it means, one sentence each.
@@ -134,6 +152,9 @@ impl Advice {
             Advice::LookTwice => sentence(
                 "It may be the real primary. Make sure which of the two holds the data that you want before \
                  anything is rebuilt.",
+            ),
+            Advice::SourceFollowsTarget => sentence(
+                "Neither start it as a standby of the source nor rebuild it from there.",
             ),
             Advice::Foreign => sentence(
                 "It never was the same cluster as the source. Check the data directory and the source.",
@@ -273,6 +294,7 @@ mod tests {
     use super::*;
     use crate::facts::{Interrupted, SlotFacts};
     use crate::pg::timeline::{History, TimelineId};
+    use crate::plan::lineage::Evidence;
     use crate::plan::relation::relate;
     use crate::plan::samples;
 
@@ -440,5 +462,27 @@ mod tests {
             });
         });
         assert_eq!(advice(&interrupted, &source), Advice::RunAgain);
+    }
+
+    #[test]
+    fn nothing_is_advised_that_makes_a_standby_of_its_own_standby() {
+        let of_target = Lineage::OfTarget(Evidence::Receives {
+            server: "db1".to_owned(),
+        });
+        let reattach = Advice::Reattach {
+            needs: Lsn(1),
+            kept_by: Keeper::Nothing,
+        };
+        let ready = Advice::SwitchoverReady { checkpoint: Lsn(1) };
+        for (advice, stays) in [
+            (reattach, false),
+            (Advice::Rebuild { is_sure: true }, false),
+            (Advice::CannotTell, false),
+            (ready, true),
+            (Advice::LookTwice, true),
+        ] {
+            assert_eq!(advice.clone().along(&Lineage::Primary), advice);
+            assert_eq!(advice.clone().along(&of_target) == advice, stays);
+        }
     }
 }

@@ -205,10 +205,12 @@ fn by_timeline(cluster: &TargetCluster, source: &SourceFacts) -> Option<Evidence
         return None;
     }
     let end = furthest(cluster, control);
+    let live = cluster.standing.live.as_ref();
+    let said = live.map_or(Lsn::INVALID, |live| live.end);
     let has_more = end.is_some_and(|end| source.current_lsn > end);
     (!has_more).then_some(Evidence::Timeline {
         timeline,
-        end: end_of_wal(control),
+        end: end_of_wal(control).max(said),
     })
 }
 

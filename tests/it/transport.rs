@@ -301,7 +301,7 @@ fn real_ssh_carries_the_bytes() {
 /// A seed that moves something over several streams: a slow login keeps it from beginning before they are there.
 fn seed(standby: &Cluster, primary: &Cluster) -> Rebuild {
     let conninfo = format!("{} options='-c post_auth_delay=2'", primary.conninfo());
-    Rebuild::with_conninfo(standby, &conninfo).args(["-v", "-v", "--compress", "none"])
+    Rebuild::with_conninfo(standby, &conninfo).args(["--seed", "-v", "-v", "--compress", "none"])
 }
 
 /// Everybody's part of what came, as the log tells.

@@ -4,11 +4,12 @@
 use std::fs;
 use std::process::Command;
 
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::cluster::{
-    Cluster, DEADLINE, Pair, Rebuild, Said, Scene, Stop, alive, binary, clean, done, eventually,
+    Cluster, DEADLINE, Pair, Rebuild, Said, Scene, Stop, alive, binary, children_of, clean, done,
+    eventually,
 };
 use crate::oracle::{assert_untouched, tree};
 use crate::rebuild::assert_source_as_found;
@@ -65,6 +66,15 @@ fn assert_wrong_side(target: &Cluster, source: &Cluster, says: &str) {
         sentences(&found).contains("The source is a standby of the target"),
         "{found}"
     );
+    assert!(found["command"].is_null(), "{found}");
+    let advice = found["advice"]["verdict"].as_str().unwrap();
+    let harmless = [
+        "source-follows-target",
+        "switchover-ready",
+        "switchover-too-early",
+        "look-twice",
+    ];
+    assert!(harmless.contains(&advice), "{found}");
     assert_source_as_found(source, 0);
 }
 
@@ -239,6 +249,74 @@ fn server_that_was_stopped_in_vain_is_started_again_as_it_ran() {
     target.write("pg_hba.conf", "local all all trust\n");
     target.start();
     assert_eq!(target.sql("SELECT count(*) FROM t"), "250000");
+}
+
+/// A process of a server, by its title.
+fn process_of(server: &Cluster, title: &str) -> Pid {
+    let children = children_of(server.postmaster().unwrap());
+    let is_it = |pid: &Pid| {
+        let line = fs::read_to_string(format!("/proc/{}/cmdline", pid.as_raw_nonzero()));
+        line.is_ok_and(|line| line.contains(title))
+    };
+    children.into_iter().find(is_it).unwrap()
+}
+
+/// A run that is told to end while the server stops starts it again; one that has no time left says how.
+#[test]
+fn run_that_is_interrupted_while_the_server_stops_starts_it_again() {
+    let scene = Scene::new();
+    let mut pair = Pair::diverged(&scene);
+    pair.old.start();
+    // It cannot shut down without its checkpointer.
+    let checkpointer = process_of(&pair.old, "checkpointer");
+    let before = pair.old.postmaster();
+    kill_process(checkpointer, Signal::STOP).unwrap();
+    let told = |server: &Cluster| {
+        server
+            .log()
+            .matches("received fast shutdown request")
+            .count()
+    };
+    let told_before = told(&pair.old);
+    let mut running = pair.rebuild().arg("--stop").spawn();
+    running.wait_for("the server is told to stop", |_| {
+        told(&pair.old) > told_before
+    });
+    kill_process(running.pid(), Signal::TERM).unwrap();
+    running.wait_for("it has heard", |running| {
+        running.stderr().contains("stopping;")
+    });
+    kill_process(checkpointer, Signal::CONT).unwrap();
+    let said = running.wait();
+    assert_eq!(said.code(), 1, "{said}");
+    let has = |text: &str| assert!(said.messages().contains(text), "{text} {said}");
+    has("interrupted by a signal");
+    has("has been started again (PID ");
+    assert_ne!(pair.old.postmaster(), before);
+    pair.old.wait_sql("SELECT count(*) FROM only_old", "0");
+
+    let checkpointer = process_of(&pair.old, "checkpointer");
+    kill_process(checkpointer, Signal::STOP).unwrap();
+    let said = pair.rebuild().args(["--stop", "--wait", "1"]).run();
+    kill_process(checkpointer, Signal::CONT).unwrap();
+    assert_eq!(said.code(), 1, "{said}");
+    let has = |text: &str| assert!(said.messages().contains(text), "{text} {said}");
+    has("did not stop within 1 s");
+    has("may still be doing so");
+    has("Once it has stopped, start it again: ");
+    // The command is one that can be typed.
+    eventually("the server is gone", DEADLINE, || {
+        (!pair.old.exists("postmaster.pid")).then_some(())
+    });
+    let hint = "start it again: ";
+    let command = said.messages();
+    let command = command
+        .lines()
+        .find_map(|line| line.split_once(hint))
+        .unwrap()
+        .1;
+    done(clean(Command::new("/bin/sh")).args(["-c", command]));
+    pair.old.wait_sql("SELECT count(*) FROM only_old", "0");
 }
 
 /// A dry run with --stop compares beside the server that it would stop.
