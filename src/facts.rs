@@ -153,6 +153,8 @@ pub struct Standing {
     pub live: Option<Live>,
     /// It runs and has a walreceiver.
     pub receives: bool,
+    /// No server was ever started in it: a base backup, whose control file says what its source was doing.
+    pub is_unstarted: bool,
 }
 
 /// Settings of the source that decide whether it can serve a standby.

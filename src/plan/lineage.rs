@@ -172,7 +172,8 @@ fn is_target(
     }
     let is_one_host = target.host == source.host;
     let standing = &cluster.standing;
-    if server.port != standing.port {
+    // The configuration of a copy that was never started is that of the server that it was copied from.
+    if standing.is_unstarted || server.port != standing.port {
         return false;
     }
     if server.addresses.is_empty() {
@@ -216,6 +217,10 @@ fn by_timeline(cluster: &TargetCluster, source: &SourceFacts) -> Option<Evidence
 
 /// Whether the target wrote the WAL of its timeline itself.
 fn was_primary(cluster: &TargetCluster) -> bool {
+    // What an interrupted run has begun to replace is no primary any more, and what it was is not known for sure.
+    if cluster.standing.is_unstarted || cluster.interrupted.is_some() {
+        return false;
+    }
     let state = cluster.control.as_ref().map(|control| control.state);
     match &cluster.standing.live {
         Some(live) => !live.in_recovery,
@@ -312,7 +317,7 @@ pub enum Remark {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::facts::{Live, Upstream};
+    use crate::facts::{Interrupted, Live, Upstream};
     use crate::plan::samples::{self, END, control, diverged_target, host, identity};
 
     /// A source in recovery, and a target that was shut down cleanly as the primary of its timeline.
@@ -431,6 +436,16 @@ mod tests {
         assert!(!Scene::standby().is_of_target());
         let mut scene = Scene::new();
         scene.target = diverged_target();
+        assert!(!scene.is_of_target());
+        // A base backup of a primary, and what an interrupted run has left.
+        let mut scene = Scene::new();
+        scene.cluster().standing.is_unstarted = true;
+        assert!(!scene.is_of_target());
+        let mut scene = Scene::new();
+        scene.cluster().interrupted = Some(Interrupted {
+            started_unix_seconds: 1,
+            start_lsn: Lsn(1),
+        });
         assert!(!scene.is_of_target());
         // A server that says itself that it is a standby.
         let mut scene = Scene::new();

@@ -176,6 +176,30 @@ fn source_that_follows_nobody_is_pointed_out() {
     );
 }
 
+/// The control file of a base backup says what its source was doing, which is to be a primary.
+#[test]
+fn copy_that_was_never_started_is_nobodys_primary() {
+    let scene = Scene::new();
+    let pair = Pair::streaming(&scene, |_| {});
+    let Pair {
+        old: mut primary,
+        new: standby,
+    } = pair;
+    let copy = scene.vacant("copy");
+    Rebuild::new(&copy, &primary).succeed();
+    primary.stop(Stop::Fast);
+    eventually("the source has noticed", DEADLINE, || {
+        (standby.sql("SELECT count(*) FROM pg_stat_wal_receiver") == "0").then_some(())
+    });
+    let found = inspected(&copy, &standby, &[]);
+    assert_ne!(
+        found["advice"]["verdict"], "source-follows-target",
+        "{found}"
+    );
+    Rebuild::new(&copy, &standby).succeed();
+    assert_wrong_side(&primary, &standby, "which is the target's server");
+}
+
 /// Two primaries on one timeline, the target further than the source.
 fn twins(scene: &Scene) -> (Cluster, Cluster) {
     let mut target = scene.cluster("target");

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::client::look::conf;
+use crate::disk::facts as disk;
 use crate::disk::read::read_if_there;
 use crate::facts::{Condition, Live, Running, SourceFacts, Standing, TargetCluster, TargetFacts};
 use crate::link::name;
@@ -40,7 +41,10 @@ pub async fn complete(target: &mut TargetFacts, pgdata: &Path, config_file: Opti
 /// What files say.
 fn standing(pgdata: &Path, config_file: Option<&Path>, cluster: &TargetCluster) -> Standing {
     let opts = read_if_there(&pgdata.join("postmaster.opts"), SMALL_FILE_MAX);
-    let opts = opts.ok().flatten().unwrap_or_default();
+    let opts = opts.ok().flatten();
+    // No base backup has the file, and each start writes it.
+    let is_unstarted = opts.is_none() && disk::exists(&pgdata.join("backup_label"));
+    let opts = opts.unwrap_or_default();
     let opts = Opts::parse(&String::from_utf8_lossy(&opts)).unwrap_or_default();
     let last_file = opts.setting("config_file").map(PathBuf::from);
     let config_file = config_file.or(last_file.as_deref());
@@ -73,6 +77,7 @@ fn standing(pgdata: &Path, config_file: Option<&Path>, cluster: &TargetCluster) 
         primary_slot_name: setting("primary_slot_name"),
         live: None,
         receives: false,
+        is_unstarted,
     }
 }
 
