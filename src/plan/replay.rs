@@ -19,7 +19,10 @@ impl Spoiled {
     /// What has happened on the source, as a clause.
     #[must_use]
     pub fn reason(&self) -> String {
-        words::some_of(&self.reasons)
+        let more = self.reasons.len().saturating_sub(words::SHOWN);
+        let shown = self.reasons.iter().take(words::SHOWN).map(String::as_str);
+        let more = (more > 0).then(|| format!("and {more} more"));
+        shown.chain(more.as_deref()).collect::<Vec<_>>().join("; ")
     }
 }
 
@@ -111,7 +114,7 @@ mod tests {
         insta::assert_snapshot!(moved.reason(), @"database 5 moved from tablespace 1663 to 1700 (0/100)");
         let copied = judge(&[doubt((1663, 1), (1663, 9))], &[made("/a")], &[]).unwrap();
         assert_eq!(copied.until, Lsn(0x200));
-        insta::assert_snapshot!(copied.reason(), @"database 9 was copied from database 1 (0/100), which then changed (0/180), tablespace 16400 was made (0/200)");
+        insta::assert_snapshot!(copied.reason(), @"database 9 was copied from database 1 (0/100), which then changed (0/180); tablespace 16400 was made (0/200)");
     }
 
     #[test]
