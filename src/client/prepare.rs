@@ -206,10 +206,9 @@ async fn close_in_order(
     };
     let findings = cleared.findings();
     let (start_lsn, lists) = match begun {
-        Some((start_lsn, lists)) if to_stop.is_some() => (
-            start_lsn,
-            lists.again(run, &target, &facts, findings).await?,
-        ),
+        Some((start_lsn, lists)) if to_stop.is_some() => {
+            (start_lsn, lists.again(run, &facts, findings).await?)
+        }
         Some(begun) => begun,
         None => {
             let known = (name, bindir.as_deref());
@@ -288,7 +287,8 @@ async fn begin(
     };
     let ((), start_lsn) = futures_util::future::try_join(login, bracket).await?;
     run.stage(Stage::Manifest);
-    let lists = lists(run, source, target, facts, findings).await?;
+    let has_content = target.condition.is_cluster();
+    let lists = lists(run, source, has_content, facts, findings).await?;
     Ok((start_lsn, lists))
 }
 
@@ -393,19 +393,12 @@ async fn open_bracket(
             .note("The replication slot exists already and is used.");
     }
     let is_new = matches!(slot, SlotWish::Create(_));
-    let request = Request::OpenBracket {
-        label: "pg_reseed rebuild".to_owned(),
-        fast_checkpoint: run.options.fast_checkpoint,
-        slot,
-    };
-    match source.ask(&request, Vec::new()).await? {
-        (Answer::BracketOpened { start_lsn, .. }, _) => {
-            if is_new {
-                // It is set once.
-                let _ = run.made_slot.set(());
-            }
-            Ok(start_lsn)
-        }
-        _ => Err(SourceError::Unfitting("backup start")),
+    let start_lsn = source
+        .start_backup(run.options.fast_checkpoint, slot)
+        .await?;
+    if is_new {
+        // It is set once.
+        let _ = run.made_slot.set(());
     }
+    Ok(start_lsn)
 }

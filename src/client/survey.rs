@@ -60,7 +60,8 @@ pub(super) async fn survey(
     configuration::fetch(run, source, is_interrupted(target)).await?;
     run.admitted.notify_one();
     run.stage(Stage::Manifest);
-    let lists = lists(run, source, target, &facts, &findings).await?;
+    let has_content = target.condition.is_cluster();
+    let lists = lists(run, source, has_content, &facts, &findings).await?;
     let work = plan(run, &facts, &findings, &lists)?;
     let old = match work.auto_conf {
         // The source's comes: what it sets is not known yet.

@@ -27,6 +27,7 @@ pub mod lineage;
 pub mod overrides;
 pub mod refusal;
 pub mod relation;
+pub mod replay;
 pub mod settings;
 pub mod slots;
 pub mod standby;
