@@ -20,6 +20,9 @@ const SAID_WITHIN: Duration = Duration::from_secs(10);
 /// Longest file that is read.
 const SMALL_FILE_MAX: u64 = 1024 * 1024;
 
+/// Most addresses that are looked at: no honest agent names more.
+const ADDRESSES_MAX: usize = 1000;
+
 /// libpq's default, and the server's.
 const DEFAULT_PORT: u16 = 5432;
 
@@ -106,6 +109,7 @@ pub fn local_addresses(facts: &SourceFacts) -> Vec<String> {
     upstream
         .flat_map(|upstream| upstream.servers.iter().chain(&upstream.behind))
         .flat_map(|server| &server.addresses)
+        .take(ADDRESSES_MAX)
         .filter(|address| name::is_local(address))
         .cloned()
         .collect()
