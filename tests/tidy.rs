@@ -161,7 +161,6 @@ const LONGER: &[(&str, &str)] = &[
     ("plan/refusal.rs", "one text for each refusal"),
     ("plan/tablespaces.rs", "half is tests"),
     ("it/guards.rs", "one test for each guard"),
-    ("it/rebuild.rs", "the scenarios of the main job"),
     ("tidy.rs", "one rule a line; a quarter is its tests"),
 ];
 
