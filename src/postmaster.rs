@@ -1,6 +1,7 @@
 //! The server in a data directory: does it run, stop it, start it.
 
 pub mod restore;
+mod strays;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -17,6 +18,13 @@ use crate::plan::guard::Login;
 
 /// How long the login may take.
 const LOGIN_WITHIN: Duration = Duration::from_secs(30);
+
+/// What in the environment says how to reach the source, and would be a setting of a server that we start, or let
+/// its walreceiver in only until the next start.
+const NOT_FOR_SERVERS: [&str; 3] = ["PGPORT", "PGOPTIONS", "PGPASSWORD"];
+
+/// How long a server's program may take to say a setting.
+const SETTING_WITHIN: Duration = Duration::from_secs(30);
 
 /// How often a condition is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -38,6 +46,17 @@ pub enum PostmasterError {
     },
     #[error("the server did not start: {0}")]
     DidNotStart(String),
+    #[error(
+        "the server that was started works in \"{}\", not in \"{}\"{}",
+        .directory.display(), .pgdata.display(),
+        if *.is_stopped { "; it was stopped again".to_owned() } else { format!(", and does not stop (pid {pid})") }
+    )]
+    Elsewhere {
+        pid: u32,
+        directory: PathBuf,
+        pgdata: PathBuf,
+        is_stopped: bool,
+    },
 }
 
 /// The lines of postmaster.pid that matter (PostgreSQL `src/include/utils/pidfile.h`).
@@ -269,7 +288,11 @@ pub async fn start(options: &StartOptions, wait: Duration) -> Result<u32, Postma
         let path = options.log_file.display();
         PostmasterError::DidNotStart(format!("could not open \"{path}\": {error}"))
     })?;
+    let before = strays::Before::look();
     let mut command = tokio::process::Command::new(&program);
+    for name in NOT_FOR_SERVERS {
+        command.env_remove(name);
+    }
     command
         .args(words)
         .stdin(Stdio::null())
@@ -312,8 +335,17 @@ pub async fn start(options: &StartOptions, wait: Duration) -> Result<u32, Postma
             PidFile::parse(&pid_file),
             matches!(status.as_str(), "starting" | "standby" | "ready"),
         ) && is_alive(found.pid)
+            && works_in(found.pid, &options.pgdata)
         {
             return Ok(found.pid);
+        }
+        if let Some(stray) = before.stray(&options.pgdata, options.config_file.as_deref()) {
+            return Err(PostmasterError::Elsewhere {
+                is_stopped: strays::stop(&stray, wait).await,
+                pid: stray.pid,
+                directory: stray.directory,
+                pgdata: options.pgdata.clone(),
+            });
         }
         if begin.elapsed() > wait {
             return Err(did_not_start(format!("after {} s", wait.as_secs())));
@@ -325,6 +357,56 @@ pub async fn start(options: &StartOptions, wait: Duration) -> Result<u32, Postma
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// What a server says of one of its settings, with its files as they lie now: `postgres -C`, which needs no control
+/// file (tried with 13 to 18).
+///
+/// # Errors
+/// Why it does not say it, in its own words and one line.
+pub async fn setting(
+    bindir: &Path,
+    pgdata: &Path,
+    config_file: Option<&Path>,
+    name: &str,
+) -> Result<String, String> {
+    let mut command = tokio::process::Command::new(bindir.join("postgres"));
+    command.arg("-C").arg(name).arg("-D").arg(pgdata);
+    if let Some(file) = config_file {
+        let mut setting = OsString::from("config_file=");
+        setting.push(file);
+        command.arg("-c").arg(setting);
+    }
+    without_session(&mut command)
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    let output = tokio::time::timeout(SETTING_WITHIN, command.output())
+        .await
+        .map_err(|_| format!("no answer within {} s", SETTING_WITHIN.as_secs()))?
+        .map_err(|error| error.to_string())?;
+    if output.status.success() {
+        let said = String::from_utf8_lossy(&output.stdout);
+        return Ok(said.strip_suffix('\n').unwrap_or(&said).to_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let lines: Vec<&str> = said
+        .lines()
+        .map(|line| line.split_once("] ").map_or(line, |(_, words)| words))
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    Err(lines.join("; "))
+}
+
+/// Takes away what the environment of this session says to libpq and to servers: a server that a service manager
+/// starts has none of it, and PGPORT, which led us to the source, would be the standby's port.
+fn without_session(command: &mut tokio::process::Command) -> &mut tokio::process::Command {
+    for (name, _) in std::env::vars_os() {
+        if name.as_encoded_bytes().starts_with(b"PG") {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 /// Whether the server with this pid still lives.

@@ -275,7 +275,7 @@ pub fn inspect(typed: InspectArguments, around: &Surroundings) -> Result<Inspect
     if let Some(slot) = &typed.slot {
         check_slot_name(slot)?;
     }
-    let (pgdata, _) = target(typed.pgdata, typed.debian.cluster.as_ref(), around)?;
+    let (pgdata, recorded) = target(typed.pgdata, typed.debian.cluster.as_ref(), around)?;
     let connection = &typed.connection;
     let names_source = typed.agent.from.is_some()
         || typed.agent.source_dbname.is_some()
@@ -303,6 +303,7 @@ pub fn inspect(typed: InspectArguments, around: &Surroundings) -> Result<Inspect
         options: InspectOptions {
             pgdata,
             cluster: typed.debian.cluster,
+            config_file: recorded.map(|cluster| cluster.config_file),
             source,
             slot: typed.slot,
         },

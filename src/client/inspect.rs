@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::client::failure::{Failure, TargetState};
 use crate::client::finish::summary;
+use crate::client::look::server;
 use crate::client::look::target::{self, Hold};
 use crate::client::options::{InspectOptions, InspectSource};
 use crate::client::outcome::{
@@ -37,7 +38,7 @@ pub async fn inspect(options: &InspectOptions, events: &Events) -> Result<Inspec
         let target = target::look(pgdata, &hold)?;
         drop::<Hold>(hold);
         let own = match &target.condition {
-            Condition::Cluster(cluster) => Some(report_of(pgdata, cluster)?),
+            Condition::Cluster(cluster) => Some(report_of(options, cluster)?),
             _ => None,
         };
         Ok::<_, crate::disk::DiskError>((target, own))
@@ -133,6 +134,11 @@ fn conclude(
     inspection.relation = Some(relation.name());
     inspection.relation_in_words = Some(relation.to_string());
     inspection.sentences = advice.sentences();
+    let cluster_report = inspection.cluster.as_ref();
+    if cluster_report.is_some_and(|cluster| !cluster.configuration_problems.is_empty()) {
+        let mend = "Whatever you do, mend the directory's configuration before you start a server.";
+        inspection.sentences.push(mend.to_owned());
+    }
     // An interrupted run is finished by its own command, with all its options.
     if advice.is_rebuild() && advice != Advice::RunAgain {
         inspection.command = Some(command(options, source)?);
@@ -183,9 +189,10 @@ fn condition(target: &TargetFacts) -> &'static str {
 }
 
 fn report_of(
-    pgdata: &Path,
+    options: &InspectOptions,
     cluster: &TargetCluster,
 ) -> Result<ClusterReport, crate::disk::DiskError> {
+    let pgdata: &Path = &options.pgdata;
     let control = cluster.control.as_ref();
     let wal = pgdata.join("pg_wal");
     let wal_begin = control
@@ -214,6 +221,18 @@ fn report_of(
     Ok(ClusterReport {
         major: cluster.major,
         problem: cluster.control_problem.clone(),
+        // What an interrupted seed has brought is not its own yet.
+        configuration_problems: match cluster.interrupted {
+            Some(_) => Vec::new(),
+            None => server::problems(pgdata, options.config_file.as_deref())
+                .iter()
+                .map(|refusal| {
+                    let mut sentence = words::capital(&refusal.error());
+                    sentence.push_str(". ");
+                    sentence + &refusal.detail()
+                })
+                .collect(),
+        },
         system_identifier: control.map(|control| control.system_identifier.to_string()),
         state: control.map(|control| control.state),
         server_pid: match cluster.running {

@@ -86,6 +86,8 @@ pub struct InspectOptions {
     pub pgdata: PathBuf,
     /// The name by which it was found.
     pub cluster: Option<ClusterName>,
+    /// Configuration file that is on record for it.
+    pub config_file: Option<PathBuf>,
     /// The server that the directory shall follow; `None` looks at the directory alone.
     pub source: Option<InspectSource>,
     /// The standby's slot on the source.

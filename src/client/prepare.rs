@@ -9,12 +9,12 @@ use crate::client::close::configuration::{self, Staged};
 use crate::client::close::keep;
 use crate::client::close::lock::Close;
 use crate::client::failure::{Failure, TargetState};
-use crate::client::look::conf;
 use crate::client::look::judge::{
     bindir, judge, judge_before_stop, judge_login, judge_wal_supply, slot_wish,
 };
 use crate::client::look::settings;
 use crate::client::look::target::{self, Hold};
+use crate::client::look::{adoption, conf, server};
 use crate::client::options::RebuildOptions;
 use crate::client::run::Run;
 use crate::client::source::{Source, SourceError};
@@ -25,6 +25,7 @@ use crate::disk::target::ClosedTarget;
 use crate::event::Stage;
 use crate::facts::{Condition, Running, SourceFacts, TargetCluster, TargetFacts};
 use crate::pg::lsn::Lsn;
+use crate::plan::adoption::Home;
 use crate::plan::guard::{self, Cleared};
 use crate::plan::refusal::Refusal;
 use crate::plan::relation::relate;
@@ -52,6 +53,8 @@ pub(super) struct Half {
     pub old_auto_conf: Vec<u8>,
     pub standby: standby_plan::StandbySettings,
     pub configuration: Option<Staged>,
+    /// The source's configuration comes into the data directory.
+    pub adoption: Option<Home>,
     pub bindir: Option<PathBuf>,
 }
 
@@ -135,6 +138,7 @@ async fn close_in_order(
     let is_interrupted = is_interrupted(&target);
     let configuration = configuration::fetch(run, source, is_interrupted).await?;
     let is_seed = relate(&target, &facts).is_seed();
+    server::judge_server(run, is_seed, bindir.as_deref()).await?;
     let name = settings::application_name(options, &target.host.name, is_seed);
     let name = name.as_deref();
     if settings::has_own_configuration(options, is_seed) {
@@ -144,6 +148,7 @@ async fn close_in_order(
         settings::raised(options, &facts, &auto_conf)?;
         settings::warn_of_slot_sync(run, &auto_conf);
     }
+    let adoption = adoption::home(options, &facts, &target.host, is_seed);
     if let Some(pid) = to_stop {
         judge_login(run, name, &facts, bindir.as_deref()).await?;
         postmaster::stop(&options.pgdata, pid, options.wait)
@@ -230,6 +235,7 @@ async fn close_in_order(
         old_auto_conf,
         standby,
         configuration,
+        adoption,
         bindir,
     }))
 }

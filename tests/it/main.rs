@@ -30,6 +30,7 @@ mod oracle;
 mod rebuild;
 mod seed;
 mod standby;
+mod starts;
 mod syncrep;
 mod tls;
 mod transport;

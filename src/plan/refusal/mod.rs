@@ -12,7 +12,7 @@
 //! - `kinship`: how the two clusters relate.
 //! - `source`: whether the source can serve a standby.
 //! - `slot`: the replication slot.
-//! - `settings`: what the standby would have less of.
+//! - `settings`: what the standby would have less of, and what its configuration makes of its server.
 //! - `directories`: directories that options name.
 //! - `tablespaces`: where tablespaces go.
 //! - `login`: the standby's login.
@@ -152,6 +152,7 @@ mod tests {
             ("too-many-removals", "--max-delete"),
             ("unsupported-version", "--allow-unknown-version"),
             ("settings-too-low", "--raise-settings"),
+            ("empty-configuration", "--config source"),
             ("diverged-wal-place", "--keep-diverged-wal"),
         ] {
             let named: Vec<Refusal> = all().into_iter().filter(|r| r.name() == name).collect();

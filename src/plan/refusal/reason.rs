@@ -132,6 +132,20 @@ pub enum Refusal {
         settings: Vec<TooLow>,
     },
 
+    // What the target's configuration makes of its server.
+    /// The server of this configuration works in another directory.
+    ServesElsewhere {
+        pgdata: String,
+        /// As the configuration has it.
+        data_directory: String,
+        /// Where that leads.
+        place: String,
+        file: String,
+    },
+    EmptyConfiguration {
+        files: Vec<String>,
+    },
+
     // Directories that options name.
     WaldirUnfit {
         waldir: String,
@@ -257,6 +271,8 @@ impl Refusal {
             Refusal::SlotLost { .. } => "slot-lost",
             Refusal::SlotKeepsNothing { .. } => "slot-keeps-nothing",
             Refusal::SettingsTooLow { .. } => "settings-too-low",
+            Refusal::ServesElsewhere { .. } => "serves-elsewhere",
+            Refusal::EmptyConfiguration { .. } => "empty-configuration",
             Refusal::WaldirUnfit { .. } => "waldir-unfit",
             Refusal::DivergedWalPlace { .. } => "diverged-wal-place",
             Refusal::ConfigDirUnfit { .. } => "config-dir-unfit",
