@@ -1,7 +1,14 @@
 //! The server in a data directory: does it run, stop it, start it.
 
+mod login;
+mod receiver;
 pub mod restore;
+mod setting;
 mod strays;
+
+pub use self::login::{Trial, try_login};
+pub use self::receiver::{Receiver, Receives, receiver};
+pub use self::setting::setting;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -13,18 +20,10 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 
 use crate::facts::Running;
-use crate::pg::lsn::Lsn;
-use crate::plan::guard::Login;
-
-/// How long the login may take.
-const LOGIN_WITHIN: Duration = Duration::from_secs(30);
 
 /// What in the environment says how to reach the source, and would be a setting of a server that we start, or let
 /// its walreceiver in only until the next start.
 const NOT_FOR_SERVERS: [&str; 3] = ["PGPORT", "PGOPTIONS", "PGPASSWORD"];
-
-/// How long a server's program may take to say a setting.
-const SETTING_WITHIN: Duration = Duration::from_secs(30);
 
 /// How often a condition is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -359,165 +358,10 @@ pub async fn start(options: &StartOptions, wait: Duration) -> Result<u32, Postma
     }
 }
 
-/// What a server says of one of its settings, with its files as they lie now: `postgres -C`, which needs no control
-/// file (tried with 13 to 18).
-///
-/// # Errors
-/// Why it does not say it, in its own words and one line.
-pub async fn setting(
-    bindir: &Path,
-    pgdata: &Path,
-    config_file: Option<&Path>,
-    name: &str,
-) -> Result<String, String> {
-    let mut command = tokio::process::Command::new(bindir.join("postgres"));
-    command.arg("-C").arg(name).arg("-D").arg(pgdata);
-    if let Some(file) = config_file {
-        let mut setting = OsString::from("config_file=");
-        setting.push(file);
-        command.arg("-c").arg(setting);
-    }
-    without_session(&mut command)
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
-    let output = tokio::time::timeout(SETTING_WITHIN, command.output())
-        .await
-        .map_err(|_| format!("no answer within {} s", SETTING_WITHIN.as_secs()))?
-        .map_err(|error| error.to_string())?;
-    if output.status.success() {
-        let said = String::from_utf8_lossy(&output.stdout);
-        return Ok(said.strip_suffix('\n').unwrap_or(&said).to_owned());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let lines: Vec<&str> = said
-        .lines()
-        .map(|line| line.split_once("] ").map_or(line, |(_, words)| words))
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .collect();
-    Err(lines.join("; "))
-}
-
-/// Takes away what the environment of this session says to libpq and to servers: a server that a service manager
-/// starts has none of it, and PGPORT, which led us to the source, would be the standby's port.
-fn without_session(command: &mut tokio::process::Command) -> &mut tokio::process::Command {
-    for (name, _) in std::env::vars_os() {
-        if name.as_encoded_bytes().starts_with(b"PG") {
-            command.env_remove(name);
-        }
-    }
-    command
-}
-
 /// Whether the server with this pid still lives.
 #[must_use]
 pub fn lives(pid: u32) -> bool {
     is_alive(pid)
-}
-
-/// What the walreceiver of a server does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Receives {
-    /// There is none.
-    No,
-    /// There is one; its title does not say what it does (`update_process_title`).
-    Unknown,
-    /// It has written what it received up to here; `None` where the title is not understood.
-    Streams(Option<Lsn>),
-}
-
-/// Whether the server with this pid has a walreceiver, and what its title says (PostgreSQL
-/// `walreceiver.c:XLogWalRcvProcessMsg`).
-#[must_use]
-pub fn receives(pid: u32) -> Receives {
-    let Ok(processes) = std::fs::read_dir("/proc") else {
-        return Receives::No;
-    };
-    for process in processes.flatten() {
-        let read = |name: &str| std::fs::read_to_string(process.path().join(name));
-        let stat = read("stat").unwrap_or_default();
-        let parent = stat
-            .rsplit_once(") ")
-            .and_then(|(_, rest)| rest.split(' ').nth(1)?.parse::<u32>().ok());
-        if parent != Some(pid) {
-            continue;
-        }
-        let title = read("cmdline").unwrap_or_default();
-        if let Some((_, lsn)) = title.split_once("walreceiver streaming ") {
-            let lsn = lsn.trim_end_matches(['\0', ' ']);
-            return Receives::Streams(Lsn::parse(lsn).ok());
-        }
-        if title.contains("walreceiver") {
-            return Receives::Unknown;
-        }
-    }
-    Receives::No
-}
-
-/// Tries the standby's login with the very connection string that it will use, by libpq itself: `psql`
-/// beside the server's programs, or on the PATH. `None` when there is no `psql`.
-pub async fn try_login(bindir: Option<&Path>, primary_conninfo: &str) -> Option<Login> {
-    let program = bindir
-        .map(|directory| directory.join("psql"))
-        .filter(|program| program.is_file())
-        .unwrap_or_else(|| "psql".into());
-    let mut command = tokio::process::Command::new(&program);
-    command
-        .args([
-            "--no-psqlrc",
-            "--no-align",
-            "--tuples-only",
-            "--no-password",
-        ])
-        .args([
-            "--field-separator",
-            " ",
-            "--command",
-            "IDENTIFY_SYSTEM",
-            "--dbname",
-        ])
-        // As a walreceiver does: the name of the database is what password files are searched for
-        // (`libpqwalreceiver.c:libpqrcv_connect`).
-        .arg(format!(
-            "{primary_conninfo} dbname=replication replication=true"
-        ))
-        // The server will not have these; what it will have stands in the connection string.
-        .env_remove("PGPASSWORD")
-        .env_remove("PGOPTIONS")
-        .env_remove("PGDATABASE")
-        .env("PGAPPNAME", "pg_reseed")
-        .env("PGCONNECT_TIMEOUT", "15")
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
-    let output = match tokio::time::timeout(LOGIN_WITHIN, command.output()).await {
-        Err(_) => {
-            return Some(Login::Refused {
-                reason: format!("no answer within {} s", LOGIN_WITHIN.as_secs()),
-            });
-        }
-        Ok(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => return None,
-        Ok(Err(error)) => {
-            return Some(Login::Refused {
-                reason: format!("could not run \"{}\": {error}", program.display()),
-            });
-        }
-        Ok(Ok(output)) => output,
-    };
-    let said = String::from_utf8_lossy(&output.stdout);
-    let identifier = said
-        .split_whitespace()
-        .next()
-        .and_then(|word| word.parse().ok());
-    Some(match (output.status.success(), identifier) {
-        (true, Some(system_identifier)) => Login::Reached { system_identifier },
-        _ => {
-            let reason = String::from_utf8_lossy(&output.stderr);
-            let reason = reason.trim().trim_start_matches("psql: ");
-            Login::Refused {
-                reason: reason.trim_start_matches("error: ").to_owned(),
-            }
-        }
-    })
 }
 
 /// The last lines of a log behind an offset, for messages.

@@ -120,7 +120,7 @@ async fn close_in_order(
 ) -> Result<Box<Half>, Failure> {
     let options = run.options;
     let Looked { mut target, hold } = looked;
-    let facts = facts(run, source)
+    let mut facts = facts(run, source)
         .await
         .map_err(|error| error.untouched())?;
 
@@ -159,6 +159,11 @@ async fn close_in_order(
                     .hint("Stop it, or allow more time with --wait.")
             })?;
         *was_stopped = true;
+        let was_its_slot = guard::is_of_target(&target, &facts);
+        if let Some(slot) = facts.slot.as_mut().filter(|_| was_its_slot) {
+            slot.active = false;
+            slot.holder = None;
+        }
         run.events.note("The target's server was stopped.");
         target =
             target::look(&options.pgdata, &hold).map_err(|error| Failure::untouched(&error))?;
@@ -264,6 +269,28 @@ fn server_to_stop(options: &RebuildOptions, target: &TargetFacts) -> Option<u32>
     }
 }
 
+/// Says that an existing slot may be somebody else's: its WAL has been asked for, and nothing shows by whom.
+fn say_whose(run: &Run<'_>, facts: &SourceFacts) {
+    let Some((slot, lsn)) = facts
+        .slot
+        .as_ref()
+        .and_then(|slot| Some((slot, slot.restart_lsn?)))
+    else {
+        return;
+    };
+    let options = run.options;
+    let auto_conf = conf::auto_conf(&options.pgdata).unwrap_or_default();
+    let own =
+        settings::own_base(options).followed_by(&options.pgdata.join(conf::AUTO_CONF), &auto_conf);
+    if own.settings.get("primary_slot_name") != Some(&slot.name) {
+        run.events.note(format!(
+            "Replication slot \"{}\" of the source keeps WAL from {lsn} on, and the target's configuration did not \
+             name it: if a standby that is stopped uses it, only one of them can stream.",
+            slot.name
+        ));
+    }
+}
+
 async fn open_bracket(
     run: &Run<'_>,
     source: &Source,
@@ -283,6 +310,7 @@ async fn open_bracket(
         run.events
             .note("The replication slot exists already and is used.");
     }
+    say_whose(run, facts);
     let is_new = matches!(slot, SlotWish::Create(_));
     let request = Request::OpenBracket {
         label: "pg_reseed rebuild".to_owned(),

@@ -24,8 +24,8 @@ pub struct Line {
     /// Counts from 1.
     pub number: usize,
     pub directive: Directive,
-    /// Whether the name stands there in lower case. The server looks for `data_directory` in no other spelling
-    /// (`guc.c:ProcessConfigFileInternal`, which compares by `strcmp` while it has no data directory yet).
+    /// Whether the name stands there in lower case: the server looks for `data_directory` in no other spelling
+    /// (`strcmp` in `guc.c:ProcessConfigFileInternal`).
     pub is_lower_case: bool,
 }
 
@@ -95,9 +95,8 @@ pub fn parse(text: &[u8]) -> Result<Vec<Line>, ConfError> {
 /// Whether the name that a line begins with has no capital letter.
 fn is_lower_case(line: &[u8]) -> bool {
     let name = line.trim_ascii_start();
-    !name[..run(name, is_letter_or_digit)]
-        .iter()
-        .any(u8::is_ascii_uppercase)
+    let length = run(name, is_letter_or_digit);
+    !name[..length].iter().any(u8::is_ascii_uppercase)
 }
 
 /// The settings that hold after all lines: the last line of each name wins. Includes are not

@@ -117,6 +117,7 @@ pub fn source() -> SourceFacts {
             replication: true,
         },
         slot: None,
+        slot_run: None,
         synchronous_standby_names: String::new(),
     }
 }
@@ -139,6 +140,7 @@ pub fn cluster(checkpoint: u64) -> TargetCluster {
         tablespaces: Vec::new(),
         pid_file: Vec::new(),
         running: Running::No,
+        stream: None,
         unexpected_links: Vec::new(),
         is_locked: false,
     }

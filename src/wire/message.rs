@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::{Digest, SessionKey};
 use crate::errors::one_line;
-use crate::facts::{SlotFacts, SourceConfiguration, SourceFacts, Tablespace};
+use crate::facts::{SlotClient, SlotFacts, SourceConfiguration, SourceFacts, Tablespace};
 use crate::geometry::{BitSet, EntryId, Span};
 use crate::pg::lsn::Lsn;
 use crate::pg::timeline::TimelineId;
 
 /// Version of the protocol. Both sides must be equal: client and agent are one program, and a rebuild
 /// is no place for guesses about an older peer.
-pub const PROTOCOL: u16 = 5;
+pub const PROTOCOL: u16 = 6;
 
 /// How often each side says something at least.
 pub const ALIVE_EVERY: Duration = Duration::from_secs(5);
@@ -312,6 +312,10 @@ pub struct WalSender {
     pub slot: Option<String>,
     pub flush_lsn: Option<Lsn>,
     pub replay_lsn: Option<Lsn>,
+    /// Whom it serves; `None` where the role may not see it.
+    pub client: Option<SlotClient>,
+    /// Microseconds since 1970 by the source's clock.
+    pub began: Option<i64>,
 }
 
 /// What kind of trouble the agent has.

@@ -29,6 +29,7 @@ mod neighbour;
 mod oracle;
 mod rebuild;
 mod seed;
+mod slots;
 mod standby;
 mod starts;
 mod syncrep;

@@ -42,7 +42,7 @@ pub use self::removals::max_delete;
 pub use self::room::{RoomNeed, room};
 pub use self::settings::{ConfiguredDirectory, Location, empty_configuration, serves, settings};
 pub use self::situation::{Situation, SlotWish};
-pub use self::slot::wal_supply;
+pub use self::slot::{is_of_target, wal_supply};
 pub use self::tablespaces::new_tablespaces;
 pub use self::verdict::{Cleared, Findings, judge, judge_before_stop};
 // Those who only set them know the guards by this one name.

@@ -1,5 +1,6 @@
 //! All reasons to refuse, with their values and their stable names. A kind has its words in the file of its name.
 
+use crate::facts::SlotHolder;
 use crate::pg::lsn::Lsn;
 use crate::pg::timeline::TimelineId;
 use crate::pg::version::Version;
@@ -118,6 +119,12 @@ pub enum Refusal {
     },
     SlotActive {
         name: String,
+        holder: Option<SlotHolder>,
+    },
+    /// Another run of pg_reseed has it.
+    SlotOfRun {
+        name: String,
+        holder: SlotHolder,
     },
     SlotLost {
         name: String,
@@ -268,6 +275,7 @@ impl Refusal {
             Refusal::SlotMissing { .. } => "slot-missing",
             Refusal::SlotLogical { .. } => "slot-logical",
             Refusal::SlotActive { .. } => "slot-active",
+            Refusal::SlotOfRun { .. } => "slot-of-run",
             Refusal::SlotLost { .. } => "slot-lost",
             Refusal::SlotKeepsNothing { .. } => "slot-keeps-nothing",
             Refusal::SettingsTooLow { .. } => "settings-too-low",
