@@ -220,7 +220,8 @@ pub struct RebuildArguments {
     /// Replication slot that the standby shall use
     ///
     /// The physical replication slot of the source that the standby will use. It becomes
-    /// primary_slot_name. It must exist, unless --create-slot is given, and must not be in use. It keeps
+    /// primary_slot_name. It must exist, unless --create-slot is given, and must not be in use, by a standby (the
+    /// target's own server may have it, with --stop) or by another run of pg_reseed. It keeps
     /// the source's WAL during the run. An existing slot that never reserved WAL cannot do that: then a
     /// temporary slot does, and the standby's slot reserves WAL when the standby first connects.
     ///

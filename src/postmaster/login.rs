@@ -26,7 +26,7 @@ pub struct Trial {
 /// server's programs, or on the PATH. First as a server will see it that a service manager starts, which has no
 /// variables of ours, then as one that is started from here. `None` when there is no `psql`.
 pub async fn try_login(bindir: Option<&Path>, primary_conninfo: &str) -> Option<Trial> {
-    let bare = login(bindir, primary_conninfo, true).await?;
+    let bare = login(bindir, primary_conninfo, &[]).await?;
     if matches!(bare, Login::Reached { .. }) {
         return Some(Trial {
             login: bare,
@@ -34,24 +34,26 @@ pub async fn try_login(bindir: Option<&Path>, primary_conninfo: &str) -> Option<
         });
     }
     let is_set = |name: &&&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    let mut needs: Vec<String> = ADDS
+    let needs: Vec<String> = ADDS
         .iter()
         .filter(is_set)
         .map(|name| (*name).to_owned())
         .collect();
     let home = std::env::var_os("HOME");
-    if home.is_some_and(|home| entry_home().is_some_and(|entry| *entry != *home)) {
-        needs.push("HOME".to_owned());
+    let is_other = home.is_some_and(|home| entry_home().is_some_and(|entry| *entry != *home));
+    let with_home = is_other.then(|| [&needs[..], &["HOME".to_owned()]].concat());
+    // The least that makes it work.
+    let trials = [Some(needs).filter(|needs| !needs.is_empty()), with_home];
+    for needs in trials.into_iter().flatten() {
+        let login = login(bindir, primary_conninfo, &needs).await?;
+        if matches!(login, Login::Reached { .. }) {
+            return Some(Trial { login, needs });
+        }
     }
-    if needs.is_empty() {
-        return Some(Trial { login: bare, needs });
-    }
-    let login = match login(bindir, primary_conninfo, false).await? {
-        reached @ Login::Reached { .. } => reached,
-        // The same but for the words, most likely, and those of the server count.
-        Login::Refused { .. } => bare,
-    };
-    Some(Trial { login, needs })
+    Some(Trial {
+        login: bare,
+        needs: Vec::new(),
+    })
 }
 
 /// The home directory in the user's entry of /etc/passwd; `None` where another service knows the user.
@@ -64,15 +66,19 @@ fn entry_home() -> Option<String> {
         .and_then(|fields| fields.get(5).map(|home| (*home).to_owned()))
 }
 
-async fn login(bindir: Option<&Path>, primary_conninfo: &str, is_bare: bool) -> Option<Login> {
+/// `with` are the variables of this session that it has.
+async fn login(bindir: Option<&Path>, primary_conninfo: &str, with: &[String]) -> Option<Login> {
     let program = bindir
         .map(|directory| directory.join("psql"))
         .filter(|program| program.is_file())
         .unwrap_or_else(|| "psql".into());
     let mut command = tokio::process::Command::new(&program);
-    if is_bare {
-        // Without HOME the user's entry says where the home directory is, as a service manager does.
-        without_session(&mut command).env_remove("HOME");
+    // Without HOME the user's entry says where the home directory is, as a service manager does.
+    without_session(&mut command).env_remove("HOME");
+    for name in with {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
     }
     command
         .args([
@@ -93,10 +99,6 @@ async fn login(bindir: Option<&Path>, primary_conninfo: &str, is_bare: bool) -> 
         .arg(format!(
             "{primary_conninfo} dbname=replication replication=true"
         ))
-        // The server will not have these; what it will have stands in the connection string.
-        .env_remove("PGPASSWORD")
-        .env_remove("PGOPTIONS")
-        .env_remove("PGDATABASE")
         .env("PGAPPNAME", "pg_reseed")
         .env("PGCONNECT_TIMEOUT", "15")
         .stdin(Stdio::null())

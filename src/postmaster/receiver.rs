@@ -2,6 +2,7 @@
 //! needs no login.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use crate::facts::SlotClient;
 use crate::pg::lsn::Lsn;
@@ -22,6 +23,41 @@ pub struct Receiver {
     pub receives: Receives,
     /// Its own ends of its TCP connections: what the walsender's side knows as its client.
     pub ends: Vec<SlotClient>,
+    /// How long the process has lived.
+    pub age: Duration,
+}
+
+impl Receiver {
+    /// Whether it has lived for so long that nobody has turned it away. Its title tells nothing as long as no WAL has
+    /// come, as from an idle source.
+    #[must_use]
+    pub fn is_steady(&self) -> bool {
+        self.age >= STEADY_FOR
+    }
+}
+
+/// How long a walreceiver must live to be one that streams: one that is turned away ends at once.
+const STEADY_FOR: Duration = Duration::from_secs(1);
+
+/// The kernel's ticks in a second, as it counts them for processes (`USER_HZ`, the same everywhere).
+const TICKS: f64 = 100.0;
+
+/// How long a process has lived, by the start time in its `stat` (proc(5), field 22).
+fn age(stat: &str) -> Duration {
+    let ticks = stat
+        .rsplit_once(") ")
+        .and_then(|(_, rest)| rest.split(' ').nth(19)?.parse::<f64>().ok());
+    let uptime = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
+    let uptime = uptime
+        .split(' ')
+        .next()
+        .and_then(|seconds| seconds.parse::<f64>().ok());
+    match (ticks, uptime) {
+        (Some(ticks), Some(uptime)) => {
+            Duration::try_from_secs_f64(uptime - ticks / TICKS).unwrap_or_default()
+        }
+        _ => Duration::ZERO,
+    }
 }
 
 /// The walreceiver of the server with this pid (PostgreSQL `walreceiver.c:XLogWalRcvProcessMsg` writes its title).
@@ -56,6 +92,7 @@ pub fn receiver(postmaster: u32) -> Option<Receiver> {
             pid,
             receives,
             ends: ends(pid),
+            age: age(&stat),
         });
     }
     None

@@ -31,13 +31,10 @@ fn holder(row: &tokio_postgres::Row, from: usize) -> Option<SlotHolder> {
 /// The other end of a session, by `client_addr` and `client_port`, which is -1 for a Unix-domain socket and NULL
 /// where the role may not see it.
 pub(super) fn client(address: Option<&str>, port: Option<i32>) -> Option<SlotClient> {
-    let address = match address {
-        Some(text) => Some(
-            text.parse::<std::net::IpAddr>()
-                .map_or_else(|_| text.to_owned(), |ip| ip.to_canonical().to_string()),
-        ),
-        None => None,
-    };
+    let address = address.map(|text| {
+        let parsed = text.parse::<std::net::IpAddr>();
+        parsed.map_or_else(|_| text.to_owned(), |ip| ip.to_canonical().to_string())
+    });
     let port = port?;
     Some(SlotClient {
         address,

@@ -10,9 +10,6 @@ use crate::wire::message::{Answer, Request, WalSender};
 /// How often the source is asked whether the standby streams.
 const ASK_EVERY: Duration = Duration::from_millis(200);
 
-/// How long a walreceiver whose title says nothing must live to count: one that is turned away ends at once.
-const STEADY_FOR: Duration = Duration::from_secs(2);
-
 /// Who streams from the source.
 ///
 /// # Errors
@@ -106,24 +103,18 @@ pub async fn watch(
 ) -> Result<Watched, SourceError> {
     let begin = Instant::now();
     let ours = Ours { slot, before };
-    // The walreceiver that was seen last, and since when.
-    let mut steady: Option<(u32, Instant)> = None;
     loop {
         // Looked at first: what the source says then is not older.
         let receiver = postmaster::receiver(pid);
-        steady = receiver.as_ref().map(|receiver| match steady {
-            Some((last, since)) if last == receiver.pid => (last, since),
-            _ => (receiver.pid, Instant::now()),
-        });
         let now = senders(source, wait).await?;
         let candidates = receiver
             .as_ref()
             .map_or_else(Vec::new, |receiver| ours.among(&now, receiver));
-        let is_steady = steady.is_some_and(|(_, since)| since.elapsed() >= STEADY_FOR);
-        let receives = receiver.as_ref().map(|receiver| receiver.receives);
-        let streams = candidates
-            .iter()
-            .any(|sender| is_through(sender, receives, is_steady, stop_lsn));
+        let streams = receiver.as_ref().is_some_and(|receiver| {
+            candidates
+                .iter()
+                .any(|sender| is_through(sender, receiver, stop_lsn))
+        });
         if streams && postmaster::lives(pid) {
             return Ok(Watched::Streams);
         }
@@ -131,29 +122,36 @@ pub async fn watch(
             return Ok(Watched::Ended);
         }
         if begin.elapsed() > wait {
-            let seen = seen(candidates.first().copied(), &now, slot, stop_lsn);
+            let first = candidates.first().copied();
+            let first = first.filter(|sender| {
+                let own = receiver.as_ref();
+                own.is_some_and(|own| can_be_at(sender, own))
+            });
+            let seen = seen(first, &now, slot, stop_lsn);
             return Ok(Watched::TimeUp { seen });
         }
         tokio::time::sleep(ASK_EVERY).await;
     }
 }
 
+/// Whether the walsender is at the other end of a walreceiver that may be about to be turned away.
+fn can_be_at(sender: &WalSender, receiver: &Receiver) -> bool {
+    let client = sender.client.as_ref();
+    matches!(receiver.receives, Receives::Streams(_))
+        || receiver.is_steady()
+        || client.is_some_and(|client| receiver.ends.contains(client))
+}
+
 /// Whether our walreceiver streams, and what this walsender says of it reaches the end of the backup.
-fn is_through(
-    sender: &WalSender,
-    receives: Option<Receives>,
-    is_steady: bool,
-    stop_lsn: Lsn,
-) -> bool {
-    match receives {
-        None => false,
+fn is_through(sender: &WalSender, receiver: &Receiver, stop_lsn: Lsn) -> bool {
+    match receiver.receives {
         // The agent's role may not see more than that there is one. Who has written all up to `stop_lsn`, or had it
         // before, needs nobody's help to replay it.
-        Some(Receives::Streams(Some(written))) if sender.state.is_empty() => written >= stop_lsn,
-        Some(Receives::Unknown) if !is_steady => false,
+        Receives::Streams(Some(written)) if sender.state.is_empty() => written >= stop_lsn,
         // It was sent the whole segment that it goes on in.
-        Some(Receives::Streams(Some(written))) if written < stop_lsn => false,
-        Some(_) => sender.state == "streaming" && sender.replay_lsn >= Some(stop_lsn),
+        Receives::Streams(Some(written)) if written < stop_lsn => false,
+        _ if !can_be_at(sender, receiver) => false,
+        _ => sender.state == "streaming" && sender.replay_lsn >= Some(stop_lsn),
     }
 }
 
@@ -218,6 +216,7 @@ mod tests {
             pid: 1,
             receives: Receives::Streams(Some(Lsn(9))),
             ends: ends.to_vec(),
+            age: Duration::ZERO,
         }
     }
 
@@ -278,15 +277,24 @@ mod tests {
             state: String::new(),
             ..far.clone()
         };
-        let streams = |lsn| Some(Receives::Streams(Some(Lsn(lsn))));
-        assert!(!is_through(&far, None, true, Lsn(9)));
-        assert!(!is_through(&far, Some(Receives::Unknown), false, Lsn(9)));
-        assert!(is_through(&far, Some(Receives::Unknown), true, Lsn(9)));
-        assert!(is_through(&far, streams(9), false, Lsn(9)));
-        assert!(!is_through(&far, streams(8), false, Lsn(9)));
-        assert!(!is_through(&far, streams(10), false, Lsn(10)));
-        assert!(is_through(&hidden, streams(9), false, Lsn(9)));
-        assert!(!is_through(&hidden, streams(8), false, Lsn(9)));
+        let through = |sender: &WalSender, receives, seconds, stop_lsn| {
+            let receiver = Receiver {
+                receives,
+                age: Duration::from_secs(seconds),
+                ..receiver(&[end("10.0.0.1", 7)])
+            };
+            is_through(sender, &receiver, Lsn(stop_lsn))
+        };
+        let streams = |lsn| Receives::Streams(Some(Lsn(lsn)));
+        assert!(!through(&far, Receives::Unknown, 0, 9));
+        assert!(through(&far, Receives::Unknown, 5, 9));
+        let exact = sender(1, Some(end("10.0.0.1", 7)), None);
+        assert!(through(&exact, Receives::Unknown, 0, 9));
+        assert!(through(&far, streams(9), 0, 9));
+        assert!(!through(&far, streams(8), 0, 9));
+        assert!(!through(&far, streams(10), 0, 10));
+        assert!(through(&hidden, streams(9), 0, 9));
+        assert!(!through(&hidden, streams(8), 0, 9));
     }
 
     #[test]

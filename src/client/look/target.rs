@@ -153,8 +153,9 @@ fn stream(pgdata: &Path, running: &Running) -> Option<OwnStream> {
         return None;
     };
     let receiver = postmaster::receiver(*pid)?;
-    // One that only tries may be kept out by who has the slot.
-    if !matches!(receiver.receives, Receives::Streams(_)) {
+    // One that only tries may be kept out by who has the slot, and a socket does not tell.
+    let tells = matches!(receiver.receives, Receives::Streams(_)) || !receiver.ends.is_empty();
+    if !tells && !receiver.is_steady() {
         return None;
     }
     let auto_conf = conf::auto_conf(pgdata).unwrap_or_default();
