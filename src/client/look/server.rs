@@ -75,7 +75,11 @@ fn location(path: &Path) -> Location {
             .ok()
             .flatten()
             .map(|found| found.identity),
-        path: disk::resolved_beginning(&path).display().to_string(),
+        path: if disk::exists(&path) {
+            disk::resolved(&path).display().to_string()
+        } else {
+            disk::resolved_beginning(&path).display().to_string()
+        },
     }
 }
 
