@@ -13,6 +13,7 @@ pub mod keep;
 pub mod read;
 pub mod root;
 pub mod target;
+pub mod wal;
 pub mod walk;
 pub mod writing;
 

@@ -28,6 +28,7 @@ pub mod in_force;
 pub mod overrides;
 pub mod refusal;
 pub mod relation;
+pub mod replay;
 pub mod settings;
 pub mod standby;
 pub mod tablespaces;
