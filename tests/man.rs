@@ -320,6 +320,7 @@ fn short_help_of_rebuild() {
 
     Overrides of refusals:
           --overwrite-foreign-cluster  Overwrite a cluster that never was the source's
+          --overwrite-unknown-cluster  Overwrite a cluster that cannot be told
           --discard-newer-timeline     Overwrite a target on a newer timeline
           --discard-newer-wal          Overwrite a target that is ahead of the source
           --no-login-check             Do not try the standby's connection first

@@ -295,6 +295,8 @@ impl Session {
             end: next.is_none().then(|| ManifestEnd {
                 tablespaces: tree.tablespaces.clone(),
                 skipped: tree.skipped.clone(),
+                unreadable: tree.unreadable.clone(),
+                unreadable_more: tree.unreadable_more,
             }),
         };
         Ok((answer, body))

@@ -131,6 +131,7 @@ async fn close_in_order(
         cleared = Some(judge(options, &target, &facts)?);
     }
     judge_wal_supply(options, &facts)?;
+    settings::warn_of_history(run, &facts);
     let bindir = bindir(options, &facts)?;
     let is_interrupted = is_interrupted(&target);
     let configuration = configuration::fetch(run, source, is_interrupted).await?;
@@ -180,7 +181,7 @@ async fn close_in_order(
 
     run.stage(Stage::Manifest);
     let lists = lists(run, source, &target, &facts, &cleared).await?;
-    let work = plan(run, &facts, &cleared, lists)?;
+    let work = plan(run, &target, &facts, &cleared, lists)?;
     let old_auto_conf = match work.auto_conf {
         Some((entry, bytes)) => {
             let block_bytes = facts.control.block_bytes;
@@ -217,6 +218,7 @@ async fn close_in_order(
         before: before.as_ref(),
         start_lsn,
         old_auto_conf: &old_auto_conf,
+        mend: &work.mend,
     };
     let closed = workers::in_place(|| close.close(hold))?;
     Ok(Box::new(Half {

@@ -153,10 +153,11 @@ pub fn relate(target: &TargetFacts, source: &SourceFacts) -> Relation {
         Condition::Missing | Condition::Empty { .. } => Relation::Seed,
         Condition::Unknown { .. } => Relation::Unknown,
         Condition::Cluster(cluster) if cluster.interrupted.is_some() => {
-            let before = if cluster.control.is_some() {
-                relate_cluster(cluster, source)
-            } else {
+            let was_seed = cluster.interrupted.as_ref().is_some_and(|run| run.is_seed);
+            let before = if cluster.control.is_none() && was_seed {
                 Relation::Seed
+            } else {
+                relate_cluster(cluster, source)
             };
             Relation::Interrupted {
                 before: Box::new(before),
@@ -530,6 +531,7 @@ mod tests {
     #[test]
     fn an_interrupted_run_remembers_what_was() {
         let marker = Some(Interrupted {
+            is_seed: true,
             started_unix_seconds: 1,
             start_lsn: Lsn(1),
         });

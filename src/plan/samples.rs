@@ -118,6 +118,7 @@ pub fn source() -> SourceFacts {
         },
         slot: None,
         synchronous_standby_names: String::new(),
+        has_history_file: true,
     }
 }
 
@@ -125,6 +126,7 @@ pub fn source() -> SourceFacts {
 pub fn cluster(checkpoint: u64) -> TargetCluster {
     TargetCluster {
         major: Some(15),
+        has_directories: true,
         control: Some(control(1, checkpoint, ClusterState::ShutDown)),
         control_problem: None,
         interrupted: None,

@@ -8,6 +8,7 @@ use crate::client::options::RebuildOptions;
 use crate::client::run::Run;
 use crate::facts::{SourceFacts, TargetFacts};
 use crate::plan::guard::{self, Cleared, Situation};
+use crate::plan::relation::relate;
 use crate::plan::tablespaces::{self, TargetPlaces};
 use crate::postmaster;
 
@@ -61,6 +62,10 @@ fn situation<'a>(
         mappings: &options.mappings,
         places,
         overrides: &options.overrides,
+        has_restore_command: settings::has_restore_command(
+            options,
+            relate(target, source).is_seed(),
+        ),
     }
 }
 

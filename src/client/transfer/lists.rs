@@ -9,10 +9,10 @@ use crate::client::look::settings;
 use crate::client::options::RebuildOptions;
 use crate::client::run::Run;
 use crate::client::source::{Source, SourceError};
-use crate::client::transfer::work::{self, TargetWalk, Work};
+use crate::client::transfer::work::{self, TargetWalk, Walked, Work};
 use crate::disk::facts as disk;
 use crate::event::Event;
-use crate::facts::{SourceFacts, TargetFacts};
+use crate::facts::{Condition, SourceFacts, TargetFacts};
 use crate::manifest::{self, EntryKind, Folder, Listing, Manifest};
 use crate::path::RelPath;
 use crate::pg::layout;
@@ -30,7 +30,7 @@ const PARTS_AHEAD: usize = 8;
 pub struct Lists {
     manifest: Arc<Manifest>,
     end: ManifestEnd,
-    tree: Listing<layout::Kind>,
+    walked: Walked,
 }
 
 /// Lists what both sides have, at the same time.
@@ -48,13 +48,13 @@ pub async fn lists(
     let walked = run.workers.run(move || walk.walk());
     let (manifest, walked) = futures_util::future::join(manifest(run, source), walked).await;
     let (manifest, end) = manifest.map_err(|error| error.untouched())?;
-    let tree = walked
+    let walked = walked
         .map_err(|error| Failure::untouched(&error))?
         .map_err(|error| Failure::untouched(&error))?;
     Ok(Lists {
         manifest: Arc::new(manifest),
         end,
-        tree,
+        walked,
     })
 }
 
@@ -146,9 +146,31 @@ fn judge_names(
     Ok(())
 }
 
+/// Judges whether both sides may do what must be done there, and tells what is changed for it.
+fn judge_rights(
+    target: &TargetFacts,
+    facts: &SourceFacts,
+    end: &ManifestEnd,
+    work: &Work,
+) -> Result<(), Failure> {
+    let source = guard::Reader {
+        host: &facts.host.name,
+        user: &facts.user,
+        unreadable: &end.unreadable,
+        more: end.unreadable_more,
+    };
+    let writer = guard::Writer {
+        host: &target.host.name,
+        user: &target.user,
+        barred: &work.barred,
+    };
+    guard::rights(&source, &writer).map_err(|refusals| Failure::refused(&refusals))
+}
+
 /// Turns the manifest into work, and lets the guards judge that need sizes.
 pub fn plan(
     run: &Run<'_>,
+    target: &TargetFacts,
     facts: &SourceFacts,
     cleared: &Cleared,
     lists: Lists,
@@ -156,11 +178,11 @@ pub fn plan(
     let Lists {
         manifest,
         end,
-        tree,
+        walked,
     } = lists;
     let options = run.options;
     let findings = cleared.findings();
-    judge_names(options, &manifest, &tree)?;
+    judge_names(options, &manifest, &walked.tree)?;
     let oids = end.tablespaces.iter().map(|space| space.oid);
     guard::new_tablespaces(&findings.placements, oids)
         .map_err(|refusal| Failure::refused(&[refusal]))?;
@@ -170,8 +192,18 @@ pub fn plan(
     }
     let host_local =
         work::host_local(options, facts, &base).map_err(|error| Failure::untouched(&error))?;
-    let make = || work::make(options, facts, findings, &host_local, &manifest, &tree);
+    let make = || work::make(options, facts, findings, &host_local, &manifest, &walked);
     let work = workers::in_place(make).map_err(|error| Failure::untouched(&error))?;
+    judge_rights(target, facts, &end, &work)?;
+    if let Condition::Cluster(cluster) = &target.condition
+        && let Some(mended) = layout::mended_directory_mode(cluster.mode)
+    {
+        let mode = cluster.mode;
+        run.warn(format!(
+            "PostgreSQL refuses to start in a data directory with the permissions {mode:04o}: they become \
+             {mended:04o}."
+        ));
+    }
     guard::max_delete(options.max_delete, work.removed_files, || {
         work.some_removed()
     })

@@ -15,6 +15,7 @@ pub struct Scene {
     pub mappings: Vec<Mapping>,
     pub places: TargetPlaces,
     pub overrides: Overrides,
+    pub has_restore_command: bool,
 }
 
 impl Scene {
@@ -29,6 +30,7 @@ impl Scene {
                 ..TargetPlaces::default()
             },
             overrides: Overrides::default(),
+            has_restore_command: false,
         }
     }
 
@@ -40,6 +42,7 @@ impl Scene {
             mappings: &self.mappings,
             places: &self.places,
             overrides: &self.overrides,
+            has_restore_command: self.has_restore_command,
         }
     }
 

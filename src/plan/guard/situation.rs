@@ -24,4 +24,6 @@ pub struct Situation<'a> {
     pub mappings: &'a [Mapping],
     pub places: &'a TargetPlaces,
     pub overrides: &'a Overrides,
+    /// The standby will have a restore_command.
+    pub has_restore_command: bool,
 }

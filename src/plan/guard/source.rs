@@ -1,10 +1,12 @@
 //! Whether the source can give a backup and serve a standby: rights and settings.
 
-use crate::facts::SourceFacts;
+use super::situation::Situation;
+use crate::pg::timeline::history_file_name;
 use crate::plan::refusal::Refusal;
 
 /// Whether the source can give a backup and serve a standby.
-pub(super) fn judge(source: &SourceFacts) -> Vec<Refusal> {
+pub(super) fn judge(situation: &Situation) -> Vec<Refusal> {
+    let source = situation.source;
     let settings = &source.settings;
     let mut refusals = Vec::new();
     if !source.rights.backup {
@@ -31,6 +33,14 @@ pub(super) fn judge(source: &SourceFacts) -> Vec<Refusal> {
     }
     if source.in_recovery && !settings.full_page_writes {
         refusals.push(Refusal::FullPageWritesOff);
+    }
+    // A standby that has the file, by its restore_command, does not ask for it.
+    if !source.has_history_file && !situation.has_restore_command {
+        refusals.push(Refusal::HistoryMissing {
+            host: source.host.name.clone(),
+            timeline: source.timeline,
+            file: history_file_name(source.timeline),
+        });
     }
     refusals
 }
@@ -59,11 +69,20 @@ mod tests {
                 s.source.in_recovery = true;
                 s.source.settings.full_page_writes = false;
             }),
+            ("history-missing", |s| s.source.has_history_file = false),
         ];
         for (name, bend) in cases {
             assert_eq!(refused(bend), [*name]);
         }
         // A backup of a primary forces full page writes.
         assert!(refused(|s| s.source.settings.full_page_writes = false).is_empty());
+        // The standby can get it elsewhere.
+        assert!(
+            refused(|s| {
+                s.source.has_history_file = false;
+                s.has_restore_command = true;
+            })
+            .is_empty()
+        );
     }
 }

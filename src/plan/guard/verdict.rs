@@ -67,10 +67,10 @@ fn judge_but(
         refusals.extend(same);
         return Err(refusals);
     }
-    refusals.extend(target::judge(target));
+    refusals.extend(target::judge(target, situation.overrides));
     refusals.extend(directories::judge(situation.places));
     refusals.extend(kinship::judge(situation, &relation));
-    refusals.extend(source::judge(source));
+    refusals.extend(source::judge(situation));
     refusals.extend(slot::judge(situation));
     let placements = resolve(
         source,
@@ -137,6 +137,7 @@ mod tests {
     #[test]
     fn an_interrupted_run_can_be_repeated() {
         let marker = Interrupted {
+            is_seed: true,
             started_unix_seconds: 1,
             start_lsn: Lsn(1),
         };

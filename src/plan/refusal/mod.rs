@@ -18,6 +18,7 @@
 //! - `login`: the standby's login.
 //! - `room`: room on the file systems.
 //! - `removals`: how many files go.
+//! - `rights`: what may not be read or written.
 
 mod directories;
 mod identity;
@@ -25,6 +26,7 @@ mod kinship;
 mod login;
 mod reason;
 mod removals;
+mod rights;
 mod room;
 mod settings;
 mod slot;
@@ -38,7 +40,7 @@ pub use self::reason::Refusal;
 use self::words::{Words, words};
 
 /// The words of each kind; none for reasons of another.
-const KINDS: [fn(&Refusal) -> Option<Words>; 11] = [
+const KINDS: [fn(&Refusal) -> Option<Words>; 12] = [
     target::words_of,
     identity::words_of,
     kinship::words_of,
@@ -50,6 +52,7 @@ const KINDS: [fn(&Refusal) -> Option<Words>; 11] = [
     login::words_of,
     room::words_of,
     removals::words_of,
+    rights::words_of,
 ];
 
 impl Refusal {
@@ -98,6 +101,7 @@ mod tests {
             login::samples(),
             room::samples(),
             removals::samples(),
+            rights::samples(),
         ]
         .concat()
     }
@@ -142,6 +146,7 @@ mod tests {
         for (name, option) in [
             ("server-running", "--stop"),
             ("foreign-cluster", "--overwrite-foreign-cluster"),
+            ("unreadable", "--overwrite-unknown-cluster"),
             ("newer-timeline", "--discard-newer-timeline"),
             ("newer-wal", "--discard-newer-wal"),
             ("location-in-use", "--reuse-tablespace-dirs"),

@@ -43,6 +43,20 @@ pub(super) fn words_of(refusal: &Refusal) -> Option<Words> {
             "The source is a standby, and a backup taken from it could hold torn pages.",
             "Set \"full_page_writes\" to \"on\" on its primary and wait for the next restartpoint, or use the primary as the source.",
         ),
+        Refusal::HistoryMissing {
+            host,
+            timeline,
+            file,
+        } => words(
+            format!("\"pg_wal/{file}\" is missing on the source, host \"{host}\""),
+            format!(
+                "The source is on timeline {}, and each standby that wants to stream from it asks for that file first: it would never stream.",
+                timeline.0
+            ),
+            format!(
+                "Put \"{file}\" back into the source's pg_wal, from its WAL archive or from another standby, or give the standby a --restore-command that gets it from the archive. If it is nowhere, a promotion makes a new timeline with a file of its own."
+            ),
+        ),
         _ => return None,
     })
 }
@@ -65,6 +79,11 @@ pub(super) fn samples() -> Vec<Refusal> {
         Refusal::WalLevelTooLow { wal_level: s() },
         Refusal::NoWalSender { max: 0, active: 0 },
         Refusal::FullPageWritesOff,
+        Refusal::HistoryMissing {
+            host: s(),
+            timeline: crate::pg::timeline::TimelineId(2),
+            file: s(),
+        },
     ]
 }
 
