@@ -1,10 +1,12 @@
 //! The walk that makes the manifest: everything that a base backup would send, in directory order.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
+use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
+use crate::disk::read::open_linked;
 use crate::disk::root::Roots;
 use crate::disk::walk::{self, Kind, Place};
 use crate::errors::chain;
@@ -24,6 +26,8 @@ pub struct Tree {
     pub parts: Vec<EntryId>,
     /// Foreign links and special files, which a base backup leaves out too, and what may not be read.
     pub skipped: Vec<String>,
+    /// Configuration that is a link, with what it leads to: only what the walk saw there is ever read.
+    pub linked: BTreeMap<RelPath, File>,
     /// Data that may not be read, as many as are named.
     pub unreadable: Vec<String>,
     /// How many more there are.
@@ -49,6 +53,7 @@ struct Seen<'a> {
     folders: Vec<Folder<EntryKind>>,
     skipped: Vec<RelPath>,
     unreadable: Vec<RelPath>,
+    linked: BTreeMap<RelPath, File>,
     below: Vec<Place<'a>>,
 }
 
@@ -64,10 +69,12 @@ pub fn walk(roots: &Roots, rules: &WalkRules, threads: usize) -> Result<Tree, Fa
         Ok::<_, Fault>((seen, below))
     })?;
     let (mut folders, mut skipped, mut unreadable) = (Vec::new(), Vec::new(), Vec::new());
+    let mut linked = BTreeMap::new();
     for seen in visits {
         folders.extend(seen.folders);
         skipped.extend(seen.skipped);
         unreadable.extend(seen.unreadable);
+        linked.extend(seen.linked);
     }
     unreadable.extend(unreadable_histories(roots)?);
     skipped.sort_by(RelPath::cmp_components);
@@ -76,6 +83,7 @@ pub fn walk(roots: &Roots, rules: &WalkRules, threads: usize) -> Result<Tree, Fa
     Ok(Tree {
         parts: listing::part_starts(&manifest),
         manifest: Arc::new(manifest),
+        linked,
         unreadable_more: unreadable.len().saturating_sub(UNREADABLE_NAMED) as u64,
         unreadable: unreadable
             .iter()
@@ -97,6 +105,7 @@ fn visit<'a>(
         folders: Vec::new(),
         skipped: Vec::new(),
         unreadable: Vec::new(),
+        linked: BTreeMap::new(),
         below: Vec::new(),
     };
     let mut directory = match place.read() {
@@ -139,17 +148,20 @@ fn visit<'a>(
         seen.unreadable.extend(place.at().cloned());
         return Ok(seen);
     }
-    let (at, unreadable) = (place.at(), &mut seen.unreadable);
+    let (at, unreadable, linked) = (place.at(), &mut seen.unreadable, &seen.linked);
     directory.looks::<Fault>(threads, |name, kind, look| {
         if look.is_some_and(|look| !directory.is_readable(name, &look)) {
-            unreadable.extend(match at {
-                None => RelPath::parse(name).ok(),
-                Some(at) => at.join(name).ok(),
-            });
+            unreadable.extend(path_of(at, name));
         }
-        let size = look.map_or(0, |look| look.size);
+        let mut size = look.map_or(0, |look| look.size);
         let kind = match kind {
             Kind::File => EntryKind::File,
+            Kind::Symlink
+                if let Some(file) = path_of(at, name).and_then(|path| linked.get(&path)) =>
+            {
+                size = file.metadata().map_or(0, |found| found.len());
+                EntryKind::File
+            }
             // Of the others only directories are wanted, and links to such as are emptied.
             _ => EntryKind::Directory,
         };
@@ -159,6 +171,14 @@ fn visit<'a>(
     })?;
     seen.folders.push(folder);
     Ok(seen)
+}
+
+fn path_of(at: Option<&RelPath>, name: &[u8]) -> Option<RelPath> {
+    match at {
+        None => RelPath::parse(name),
+        Some(at) => at.join(name),
+    }
+    .ok()
 }
 
 /// Histories in pg_wal that may not be read: all of them travel, at the end.
@@ -237,6 +257,13 @@ fn is_wanted<'a>(
                 if rules.log_directory.as_ref() != Some(&path) {
                     seen.below.push(place.below(path));
                 }
+                Ok(true)
+            }
+            Kind::Symlink
+                if layout::is_configuration_file(&path)
+                    && let Ok(Some(file)) = open_linked(&here()) =>
+            {
+                seen.linked.insert(path, file);
                 Ok(true)
             }
             Kind::Symlink | Kind::Special => {

@@ -18,7 +18,7 @@ use crate::client::look::target::{self, Hold};
 use crate::client::options::RebuildOptions;
 use crate::client::run::Run;
 use crate::client::source::{Source, SourceError};
-use crate::client::transfer::lists::{lists, plan};
+use crate::client::transfer::lists::{judge_rights_before_stop, lists, plan};
 use crate::client::transfer::whole::fetch_small;
 use crate::client::transfer::work::Work;
 use crate::disk::target::ClosedTarget;
@@ -122,11 +122,11 @@ async fn close_in_order(
         .map_err(|error| error.untouched())?;
 
     run.stage(Stage::Judge);
-    keep::judge_place(options)?;
+    keep::judge_place(options, &target)?;
     let to_stop = server_to_stop(options, &target);
-    let mut cleared = None;
+    let (mut cleared, mut before_stop) = (None, None);
     if to_stop.is_some() {
-        judge_before_stop(options, &target, &facts)?;
+        before_stop = Some(judge_before_stop(options, &target, &facts)?);
     } else {
         cleared = Some(judge(options, &target, &facts)?);
     }
@@ -146,6 +146,9 @@ async fn close_in_order(
         settings::warn_of_slot_sync(run, &auto_conf);
     }
     if let Some(pid) = to_stop {
+        if let Some(findings) = &before_stop {
+            judge_rights_before_stop(run, &target, &facts, findings).await?;
+        }
         judge_login(run, name, &facts, bindir.as_deref()).await?;
         postmaster::stop(&options.pgdata, pid, options.wait)
             .await

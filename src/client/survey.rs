@@ -37,7 +37,7 @@ pub(super) async fn survey(
         .await
         .map_err(|error| error.untouched())?;
     run.stage(Stage::Judge);
-    keep::judge_place(options)?;
+    keep::judge_place(options, target)?;
     let cleared = judge(options, target, &facts)?;
     judge_wal_supply(options, &facts)?;
     settings::warn_of_history(run, &facts);

@@ -451,6 +451,13 @@ pub fn is_indispensable(path: &RelPath) -> bool {
     matches!(path.as_bytes(), VERSION_FILE | b"global/pg_filenode.map")
 }
 
+/// Whether a path is where a server reads its configuration, keys or certificates unless it is told otherwise: what a
+/// link there leads to is what it uses.
+#[must_use]
+pub fn is_configuration_file(path: &RelPath) -> bool {
+    is_configuration(path.as_bytes())
+}
+
 /// Files that go when a target is closed, or are replaced then.
 pub const REPLACED_BY_CLOSING: [&str; 2] = ["global/pg_control", "postgresql.auto.conf"];
 

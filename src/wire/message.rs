@@ -277,7 +277,7 @@ pub struct Packed {
 }
 
 /// What the walk saw beside files and directories.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManifestEnd {
     pub tablespaces: Vec<Tablespace>,
     /// Foreign links and special files, which a base backup leaves out too, and what may not be read.

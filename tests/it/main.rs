@@ -17,6 +17,7 @@ mod between;
 mod cluster;
 mod crash;
 mod daemon;
+mod early;
 mod edges;
 mod frames;
 mod guards;

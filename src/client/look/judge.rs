@@ -7,7 +7,7 @@ use crate::client::look::{settings, target};
 use crate::client::options::RebuildOptions;
 use crate::client::run::Run;
 use crate::facts::{SourceFacts, TargetFacts};
-use crate::plan::guard::{self, Cleared, Situation};
+use crate::plan::guard::{self, Cleared, Findings, Situation};
 use crate::plan::relation::relate;
 use crate::plan::tablespaces::{self, TargetPlaces};
 use crate::postmaster;
@@ -26,10 +26,9 @@ pub fn judge_before_stop(
     options: &RebuildOptions,
     target: &TargetFacts,
     facts: &SourceFacts,
-) -> Result<(), Failure> {
+) -> Result<Findings, Failure> {
     let places = places(options, target, facts)?;
     guard::judge_before_stop(&situation(options, target, facts, &places))
-        .map(drop)
         .map_err(|refusals| Failure::refused(&refusals))
 }
 

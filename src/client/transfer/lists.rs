@@ -5,18 +5,22 @@ use std::sync::Arc;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use crate::client::failure::{Failure, TargetState};
-use crate::client::look::settings;
+use crate::client::look::{conf, settings};
 use crate::client::options::RebuildOptions;
 use crate::client::run::Run;
 use crate::client::source::{Source, SourceError};
+use crate::client::transfer::rights::Rights;
 use crate::client::transfer::work::{self, TargetWalk, Walked, Work};
+use crate::disk::DiskError;
 use crate::disk::facts as disk;
 use crate::event::Event;
 use crate::facts::{Condition, SourceFacts, TargetFacts};
 use crate::manifest::{self, EntryKind, Folder, Listing, Manifest};
 use crate::path::RelPath;
 use crate::pg::layout;
-use crate::plan::guard::{self, Cleared};
+use crate::plan::access::Bar;
+use crate::plan::guard::{self, Cleared, Findings};
+use crate::plan::tablespaces;
 use crate::plan::words;
 use crate::wire::listing::{self, PARTS_MAX};
 use crate::wire::message::{Answer, ManifestEnd, Request};
@@ -51,11 +55,41 @@ pub async fn lists(
     let walked = walked
         .map_err(|error| Failure::untouched(&error))?
         .map_err(|error| Failure::untouched(&error))?;
+    judge_linked(run, source, facts, cleared, &end).await?;
     Ok(Lists {
         manifest: Arc::new(manifest),
         end,
         walked,
     })
+}
+
+/// Refuses where the configuration that comes from the source includes what is a link there and does not come.
+async fn judge_linked(
+    run: &Run<'_>,
+    source: &Source,
+    facts: &SourceFacts,
+    cleared: &Cleared,
+    end: &ManifestEnd,
+) -> Result<(), Failure> {
+    let is_seed = cleared.findings().is_seed;
+    let comes = run.options.target_config_dir.is_none()
+        && !settings::has_own_configuration(run.options, is_seed);
+    if !comes || end.skipped.is_empty() {
+        return Ok(());
+    }
+    // A role that may not ask where the configuration is has no answer here, and a server that cannot read its own
+    // would not run.
+    let asked = source.ask(&Request::Configuration, Vec::new()).await;
+    let Ok((Answer::Configuration(configuration), _)) = asked else {
+        return Ok(());
+    };
+    guard::linked_configuration(
+        &facts.host.name,
+        &facts.data_directory,
+        &configuration,
+        &end.skipped,
+    )
+    .map_err(|refusal| Failure::refused(&[refusal]))
 }
 
 async fn manifest(run: &Run<'_>, source: &Source) -> Result<(Manifest, ManifestEnd), SourceError> {
@@ -151,7 +185,7 @@ fn judge_rights(
     target: &TargetFacts,
     facts: &SourceFacts,
     end: &ManifestEnd,
-    work: &Work,
+    barred: &[(String, Bar)],
 ) -> Result<(), Failure> {
     let source = guard::Reader {
         host: &facts.host.name,
@@ -162,9 +196,37 @@ fn judge_rights(
     let writer = guard::Writer {
         host: &target.host.name,
         user: &target.user,
-        barred: &work.barred,
+        barred,
     };
     guard::rights(&source, &writer).map_err(|refusals| Failure::refused(&refusals))
+}
+
+/// Judges before the target's server is stopped whether what a rebuild has to change there can be: what is not certain
+/// without the source's list is judged with it.
+///
+/// # Errors
+/// A refusal, or a directory that cannot be looked at.
+pub async fn judge_rights_before_stop(
+    run: &Run<'_>,
+    target: &TargetFacts,
+    facts: &SourceFacts,
+    findings: &Findings,
+) -> Result<(), Failure> {
+    let walk = TargetWalk::new(run.options, target, facts, findings);
+    let options = run.options.clone();
+    let (findings, version) = (findings.clone(), tablespaces::version_directory(facts));
+    let judged = run.workers.run(move || {
+        let walked = walk.walk()?;
+        let mut rights = Rights::new(&walked.bars);
+        rights.manage(&walked.tree);
+        rights.around(&options, &findings, &[], &version)?;
+        Ok::<_, DiskError>(rights.into_parts().1)
+    });
+    let barred = judged
+        .await
+        .map_err(|error| Failure::untouched(&error))?
+        .map_err(|error| Failure::untouched(&error))?;
+    judge_rights(target, facts, &ManifestEnd::default(), &barred)
 }
 
 /// Turns the manifest into work, and lets the guards judge that need sizes.
@@ -183,6 +245,13 @@ pub fn plan(
     let options = run.options;
     let findings = cleared.findings();
     judge_names(options, &manifest, &walked.tree)?;
+    if let Some(place) = conf::auto_conf_link(&options.pgdata) {
+        let place = place.display();
+        run.warn(format!(
+            "\"postgresql.auto.conf\" is a link to \"{place}\": a file takes its place, since it must make the target \
+             a standby."
+        ));
+    }
     let oids = end.tablespaces.iter().map(|space| space.oid);
     guard::new_tablespaces(&findings.placements, oids)
         .map_err(|refusal| Failure::refused(&[refusal]))?;
@@ -194,7 +263,7 @@ pub fn plan(
         work::host_local(options, facts, &base).map_err(|error| Failure::untouched(&error))?;
     let make = || work::make(options, facts, findings, &host_local, &manifest, &walked);
     let work = workers::in_place(make).map_err(|error| Failure::untouched(&error))?;
-    judge_rights(target, facts, &end, &work)?;
+    judge_rights(target, facts, &end, &work.barred)?;
     if let Condition::Cluster(cluster) = &target.condition
         && let Some(mended) = layout::mended_directory_mode(cluster.mode)
     {

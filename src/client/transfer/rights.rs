@@ -98,6 +98,21 @@ impl<'a> Rights<'a> {
         (action, None)
     }
 
+    /// Checks that the directories in which a server keeps data can be changed.
+    pub fn manage(&mut self, tree: &Listing<layout::Kind>) {
+        if self.bars.is_empty() {
+            return;
+        }
+        let directories = tree
+            .iter()
+            .filter(|item| item.kind == layout::Kind::Directory);
+        for path in directories.map(|item| item.path()) {
+            if layout::is_managed(&path) {
+                self.check(Some(&path), Act::ChangeWithin);
+            }
+        }
+    }
+
     /// Checks what is removed.
     pub fn remove_all(&mut self, removals: &Listing<Removal>) {
         if self.bars.is_empty() {

@@ -45,6 +45,7 @@ pub use self::room::{RoomNeed, room};
 pub use self::settings::settings;
 pub use self::situation::{Situation, SlotWish};
 pub use self::slot::wal_supply;
+pub use self::source::linked_configuration;
 pub use self::tablespaces::new_tablespaces;
 pub use self::verdict::{Cleared, Findings, judge, judge_before_stop};
 // Those who only set them know the guards by this one name.

@@ -111,6 +111,11 @@ pub enum Refusal {
         active: u32,
     },
     FullPageWritesOff,
+    /// The source's configuration includes what is a link in its data directory and so does not come.
+    LinkedConfiguration {
+        host: String,
+        links: Vec<String>,
+    },
     /// The source's pg_wal lacks the history file of its timeline.
     HistoryMissing {
         host: String,
@@ -282,6 +287,7 @@ impl Refusal {
             Refusal::WalLevelTooLow { .. } => "wal-level-too-low",
             Refusal::NoWalSender { .. } => "no-wal-sender",
             Refusal::FullPageWritesOff => "full-page-writes-off",
+            Refusal::LinkedConfiguration { .. } => "linked-configuration",
             Refusal::HistoryMissing { .. } => "history-missing",
             Refusal::NoFreeSlot { .. } => "no-free-slot",
             Refusal::SlotMissing { .. } => "slot-missing",

@@ -2,6 +2,7 @@
 
 use super::reason::Refusal;
 use super::words::{Words, words};
+use crate::plan::words::some_of;
 
 pub(super) fn words_of(refusal: &Refusal) -> Option<Words> {
     Some(match refusal {
@@ -43,6 +44,14 @@ pub(super) fn words_of(refusal: &Refusal) -> Option<Words> {
             "The source is a standby, and a backup taken from it could hold torn pages.",
             "Set \"full_page_writes\" to \"on\" on its primary and wait for the next restartpoint, or use the primary as the source.",
         ),
+        Refusal::LinkedConfiguration { host, links } => words(
+            format!(
+                "the source's configuration includes links in its data directory on host \"{host}\": {}",
+                some_of(links)
+            ),
+            "Links do not come, except in the place of the main configuration files: the standby could not start.",
+            "Have all files of the configuration written elsewhere with --target-config-dir, name this host's own with --config-file, or replace the links on the source by what they lead to.",
+        ),
         Refusal::HistoryMissing {
             host,
             timeline,
@@ -79,6 +88,10 @@ pub(super) fn samples() -> Vec<Refusal> {
         Refusal::WalLevelTooLow { wal_level: s() },
         Refusal::NoWalSender { max: 0, active: 0 },
         Refusal::FullPageWritesOff,
+        Refusal::LinkedConfiguration {
+            host: s(),
+            links: vec![s()],
+        },
         Refusal::HistoryMissing {
             host: s(),
             timeline: crate::pg::timeline::TimelineId(2),
