@@ -30,7 +30,7 @@ use crate::plan::refusal::Refusal;
 use crate::plan::relation::relate;
 use crate::plan::standby as standby_plan;
 use crate::postmaster;
-use crate::wire::message::{Answer, Request, SlotWish};
+use crate::wire::message::{Request, SlotWish};
 use crate::workers;
 
 /// The target as it was found, held against other runs.
@@ -132,6 +132,7 @@ async fn close_in_order(
     }
     judge_wal_supply(options, &facts)?;
     settings::warn_of_history(run, &facts);
+    settings::warn_of_mending(run, &target);
     let bindir = bindir(options, &facts)?;
     let is_interrupted = is_interrupted(&target);
     let configuration = configuration::fetch(run, source, is_interrupted).await?;
@@ -147,7 +148,7 @@ async fn close_in_order(
     }
     if let Some(pid) = to_stop {
         if let Some(findings) = &before_stop {
-            judge_rights_before_stop(run, &target, &facts, findings).await?;
+            judge_rights_before_stop(run, &facts, findings).await?;
         }
         judge_login(run, name, &facts, bindir.as_deref()).await?;
         postmaster::stop(&options.pgdata, pid, options.wait)
@@ -183,8 +184,9 @@ async fn close_in_order(
     let ((), start_lsn) = futures_util::future::try_join(login, bracket).await?;
 
     run.stage(Stage::Manifest);
-    let lists = lists(run, source, &target, &facts, &cleared).await?;
-    let work = plan(run, &target, &facts, &cleared, lists)?;
+    let has_content = target.condition.is_cluster();
+    let lists = lists(run, source, has_content, &facts, &cleared).await?;
+    let work = plan(run, &facts, &cleared, lists)?;
     let old_auto_conf = match work.auto_conf {
         Some((entry, bytes)) => {
             let block_bytes = facts.control.block_bytes;
@@ -283,19 +285,12 @@ async fn open_bracket(
             .note("The replication slot exists already and is used.");
     }
     let is_new = matches!(slot, SlotWish::Create(_));
-    let request = Request::OpenBracket {
-        label: "pg_reseed rebuild".to_owned(),
-        fast_checkpoint: run.options.fast_checkpoint,
-        slot,
-    };
-    match source.ask(&request, Vec::new()).await? {
-        (Answer::BracketOpened { start_lsn, .. }, _) => {
-            if is_new {
-                // It is set once.
-                let _ = run.made_slot.set(());
-            }
-            Ok(start_lsn)
-        }
-        _ => Err(SourceError::Unfitting("backup start")),
+    let start_lsn = source
+        .start_backup(run.options.fast_checkpoint, slot)
+        .await?;
+    if is_new {
+        // It is set once.
+        let _ = run.made_slot.set(());
     }
+    Ok(start_lsn)
 }

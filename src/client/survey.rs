@@ -41,6 +41,7 @@ pub(super) async fn survey(
     let cleared = judge(options, target, &facts)?;
     judge_wal_supply(options, &facts)?;
     settings::warn_of_history(run, &facts);
+    settings::warn_of_mending(run, target);
     let bindir = bindir(options, &facts)?;
     let is_seed = cleared.findings().is_seed;
     let name = settings::application_name(options, &target.host.name, is_seed);
@@ -49,8 +50,8 @@ pub(super) async fn survey(
     configuration::fetch(run, source, is_interrupted(target)).await?;
     run.admitted.notify_one();
     run.stage(Stage::Manifest);
-    let lists = lists(run, source, target, &facts, &cleared).await?;
-    let work = plan(run, target, &facts, &cleared, lists)?;
+    let lists = lists(run, source, target.condition.is_cluster(), &facts, &cleared).await?;
+    let work = plan(run, &facts, &cleared, lists)?;
     let old = match work.auto_conf {
         // The source's comes: what it sets is not known yet.
         Some(_) => Vec::new(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use crate::client::failure::{Failure, TargetState};
-use crate::client::look::{conf, settings};
+use crate::client::look::settings;
 use crate::client::options::RebuildOptions;
 use crate::client::run::Run;
 use crate::client::source::{Source, SourceError};
@@ -13,8 +13,8 @@ use crate::client::transfer::rights::Rights;
 use crate::client::transfer::work::{self, TargetWalk, Walked, Work};
 use crate::disk::DiskError;
 use crate::disk::facts as disk;
-use crate::event::Event;
-use crate::facts::{Condition, SourceFacts, TargetFacts};
+use crate::event::{Counters, Event};
+use crate::facts::SourceFacts;
 use crate::manifest::{self, EntryKind, Folder, Listing, Manifest};
 use crate::path::RelPath;
 use crate::pg::layout;
@@ -37,18 +37,18 @@ pub struct Lists {
     walked: Walked,
 }
 
-/// Lists what both sides have, at the same time.
+/// Lists what both sides have, at the same time; the target only when it `has_content`.
 ///
 /// # Errors
 /// The source cannot be listed, or the target.
 pub async fn lists(
     run: &Run<'_>,
     source: &Source,
-    target: &TargetFacts,
+    has_content: bool,
     facts: &SourceFacts,
     cleared: &Cleared,
 ) -> Result<Lists, Failure> {
-    let walk = TargetWalk::new(run.options, target, facts, cleared.findings());
+    let walk = TargetWalk::new(run.options, has_content, facts, cleared.findings());
     let walked = run.workers.run(move || walk.walk());
     let (manifest, walked) = futures_util::future::join(manifest(run, source), walked).await;
     let (manifest, end) = manifest.map_err(|error| error.untouched())?;
@@ -182,7 +182,6 @@ fn judge_names(
 
 /// Judges whether both sides may do what must be done there, and tells what is changed for it.
 fn judge_rights(
-    target: &TargetFacts,
     facts: &SourceFacts,
     end: &ManifestEnd,
     barred: &[(String, Bar)],
@@ -193,9 +192,10 @@ fn judge_rights(
         unreadable: &end.unreadable,
         more: end.unreadable_more,
     };
+    let (host, user) = (disk::host(), disk::user());
     let writer = guard::Writer {
-        host: &target.host.name,
-        user: &target.user,
+        host: &host.name,
+        user: &user,
         barred,
     };
     guard::rights(&source, &writer).map_err(|refusals| Failure::refused(&refusals))
@@ -208,11 +208,10 @@ fn judge_rights(
 /// A refusal, or a directory that cannot be looked at.
 pub async fn judge_rights_before_stop(
     run: &Run<'_>,
-    target: &TargetFacts,
     facts: &SourceFacts,
     findings: &Findings,
 ) -> Result<(), Failure> {
-    let walk = TargetWalk::new(run.options, target, facts, findings);
+    let walk = TargetWalk::new(run.options, true, facts, findings);
     let options = run.options.clone();
     let (findings, version) = (findings.clone(), tablespaces::version_directory(facts));
     let judged = run.workers.run(move || {
@@ -226,13 +225,12 @@ pub async fn judge_rights_before_stop(
         .await
         .map_err(|error| Failure::untouched(&error))?
         .map_err(|error| Failure::untouched(&error))?;
-    judge_rights(target, facts, &ManifestEnd::default(), &barred)
+    judge_rights(facts, &ManifestEnd::default(), &barred)
 }
 
 /// Turns the manifest into work, and lets the guards judge that need sizes.
 pub fn plan(
     run: &Run<'_>,
-    target: &TargetFacts,
     facts: &SourceFacts,
     cleared: &Cleared,
     lists: Lists,
@@ -245,13 +243,6 @@ pub fn plan(
     let options = run.options;
     let findings = cleared.findings();
     judge_names(options, &manifest, &walked.tree)?;
-    if let Some(place) = conf::auto_conf_link(&options.pgdata) {
-        let place = place.display();
-        run.warn(format!(
-            "\"postgresql.auto.conf\" is a link to \"{place}\": a file takes its place, since it must make the target \
-             a standby."
-        ));
-    }
     let oids = end.tablespaces.iter().map(|space| space.oid);
     guard::new_tablespaces(&findings.placements, oids)
         .map_err(|refusal| Failure::refused(&[refusal]))?;
@@ -263,16 +254,7 @@ pub fn plan(
         work::host_local(options, facts, &base).map_err(|error| Failure::untouched(&error))?;
     let make = || work::make(options, facts, findings, &host_local, &manifest, &walked);
     let work = workers::in_place(make).map_err(|error| Failure::untouched(&error))?;
-    judge_rights(target, facts, &end, &work.barred)?;
-    if let Condition::Cluster(cluster) = &target.condition
-        && let Some(mended) = layout::mended_directory_mode(cluster.mode)
-    {
-        let mode = cluster.mode;
-        run.warn(format!(
-            "PostgreSQL refuses to start in a data directory with the permissions {mode:04o}: they become \
-             {mended:04o}."
-        ));
-    }
+    judge_rights(facts, &end, &work.barred)?;
     guard::max_delete(options.max_delete, work.removed_files, || {
         work.some_removed()
     })
@@ -284,10 +266,13 @@ pub fn plan(
             words::some_of(&end.skipped)
         ));
     }
+    // What an earlier backup of this run has done is done.
+    let counters = run.events.counters();
+    let before = |counter| Counters::read(counter);
     run.events.tell(&Event::Planned {
         files: work.files.len() as u64,
-        compare_bytes: work.files.compare_bytes(),
-        fetch_bytes: work.files.fetch_bytes(),
+        compare_bytes: before(&counters.compared_bytes) + work.files.compare_bytes(),
+        fetch_bytes: before(&counters.fetched_bytes) + work.files.fetch_bytes(),
     });
     Ok(work)
 }

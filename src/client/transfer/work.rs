@@ -15,7 +15,7 @@ use crate::disk::conf::Base;
 use crate::disk::facts as disk;
 use crate::disk::root::Root;
 use crate::disk::walk::{self, Place};
-use crate::facts::{Condition, SourceFacts, TargetFacts};
+use crate::facts::SourceFacts;
 use crate::geometry::{EntryId, ROLLING_MAX_BYTES};
 use crate::manifest::{self, Entry, EntryKind, Folder, Listing, Manifest};
 use crate::path::RelPath;
@@ -303,7 +303,7 @@ pub struct TargetWalk {
 impl TargetWalk {
     pub fn new(
         options: &RebuildOptions,
-        target: &TargetFacts,
+        has_content: bool,
         facts: &SourceFacts,
         findings: &Findings,
     ) -> Self {
@@ -315,7 +315,6 @@ impl TargetWalk {
                 RelPath::parse(path.as_bytes()).ok()?,
             ))
         });
-        let has_content = matches!(target.condition, Condition::Cluster(_));
         Self {
             content: has_content.then(|| options.pgdata.clone()),
             located: located.collect(),
