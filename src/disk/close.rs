@@ -230,6 +230,10 @@ fn relink(pgdata: &Path, plan: &ClosePlan<'_>, directory_mode: u32) -> Result<()
             None => make_directories(&link, directory_mode)?,
         }
     }
+    // Without its link, after a loss of power, what lies there by then would be somebody's.
+    if plan.placements.iter().any(|placement| placement.relink) {
+        durable::sync_directory(&pgdata.join("pg_tblspc"))?;
+    }
     Ok(())
 }
 

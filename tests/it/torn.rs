@@ -107,8 +107,12 @@ fn a_target_is_recognised_by_its_control_file_alone() {
     let database = pair.old.pgdata().join(table(&pair.new));
     fs::write(database.parent().unwrap().join("PG_VERSION"), "").unwrap();
     fs::write(database, "").unwrap();
+    // No server starts with it, so it is nobody's choice.
+    pair.old.write("pg_hba.conf", "");
     fs::remove_file(pair.old.pgdata().join("pg_xact/0000")).unwrap();
-    pair.rebuild().succeed();
+    let said = pair.rebuild().succeed();
+    assert!(said.messages().contains("\"pg_hba.conf\""), "{said}");
+    assert_eq!(pair.old.read("pg_hba.conf"), pair.new.read("pg_hba.conf"));
     start_and_compare(&mut pair);
     pair.old.stop(Stop::Fast);
     fs::remove_file(pair.old.pgdata().join("PG_VERSION")).unwrap();

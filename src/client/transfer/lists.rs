@@ -260,6 +260,12 @@ pub fn plan(
     })
     .map_err(|refusal| Failure::refused(&[refusal]))?;
     guard::room(&work.room, &options.overrides).map_err(|refusals| Failure::refused(&refusals))?;
+    if !work.filled.is_empty() {
+        run.warn(format!(
+            "The target has {} without content, as an interrupted pg_rewind leaves it: the source's is taken.",
+            words::some_of(&work.filled)
+        ));
+    }
     if !end.skipped.is_empty() {
         run.warn(format!(
             "What is a link, a special file or not readable on the source is left out: {}.",

@@ -51,6 +51,8 @@ pub struct Work {
     pub full_copy_bytes: u64,
     /// What the owner's permission bits keep it from, until it has changed them.
     pub mend: Vec<RelPath>,
+    /// Files of the host that are there without content, and get the source's.
+    pub filled: Vec<String>,
     /// What must change and cannot, and why.
     pub barred: Vec<(String, Bar)>,
     /// The source's postgresql.auto.conf, where the new one grows from that.
@@ -128,6 +130,10 @@ pub fn make(
         let is_in_the_way = here.is_some_and(|here| here.kind != layout::Kind::Directory);
         if action == Action::Keep && entry.kind == EntryKind::Directory && is_in_the_way {
             kept_from.insert(entry.path.clone());
+        }
+        let is_filled = here.is_some_and(|here| action::is_void(&entry.path, here));
+        if is_filled && action != Action::Keep && policy == HostPolicy::FillGaps {
+            work.filled.push(entry.path.to_string());
         }
         let (action, here) = rights.settle(&entry, action, here, options.dry_run);
         if work.add(item.id, &entry, action, here) {
