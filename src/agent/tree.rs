@@ -112,14 +112,14 @@ fn visit<'a>(
     }
     let mut folder = Folder::new(place.at().cloned());
     folder.reserve(directory.len(), directory.name_bytes());
-    directory.sizes::<Fault>(threads, |name, kind, size| {
+    directory.sizes::<Fault>(threads, |name, kind, looked| {
         let kind = match kind {
             Kind::File => EntryKind::File,
             // Of the others only directories are wanted, and links to such as are emptied.
             _ => EntryKind::Directory,
         };
         folder
-            .push(name, kind, size)
+            .push(name, kind, looked.size)
             .map_err(|error| list_fault(&error))
     })?;
     seen.folders.push(folder);

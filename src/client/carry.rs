@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures_util::{StreamExt, stream};
+
 use crate::client::close::configuration::Staged;
 use crate::client::failure::{AGAIN, Failure, Kind, TargetState};
 use crate::client::finish::launch::Finished;
@@ -84,6 +86,7 @@ pub(super) async fn carry_out(run: &Run<'_>, half: Half) -> Result<Carried, Fail
         facts.control.block_bytes,
     );
     make_directories(run, &target, &work).await?;
+    unshare(run, &target, &work).await?;
     // Removing large files takes the file system a while, in which it can well do something else.
     let emptying = {
         let target = Arc::clone(&target);
@@ -231,6 +234,21 @@ async fn make_directories(
     made.await
         .map_err(|error| Failure::half_way(&error))?
         .map_err(|error| Failure::half_way(&error))
+}
+
+/// Gives every file that comes and has another hard link a content of its own, before anything is written: the
+/// other name may be in a copy of the directory that the DBA relies on.
+async fn unshare(run: &Run<'_>, target: &Arc<ClosedTarget>, work: &Work) -> Result<(), Failure> {
+    let each = work.shared.iter().map(|path| {
+        let (target, path) = (Arc::clone(target), path.clone());
+        run.workers.run(move || target.unshare(&path))
+    });
+    let mut each = stream::iter(each).buffer_unordered(run.workers.threads().max(1));
+    while let Some(done) = each.next().await {
+        done.map_err(|error| Failure::half_way(&error))?
+            .map_err(|error| Failure::half_way(&error))?;
+    }
+    Ok(())
 }
 
 /// Removes what the source does not have: last, when everything that must come has come.

@@ -102,6 +102,8 @@ pub struct Outcome {
     pub removed_files: u64,
     /// Host-local files of the target that were kept, and foreign ones.
     pub kept: Vec<String>,
+    /// Files that had other hard links and got a content of their own.
+    pub unshared_files: u64,
     pub damaged: Vec<DamagedPage>,
     pub warnings: Vec<String>,
     pub slot: Option<String>,

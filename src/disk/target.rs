@@ -6,12 +6,15 @@
 
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 
 use super::DiskError;
 use super::close::{self, CloseError, ClosePlan};
+use super::dontcache::let_go;
 use super::durable;
 use super::facts;
 use super::root::Roots;
@@ -63,6 +66,8 @@ pub struct ClosedTarget {
     directory_mode: u32,
     file_mode: u32,
     sync: bool,
+    /// How many files got a content of their own.
+    unshared: AtomicU64,
 }
 
 /// What a finished target holds beside the copied files.
@@ -115,6 +120,7 @@ impl ClosedTarget {
             directory_mode,
             file_mode,
             sync: plan.sync,
+            unshared: AtomicU64::new(0),
         })
     }
 
@@ -144,21 +150,71 @@ impl ClosedTarget {
         }
     }
 
+    /// Gives a file that has another hard link a content of its own under this name, so that what is written
+    /// here, and by the server later, is not seen there. Must be done before anything else opens the file to
+    /// write. A file with one name is left alone.
+    ///
+    /// # Errors
+    /// The system's error, such as a full disk; the file is then as it was.
+    pub fn unshare(&self, path: &RelPath) -> Result<(), DiskError> {
+        let shown = || self.roots.display(path);
+        let mut old = match self.roots.open_regular(path) {
+            Err(error) if error.is_missing() => return Ok(()),
+            opened => opened?,
+        };
+        let found = old
+            .metadata()
+            .map_err(|error| DiskError::new("stat", &shown(), error))?;
+        if found.nlink() <= 1 {
+            return Ok(());
+        }
+        let (parent, name) = self.parent_of(path)?;
+        let number = self.unshared.fetch_add(1, Ordering::Relaxed);
+        let temporary = format!("{}.{number}", durable::TEMPORARY);
+        let failed = |act| move |error: rustix::io::Errno| DiskError::new(act, &shown(), error);
+        match rustix::fs::unlinkat(&parent, &temporary, AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+            Err(error) => return Err(failed("make room for a copy of")(error)),
+        }
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(found.mode() & 0o777);
+        let new = rustix::fs::openat(&parent, &temporary, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(failed("create a copy of"))?;
+        let mut new = File::from(new);
+        let copied = rustix::fs::fchmod(&new, mode)
+            .map_err(std::io::Error::from)
+            .and_then(|()| copy_content(&mut old, &mut new, found.len()));
+        let copied = copied
+            .map_err(|error| DiskError::new("copy", &shown(), error))
+            .and_then(|()| {
+                rustix::fs::renameat(&parent, &temporary, &parent, name).map_err(failed("replace"))
+            });
+        if copied.is_err() {
+            // It would be removed by the next run.
+            let _ = rustix::fs::unlinkat(&parent, &temporary, AtFlags::empty());
+        }
+        copied
+    }
+
     /// Makes a file exactly `bytes` long: cuts what is beyond, fills with zeros what is missing.
     ///
     /// # Errors
-    /// The system's error.
+    /// The system's error. Also when the file has another hard link: those that were seen are
+    /// [unshared](Self::unshare), so it was made meanwhile.
     pub fn fit(&self, path: &RelPath, bytes: u64) -> Result<File, DiskError> {
         let flags = OFlags::RDWR | OFlags::CREATE;
         let file = self
             .roots
             .open_file(path, flags, Mode::from_raw_mode(self.file_mode))?;
         let shown = || self.roots.display(path);
-        let length = file
+        let found = file
             .metadata()
-            .map_err(|error| DiskError::new("stat", &shown(), error))?
-            .len();
-        if length != bytes {
+            .map_err(|error| DiskError::new("stat", &shown(), error))?;
+        if found.nlink() > 1 {
+            let problem = std::io::Error::other("somebody just made a hard link to it");
+            return Err(DiskError::new("write to", &shown(), problem));
+        }
+        if found.len() != bytes {
             file.set_len(bytes)
                 .map_err(|error| DiskError::new("change the length of", &shown(), error))?;
         }
@@ -355,6 +411,18 @@ impl ClosedTarget {
         }
         Ok(())
     }
+}
+
+/// Copies a file's content, on file systems that can by sharing the blocks until one of both changes.
+fn copy_content(from: &mut File, to: &mut File, bytes: u64) -> std::io::Result<()> {
+    if rustix::fs::ioctl_ficlone(&*to, &*from).is_ok() {
+        return Ok(());
+    }
+    std::io::copy(from, to)?;
+    if bytes >= EARLY_MIN_BYTES {
+        let_go(to, 0, bytes);
+    }
+    Ok(())
 }
 
 /// Removes what is in the directory behind a link.

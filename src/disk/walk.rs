@@ -29,6 +29,15 @@ pub enum Kind {
     Special,
 }
 
+/// What a look at a file tells; of anything else, nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Looked {
+    /// Bytes of a file, 0 otherwise.
+    pub size: u64,
+    /// Whether the file has another name somewhere: writing to it changes what is seen there.
+    pub is_linked: bool,
+}
+
 /// One name in a directory.
 #[derive(Debug, Clone)]
 pub struct Listed {
@@ -229,15 +238,15 @@ impl Directory {
             .retain(|found| is_wanted(found.name(names), found.kind));
     }
 
-    /// Asks for the sizes of the files, by several threads if there are many, and tells each name with what
-    /// it is and its size, 0 for what is no file. What vanished since is left out.
+    /// Looks at the files, by several threads if there are many, and tells each name with what it is and what
+    /// was seen. What vanished since is left out.
     ///
     /// # Errors
     /// The system's error, or that of `tell`.
     pub fn sizes<E: From<DiskError>>(
         &self,
         threads: usize,
-        mut tell: impl FnMut(&[u8], Kind, u64) -> Result<(), E>,
+        mut tell: impl FnMut(&[u8], Kind, Looked) -> Result<(), E>,
     ) -> Result<(), E> {
         // Some at a time, so that few sizes have to be remembered.
         for batch in self.found.chunks(threads.max(1) * SIZES_PER_THREAD) {
@@ -260,22 +269,25 @@ impl Directory {
                 }
                 Ok::<_, DiskError>(sizes)
             })?;
-            for (found, size) in batch.iter().zip(sizes) {
-                if let Some(size) = size {
-                    tell(found.name(&self.names), found.kind, size)?;
+            for (found, looked) in batch.iter().zip(sizes) {
+                if let Some(looked) = looked {
+                    tell(found.name(&self.names), found.kind, looked)?;
                 }
             }
         }
         Ok(())
     }
 
-    fn sizes_of(&self, part: &[Found]) -> Result<Vec<Option<u64>>, DiskError> {
+    fn sizes_of(&self, part: &[Found]) -> Result<Vec<Option<Looked>>, DiskError> {
         let sizes = part.iter().map(|found| match found.kind {
             Kind::File => {
                 let looked = look(&self.handle, &self.path, found.name(&self.names))?;
-                Ok(looked.map(|looked| u64::try_from(looked.st_size).unwrap_or(0)))
+                Ok(looked.map(|looked| Looked {
+                    size: u64::try_from(looked.st_size).unwrap_or(0),
+                    is_linked: looked.st_nlink > 1,
+                }))
             }
-            _ => Ok(Some(0)),
+            _ => Ok(Some(Looked::default())),
         });
         sizes.collect()
     }
@@ -316,8 +328,8 @@ fn look(directory: &OwnedFd, path: &Path, name: &[u8]) -> Result<Option<Stat>, D
 /// The system's error; a missing directory too.
 pub fn list(path: &Path) -> Result<Vec<Listed>, DiskError> {
     let mut names = Vec::new();
-    Directory::read(path)?.sizes::<DiskError>(1, |name, kind, size| {
-        let name = name.to_vec();
+    Directory::read(path)?.sizes::<DiskError>(1, |name, kind, looked| {
+        let (name, size) = (name.to_vec(), looked.size);
         names.push(Listed { name, kind, size });
         Ok(())
     })?;
@@ -538,8 +550,8 @@ mod tests {
             std::fs::remove_file(dir.path().join("000009")).unwrap();
             let mut told = 0;
             directory
-                .sizes::<DiskError>(threads, |name, _, size| {
-                    assert_eq!(name, format!("{size:06}").as_bytes());
+                .sizes::<DiskError>(threads, |name, _, looked| {
+                    assert_eq!(name, format!("{:06}", looked.size).as_bytes());
                     told += 1;
                     Ok(())
                 })

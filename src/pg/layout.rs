@@ -115,9 +115,10 @@ const LEFT_OUT: [&str; 8] = [
     ".DS_Store",
 ];
 
-/// Left out by the beginning of the name wherever PostgreSQL writes: `PG_TEMP_FILE_PREFIX` and
-/// `RELCACHE_INIT_FILENAME`, which is followed by a process id while it is written.
-const LEFT_OUT_PREFIXES: [&str; 2] = ["pgsql_tmp", "pg_internal.init"];
+/// Left out by the beginning of the name wherever PostgreSQL writes: `PG_TEMP_FILE_PREFIX`,
+/// `RELCACHE_INIT_FILENAME`, which is followed by a process id while it is written, and what a killed run of
+/// ours was writing.
+const LEFT_OUT_PREFIXES: [&str; 3] = ["pgsql_tmp", "pg_internal.init", OWN_PREFIX];
 
 /// Left out at the top only: they steer or describe another life of the directory. The last three
 /// are orders to a running server (`PROMOTE_SIGNAL_FILE`, `LOGROTATE_SIGNAL_FILE`).

@@ -175,6 +175,17 @@ fn transfer(text: &mut String, outcome: &Outcome) {
             format_args!("{}", words::counted(outcome.removed_files, "file", "files")),
         );
     }
+    if outcome.unshared_files > 0 {
+        let files = words::counted(outcome.unshared_files, "file", "files");
+        let gets = if is_dry { "get" } else { "got" };
+        row(
+            text,
+            "Hard links",
+            format_args!(
+                "{files} with another name {gets} a content apart; the other name keeps the old"
+            ),
+        );
+    }
 }
 
 fn backup(text: &mut String, outcome: &Outcome) {
@@ -341,6 +352,7 @@ mod tests {
             files: 1204,
             removed_files: 12,
             kept: vec!["postgresql.conf".to_owned(), "pg_hba.conf".to_owned()],
+            unshared_files: 7,
             damaged: vec![],
             warnings: vec![],
             slot: Some("standby1".to_owned()),
@@ -375,6 +387,7 @@ mod tests {
           Saved         12.3 GB of the 12.5 GB of a full copy (98 %)
           Written       178 MB
           Removed       12 files
+          Hard links    7 files with another name got a content apart; the other name keeps the old
           Backup        0/7000028 to 0/9000100, 32.0 MB of WAL fetched
           Slot          standby1
           Time          45 s: look 0.3 s, compare 42 s
@@ -397,6 +410,7 @@ mod tests {
             fetched_bytes: 13_421_772_800,
             removed_files: 0,
             kept: vec![],
+            unshared_files: 0,
             slot: None,
             streaming: false,
             next_steps: vec!["Start the standby: pg_ctl -D /srv/pg/15 start".to_owned()],
@@ -440,6 +454,7 @@ mod tests {
           On the wire   61.0 MB received, 2.00 MB sent, over 4 streams
           Saved         12.3 GB of the 12.5 GB of a full copy (98 %)
           To remove     12 files
+          Hard links    7 files with another name get a content apart; the other name keeps the old
           Time          45 s: look 0.3 s, compare 42 s
           Kept          postgresql.conf
                         pg_hba.conf
@@ -476,6 +491,7 @@ mod tests {
           Saved         12.3 GB of the 12.5 GB of a full copy (98 %)
           Written       178 MB
           Removed       12 files
+          Hard links    7 files with another name got a content apart; the other name keeps the old
           Backup        0/7000028 to 0/9000100, 32.0 MB of WAL fetched
           Slot          standby1
           Time          45 s: look 0.3 s, compare 42 s

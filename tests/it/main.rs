@@ -25,6 +25,7 @@ mod hostile_client;
 mod inspect;
 mod lab;
 mod layouts;
+mod links;
 mod neighbour;
 mod oracle;
 mod rebuild;

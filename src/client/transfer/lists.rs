@@ -9,7 +9,7 @@ use crate::client::look::settings;
 use crate::client::options::RebuildOptions;
 use crate::client::run::Run;
 use crate::client::source::{Source, SourceError};
-use crate::client::transfer::work::{self, TargetWalk, Work};
+use crate::client::transfer::work::{self, TargetWalk, Walked, Work};
 use crate::disk::facts as disk;
 use crate::event::Event;
 use crate::facts::{SourceFacts, TargetFacts};
@@ -30,7 +30,7 @@ const PARTS_AHEAD: usize = 8;
 pub struct Lists {
     manifest: Arc<Manifest>,
     end: ManifestEnd,
-    tree: Listing<layout::Kind>,
+    walked: Walked,
 }
 
 /// Lists what both sides have, at the same time.
@@ -48,13 +48,13 @@ pub async fn lists(
     let walked = run.workers.run(move || walk.walk());
     let (manifest, walked) = futures_util::future::join(manifest(run, source), walked).await;
     let (manifest, end) = manifest.map_err(|error| error.untouched())?;
-    let tree = walked
+    let walked = walked
         .map_err(|error| Failure::untouched(&error))?
         .map_err(|error| Failure::untouched(&error))?;
     Ok(Lists {
         manifest: Arc::new(manifest),
         end,
-        tree,
+        walked,
     })
 }
 
@@ -156,11 +156,11 @@ pub fn plan(
     let Lists {
         manifest,
         end,
-        tree,
+        walked,
     } = lists;
     let options = run.options;
     let findings = cleared.findings();
-    judge_names(options, &manifest, &tree)?;
+    judge_names(options, &manifest, &walked.tree)?;
     let oids = end.tablespaces.iter().map(|space| space.oid);
     guard::new_tablespaces(&findings.placements, oids)
         .map_err(|refusal| Failure::refused(&[refusal]))?;
@@ -170,7 +170,7 @@ pub fn plan(
     }
     let host_local =
         work::host_local(options, facts, &base).map_err(|error| Failure::untouched(&error))?;
-    let make = || work::make(options, facts, findings, &host_local, &manifest, &tree);
+    let make = || work::make(options, facts, findings, &host_local, &manifest, &walked);
     let work = workers::in_place(make).map_err(|error| Failure::untouched(&error))?;
     guard::max_delete(options.max_delete, work.removed_files, || {
         work.some_removed()

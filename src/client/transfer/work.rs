@@ -44,6 +44,8 @@ pub struct Work {
     /// What stays as it is in the target, for the report.
     pub kept: Vec<String>,
     pub room: Vec<RoomNeed>,
+    /// Files that come and have another hard link in the target.
+    pub shared: Vec<RelPath>,
     /// Bytes of all files of the manifest.
     pub full_copy_bytes: u64,
     /// The source's postgresql.auto.conf, where the new one grows from that.
@@ -80,8 +82,9 @@ pub fn make(
     findings: &Findings,
     host_local: &HostLocal,
     manifest: &Arc<Manifest>,
-    tree: &Listing<layout::Kind>,
+    walked: &Walked,
 ) -> Result<Work, DiskError> {
+    let tree = &walked.tree;
     let policy = policy(options, findings);
     let mut work = Work {
         files: Files::of(Arc::clone(manifest)),
@@ -122,7 +125,14 @@ pub fn make(
             kept_from.insert(entry.path.clone());
         }
         if work.add(item.id, &entry, action, here) {
-            growth.add(&entry.path, entry.size, here);
+            if walked.shared.contains(&entry.path) {
+                // The other name keeps the room that both had.
+                let bytes = entry.size.max(here.map_or(0, |here| here.size));
+                growth.add(&entry.path, bytes, None);
+                work.shared.push(entry.path);
+            } else {
+                growth.add(&entry.path, entry.size, here);
+            }
         }
     }
     work.judge_rest(findings, host_local, policy, tree, manifest);
@@ -271,6 +281,20 @@ pub struct TargetWalk {
     threads: usize,
 }
 
+/// What the target has.
+#[derive(Debug)]
+pub struct Walked {
+    pub tree: Listing<layout::Kind>,
+    /// Files that have another name somewhere. None, mostly.
+    pub shared: HashSet<RelPath>,
+}
+
+/// What a visit saw.
+struct Seen {
+    folder: Folder<layout::Kind>,
+    shared: Vec<RelPath>,
+}
+
 impl TargetWalk {
     pub fn new(
         options: &RebuildOptions,
@@ -298,7 +322,7 @@ impl TargetWalk {
     ///
     /// # Errors
     /// A directory that cannot be listed.
-    pub fn walk(&self) -> Result<Listing<layout::Kind>, DiskError> {
+    pub fn walk(&self) -> Result<Walked, DiskError> {
         let mut roots = Vec::new();
         let mut folders = Vec::new();
         for (place, path) in &self.located {
@@ -318,39 +342,42 @@ impl TargetWalk {
             .map(|(root, at)| Place::new(root, at.cloned()))
             .collect();
         let visit = |place| self.visit(&place);
-        folders.extend(walk::spread(start, self.threads, visit)?);
-        Listing::from_folders(folders).map_err(|error| {
+        let mut shared = HashSet::new();
+        for seen in walk::spread(start, self.threads, visit)? {
+            folders.push(seen.folder);
+            shared.extend(seen.shared);
+        }
+        let tree = Listing::from_folders(folders).map_err(|error| {
             let place = self.content.as_deref().unwrap_or(Path::new("/"));
             DiskError::new("list", place, std::io::Error::other(error))
-        })
+        })?;
+        Ok(Walked { tree, shared })
     }
 
     /// Lists one directory, and tells which of those in it are to be visited.
-    fn visit<'a>(
-        &self,
-        place: &Place<'a>,
-    ) -> Result<(Folder<layout::Kind>, Vec<Place<'a>>), DiskError> {
+    fn visit<'a>(&self, place: &Place<'a>) -> Result<(Seen, Vec<Place<'a>>), DiskError> {
         let directory = place.read()?;
         let mut folder = Folder::new(place.at().cloned());
         folder.reserve(directory.len(), directory.name_bytes());
-        let mut below = Vec::new();
-        directory.sizes::<DiskError>(self.threads, |name, kind, size| {
+        let (mut below, mut shared) = (Vec::new(), Vec::new());
+        directory.sizes::<DiskError>(self.threads, |name, kind, looked| {
             let kind = kind.in_layout();
             // A name that no manifest can hold is none of PostgreSQL's.
-            if folder.push(name, kind, size).is_ok() && kind == layout::Kind::Directory {
-                below.extend(self.below(place, name));
+            if folder.push(name, kind, looked.size).is_ok() {
+                if kind == layout::Kind::Directory {
+                    below.extend(self.below(place, name));
+                }
+                if looked.is_linked {
+                    shared.extend(path_in(place, name));
+                }
             }
             Ok(())
         })?;
-        Ok((folder, below))
+        Ok((Seen { folder, shared }, below))
     }
 
     fn below<'a>(&self, place: &Place<'a>, name: &[u8]) -> Option<Place<'a>> {
-        let path = match place.at() {
-            None => RelPath::parse(name),
-            Some(at) => at.join(name),
-        };
-        let path = path.ok()?;
+        let path = path_in(place, name)?;
         let class = layout::classify(&path, layout::Kind::Directory, &HostLocal::none());
         // What has a location is looked at there.
         let is_located = layout::tablespace_oid(&path).is_some()
@@ -361,6 +388,15 @@ impl TargetWalk {
         let is_visited = class != Class::EmptiedDirectory && !is_located;
         is_visited.then(|| place.below(path))
     }
+}
+
+/// The path of a name in a place.
+fn path_in(place: &Place<'_>, name: &[u8]) -> Option<RelPath> {
+    let path = match place.at() {
+        None => RelPath::parse(name),
+        Some(at) => at.join(name),
+    };
+    path.ok()
 }
 
 /// How much each file system must take.
