@@ -647,7 +647,8 @@ pub struct OverrideArguments {
     /// Use tablespace directories that have content
     ///
     /// Goes on although a directory that a tablespace shall be put into has content that is not known to
-    /// be this target's. The subdirectory named after the PostgreSQL version and catalog, if there is
+    /// be this target's, or is also reached by another data directory that can be seen on this host, unless a
+    /// server runs there. The subdirectory named after the PostgreSQL version and catalog, if there is
     /// one, is overwritten: make sure that no other cluster uses it. Other content stays.
     #[arg(long)]
     pub reuse_tablespace_dirs: bool,

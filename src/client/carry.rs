@@ -195,7 +195,9 @@ fn confine(run: &Run<'_>, target: &ClosedTarget, cleared: &Cleared, work: &Work)
     let roots = target.roots().places().map(Path::to_owned);
     // What these hold is removed, and they may be links.
     let stale = cleared.findings().stale_tablespaces.iter();
-    let stale = stale.map(|oid| pgdata.join("pg_tblspc").join(oid.to_string()));
+    let stale = stale
+        .filter(|stale| stale.left.is_none())
+        .map(|stale| pgdata.join("pg_tblspc").join(stale.oid.to_string()));
     let emptied = work.emptied.iter().map(|path| pgdata.join(path.as_path()));
     let places: Vec<_> = roots.chain(stale).chain(emptied).collect();
     let confined = run.workers.on_each(|| confine::to_writing_beneath(&places));
@@ -282,8 +284,9 @@ async fn remove(
         for path in &emptied {
             target.empty_directory(path, &[])?;
         }
-        for oid in stale {
-            target.remove_tablespace(oid, &version_directory)?;
+        for stale in stale {
+            let behind = stale.left.is_none().then_some(&version_directory[..]);
+            target.remove_tablespace(stale.oid, behind)?;
         }
         Ok::<(), DiskError>(())
     });

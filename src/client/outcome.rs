@@ -41,6 +41,18 @@ pub struct KeptWal {
     pub from: Lsn,
 }
 
+/// A tablespace that the source does not have: its link goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TablespaceRemoval {
+    pub oid: u32,
+    /// Where the link leads; for one in the data directory, its path in there.
+    pub location: String,
+    /// Why what is behind the link stays; absent when it goes.
+    pub left: Option<String>,
+    /// Files that go with it.
+    pub files: u64,
+}
+
 /// A block that fails PostgreSQL's own checksum on the source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DamagedPage {
@@ -102,6 +114,8 @@ pub struct Outcome {
     pub removed_files: u64,
     /// Host-local files of the target that were kept, and foreign ones.
     pub kept: Vec<String>,
+    /// Tablespaces of the target that the source does not have.
+    pub removed_tablespaces: Vec<TablespaceRemoval>,
     /// Files that had other hard links and got a content of their own.
     pub unshared_files: u64,
     pub damaged: Vec<DamagedPage>,

@@ -10,6 +10,7 @@ mod dontcache;
 pub mod durable;
 pub mod facts;
 pub mod keep;
+pub mod near;
 pub mod read;
 pub mod root;
 pub mod target;

@@ -320,18 +320,25 @@ impl ClosedTarget {
         Ok(())
     }
 
-    /// Removes a tablespace that the source does not have: the version directory behind its link, and the
-    /// link. What else is at its location belongs to others.
+    /// Removes a tablespace that the source does not have: the version directory behind its link, unless that is
+    /// not the target's own, and the link. What else is at its location belongs to others.
     ///
     /// # Errors
     /// The system's error.
-    pub fn remove_tablespace(&self, oid: u32, version_directory: &str) -> Result<u64, DiskError> {
+    pub fn remove_tablespace(
+        &self,
+        oid: u32,
+        version_directory: Option<&str>,
+    ) -> Result<u64, DiskError> {
         let text = format!("pg_tblspc/{oid}");
         let link = RelPath::parse(text.as_bytes()).expect("made of plain components");
         let path = self.roots.display(&link);
         let is_link = std::fs::symlink_metadata(&path).is_ok_and(|found| found.is_symlink());
         let mut removed = 0;
-        if is_link && !self.is_placed(&path)? {
+        if let Some(version_directory) = version_directory
+            && is_link
+            && !self.is_placed(&path)?
+        {
             let ours = path.join(version_directory);
             let files = walk::count_files(&ours)?;
             match std::fs::remove_dir_all(&ours) {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::client::outcome::{DamagedPage, Mode, Outcome};
+use crate::client::outcome::{DamagedPage, Mode, Outcome, TablespaceRemoval};
 use crate::errors::one_line;
 use crate::ui::{Ending, words};
 
@@ -27,6 +27,8 @@ pub fn summary(outcome: &Outcome) -> String {
     transfer(&mut text, outcome);
     backup(&mut text, outcome);
     time(&mut text, outcome);
+    let gone = outcome.removed_tablespaces.iter().map(tablespace);
+    list(&mut text, "Tablespaces", gone, usize::MAX);
     list(&mut text, "Kept", outcome.kept.iter(), LISTED_MAX);
     let warnings = outcome.warnings.iter();
     list(&mut text, "Warnings", warnings, usize::MAX);
@@ -216,6 +218,23 @@ fn time(text: &mut String, outcome: &Outcome) {
     }
 }
 
+/// What becomes of a tablespace that the source does not have.
+fn tablespace(removal: &TablespaceRemoval) -> String {
+    let TablespaceRemoval {
+        oid,
+        location,
+        left,
+        files,
+    } = removal;
+    match left {
+        Some(why) => format!("{oid}: its link goes, \"{location}\" stays: {why}"),
+        None => {
+            let files = words::counted(*files, "file", "files");
+            format!("{oid}: goes, with {files} in \"{location}\"")
+        }
+    }
+}
+
 fn damage(page: &DamagedPage) -> String {
     format!(
         "block {} of \"{}\": checksum {:04X}, but its content gives {:04X}",
@@ -352,6 +371,20 @@ mod tests {
             files: 1204,
             removed_files: 12,
             kept: vec!["postgresql.conf".to_owned(), "pg_hba.conf".to_owned()],
+            removed_tablespaces: vec![
+                TablespaceRemoval {
+                    oid: 16_400,
+                    location: "/ts/one".to_owned(),
+                    left: None,
+                    files: 3,
+                },
+                TablespaceRemoval {
+                    oid: 16_401,
+                    location: "/ts/two".to_owned(),
+                    left: Some("it belongs to another user".to_owned()),
+                    files: 0,
+                },
+            ],
             unshared_files: 7,
             damaged: vec![],
             warnings: vec![],
@@ -391,6 +424,8 @@ mod tests {
           Backup        0/7000028 to 0/9000100, 32.0 MB of WAL fetched
           Slot          standby1
           Time          45 s: look 0.3 s, compare 42 s
+          Tablespaces   16400: goes, with 3 files in "/ts/one"
+                        16401: its link goes, "/ts/two" stays: it belongs to another user
           Kept          postgresql.conf
                         pg_hba.conf
         "#);
@@ -410,6 +445,7 @@ mod tests {
             fetched_bytes: 13_421_772_800,
             removed_files: 0,
             kept: vec![],
+            removed_tablespaces: vec![],
             unshared_files: 0,
             slot: None,
             streaming: false,
@@ -456,6 +492,8 @@ mod tests {
           To remove     12 files
           Hard links    7 files with another name get a content apart; the other name keeps the old
           Time          45 s: look 0.3 s, compare 42 s
+          Tablespaces   16400: goes, with 3 files in "/ts/one"
+                        16401: its link goes, "/ts/two" stays: it belongs to another user
           Kept          postgresql.conf
                         pg_hba.conf
         "#);
@@ -495,6 +533,8 @@ mod tests {
           Backup        0/7000028 to 0/9000100, 32.0 MB of WAL fetched
           Slot          standby1
           Time          45 s: look 0.3 s, compare 42 s
+          Tablespaces   16400: goes, with 3 files in "/ts/one"
+                        16401: its link goes, "/ts/two" stays: it belongs to another user
           Kept          postgresql.conf
                         pg_hba.conf
           Warnings      Settings of the source name a log directory elsewhere.

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::cluster::{Pair, Scene, Stop, done};
+use crate::cluster::{Cluster, Pair, Rebuild, Scene, Stop, done};
 
 /// The content of each regular file in a directory and all below it, and where each link leads.
 fn content(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
@@ -147,4 +147,164 @@ fn hard_links_that_come_during_the_run_are_not_written_through() {
         assert_untouched(&copy, &before);
     }
     let _ = File::open(copy).unwrap();
+}
+
+/// A pair whose old primary has a tablespace that both have, mapped on the new one, and one of its own.
+struct Spaces {
+    pair: Pair,
+    both: PathBuf,
+    new: PathBuf,
+    only_old: PathBuf,
+}
+
+fn with_tablespaces(scene: &Scene) -> Spaces {
+    let [both, new, only_old] = ["ts_both", "ts_new", "ts_old"].map(|name| scene.folder(name));
+    let mapping = format!("--tablespace-mapping={}={}", both.display(), new.display());
+    let make = |cluster: &Cluster, name: &str, location: &Path| {
+        let location = location.display();
+        cluster.sql(&format!("CREATE TABLESPACE {name} LOCATION '{location}'"));
+        cluster.sql(&format!(
+            "CREATE TABLE t_{name} TABLESPACE {name} AS SELECT generate_series(1, 3000) AS i"
+        ));
+    };
+    let pair = Pair::streaming_with(scene, &[&mapping], |old| make(old, "shared", &both));
+    pair.fail_over();
+    make(&pair.old, "only_old", &only_old);
+    pair.new.sql("UPDATE t_shared SET i = -i");
+    Spaces {
+        pair,
+        both,
+        new,
+        only_old,
+    }
+}
+
+fn mapping(from: &Path, to: &Path) -> String {
+    format!("--tablespace-mapping={}={}", from.display(), to.display())
+}
+
+/// A copy of a data directory has links to the original's tablespaces: a rebuild of the copy must not cost the
+/// original, whether its server runs or not.
+#[test]
+fn tablespaces_of_the_original_survive_the_rebuild_of_a_copy() {
+    let scene = Scene::new();
+    let mut spaces = with_tablespaces(&scene);
+    let original = &mut spaces.pair.old;
+    original.stop(Stop::Fast);
+    let copy = scene.copy("copy", original);
+    let apart = scene.path().join("ts_copy");
+    original.start();
+    for is_running in [true, false] {
+        if !is_running {
+            original.stop(Stop::Fast);
+        }
+        let (both, only_old) = (content(&spaces.both), content(&spaces.only_old));
+        let rebuild = || Rebuild::new(&copy, &spaces.pair.new);
+        // Its link leads there, which proves nothing.
+        let into_both = mapping(&spaces.new, &spaces.both);
+        for options in [&["--dry-run"][..], &[]] {
+            let said = rebuild().arg(&into_both).args(options).fail(3);
+            assert!(said.stderr.contains("is in use by"), "{said}");
+            assert!(said.stderr.contains("old/data"), "{said}");
+            assert!(said.stderr.contains("--tablespace-mapping"), "{said}");
+        }
+        if is_running {
+            let said = rebuild()
+                .arg(&into_both)
+                .arg("--reuse-tablespace-dirs")
+                .fail(3);
+            assert!(said.stderr.contains("running server"), "{said}");
+        }
+        for options in [&["--dry-run"][..], &["--max-delete", "100"]] {
+            let said = rebuild()
+                .arg(mapping(&spaces.new, &apart))
+                .args(options)
+                .succeed();
+            let removals = &said.report()["removed_tablespaces"];
+            if is_running {
+                assert!(said.stdout.contains("ts_old"), "{said}");
+                let left = removals[0]["left"].as_str().unwrap();
+                assert!(left.contains("old/data"), "{said}");
+                assert!(left.contains("server"), "{said}");
+            }
+        }
+        if is_running {
+            assert!(removed_link(&copy, &spaces.only_old));
+            for (name, sum) in [("shared", "4501500"), ("only_old", "4501500")] {
+                let asked = format!("SELECT sum(i) FROM t_{name}");
+                assert_eq!(original.sql(&asked), sum);
+            }
+        } else {
+            assert_untouched(&spaces.both, &both);
+            assert_untouched(&spaces.only_old, &only_old);
+        }
+    }
+    // Nobody else leads there any more: what only the original has is its own, and goes.
+    fs::remove_dir_all(copy.pgdata()).unwrap();
+    let said = Rebuild::new(&spaces.pair.old, &spaces.pair.new)
+        .arg(mapping(&spaces.new, &spaces.both))
+        .succeed();
+    let removal = &said.report()["removed_tablespaces"][0];
+    assert!(removal["left"].is_null(), "{said}");
+    assert!(removal["files"].as_u64().unwrap() > 0, "{said}");
+    assert!(said.stdout.contains("ts_old"), "{said}");
+    assert_eq!(content(&spaces.only_old).len(), 0);
+}
+
+/// Whether no link of a cluster leads to a place.
+fn removed_link(cluster: &Cluster, place: &Path) -> bool {
+    fs::read_dir(cluster.pgdata().join("pg_tblspc"))
+        .unwrap()
+        .all(|entry| fs::read_link(entry.unwrap().path()).unwrap() != place)
+}
+
+/// The WAL, the slots and whatever else is emptied may lie behind a link, which a copy has too.
+#[test]
+fn directories_that_a_copy_shares_are_not_emptied() {
+    let scene = Scene::new();
+    let mut pair = Pair::diverged(&scene);
+    let mut copies = Vec::new();
+    for name in ["pg_wal", "pg_stat_tmp"] {
+        let apart = scene.path().join(format!("apart_{name}"));
+        let inside = pair.old.pgdata().join(name);
+        fs::rename(&inside, &apart).unwrap();
+        symlink(&apart, &inside).unwrap();
+        fs::write(apart.join("mine"), "of the original").unwrap();
+        copies.push(apart);
+    }
+    let copy = scene.copy("copy", &pair.old);
+    pair.old.start();
+    for is_running in [true, false] {
+        if !is_running {
+            pair.old.stop(Stop::Fast);
+        }
+        let names = |apart: &PathBuf| content(apart).into_keys().collect::<Vec<_>>();
+        let before: Vec<_> = copies.iter().map(names).collect();
+        for options in [&["--dry-run"][..], &[]] {
+            let said = Rebuild::new(&copy, &pair.new).args(options).fail(3);
+            for name in ["pg_wal", "pg_stat_tmp"] {
+                assert!(said.stderr.contains(&format!("apart_{name}")), "{said}");
+            }
+            assert!(said.stderr.contains("old/data"), "{said}");
+            assert_eq!(said.stderr.contains("running server"), is_running, "{said}");
+        }
+        let after: Vec<_> = copies.iter().map(names).collect();
+        assert!(is_running || before == after);
+        assert!(
+            copies
+                .iter()
+                .all(|apart| apart.join("mine").exists() || is_running)
+        );
+    }
+    for name in ["pg_wal", "pg_stat_tmp"] {
+        let inside = copy.pgdata().join(name);
+        fs::remove_file(&inside).unwrap();
+        fs::create_dir(&inside).unwrap();
+    }
+    Rebuild::new(&copy, &pair.new).arg("--start").succeed();
+    pair.new.wait_caught_up(&copy);
+    // The original is whole, and its own links are no reason to refuse.
+    pair.rebuild().arg("--start").succeed();
+    pair.check_equal();
+    assert!(!copies[0].join("mine").exists());
 }

@@ -5,5 +5,6 @@ pub(super) mod conf;
 pub mod debian;
 pub(super) mod judge;
 pub(super) mod marker;
+mod neighbours;
 pub(super) mod settings;
 pub(super) mod target;

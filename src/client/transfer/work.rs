@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::client::look::conf;
 use crate::client::look::settings;
 use crate::client::options::RebuildOptions;
+use crate::client::outcome::TablespaceRemoval;
 use crate::client::transfer::task::{Files, Planned};
 use crate::disk::DiskError;
 use crate::disk::conf::Base;
@@ -44,6 +45,8 @@ pub struct Work {
     /// What stays as it is in the target, for the report.
     pub kept: Vec<String>,
     pub room: Vec<RoomNeed>,
+    /// Tablespaces that the source does not have.
+    pub tablespaces: Vec<TablespaceRemoval>,
     /// Files that come and have another hard link in the target.
     pub shared: Vec<RelPath>,
     /// Bytes of all files of the manifest.
@@ -211,7 +214,10 @@ impl Work {
                         .placements
                         .iter()
                         .any(|placement| placement.oid == oid)
-                        || findings.stale_tablespaces.contains(&oid)
+                        || findings
+                            .stale_tablespaces
+                            .iter()
+                            .any(|stale| stale.oid == oid)
                 })
         };
         let removals = action::removals(manifest, tree, host_local, policy, is_wanted);
@@ -243,16 +249,25 @@ impl Work {
         findings: &Findings,
         version_directory: &str,
     ) -> Result<(), DiskError> {
-        for oid in &findings.stale_tablespaces {
-            let link = options.pgdata.join("pg_tblspc").join(oid.to_string());
-            // One that lies in the data directory was counted with the rest, and a place that another
-            // tablespace has now is that one's.
-            if disk::link(&link).is_some() && !is_placed(&link, findings)? {
+        for stale in &findings.stale_tablespaces {
+            let link = options.pgdata.join("pg_tblspc").join(stale.oid.to_string());
+            let mut removal = TablespaceRemoval {
+                oid: stale.oid,
+                location: stale.place(),
+                left: stale.left.clone(),
+                files: 0,
+            };
+            // One that lies in the data directory was counted with the rest.
+            if disk::link(&link).is_some() && stale.left.is_none() {
                 let ours = link.join(version_directory);
-                if disk::directory(&ours)?.is_some() {
-                    self.removed_files += walk::count_files(&ours)?;
+                if is_placed(&link, findings)? {
+                    removal.left = Some("another tablespace is there now".to_owned());
+                } else if disk::directory(&ours)?.is_some() {
+                    removal.files = walk::count_files(&ours)?;
+                    self.removed_files += removal.files;
                 }
             }
+            self.tablespaces.push(removal);
         }
         Ok(())
     }

@@ -159,10 +159,21 @@ pub(super) fn judge_content(
             location: wanted.location.clone(),
         });
     }
-    if overrides.reuse_tablespace_dirs
-        || is_linked(&wanted.location, place, target)
-        || is_of_source(wanted, source, target)
+    if is_of_source(wanted, source, target) {
+        return None;
+    }
+    // A link of the target proves nothing: a copied data directory leads to the tablespaces of its original.
+    if let Some(other) = &place.sharer
+        && (other.server_pid.is_some() || !overrides.reuse_tablespace_dirs)
     {
+        return Some(Refusal::LocationShared {
+            oid: wanted.tablespace.oid,
+            old: wanted.old(),
+            location: wanted.location.clone(),
+            other: other.clone(),
+        });
+    }
+    if overrides.reuse_tablespace_dirs || is_linked(&wanted.location, place, target) {
         return None;
     }
     match &place.state {
@@ -189,6 +200,7 @@ fn is_linked(location: &[u8], place: &Place, target: &TargetPlaces) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::places::Sharer;
     use super::super::resolve;
     use super::super::samples::{OTHER_HOST, SAME_KERNEL, names, resolved, source_with, target_at};
     use super::*;
@@ -325,6 +337,28 @@ mod tests {
             names(resolved(&source, &[], &target)),
             ["location-not-directory"]
         );
+    }
+
+    #[test]
+    fn tablespaces_of_other_data_directories_are_refused_whatever_links_say() {
+        let source = source_with(vec![tablespace(1, "/ts", 1)]);
+        let reuse = Overrides {
+            reuse_tablespace_dirs: true,
+            ..Overrides::default()
+        };
+        for (server_pid, is_overridden) in [(None, true), (Some(7), false)] {
+            let mut target = target_at(OTHER_HOST, &[("/ts", PlaceState::OurVersion, Some(9))]);
+            target.existing = vec![tablespace(1, "/ts", 9)];
+            assert!(resolved(&source, &[], &target).is_ok());
+            let place = target.places.get_mut(&b"/ts"[..]).unwrap();
+            place.sharer = Some(Sharer {
+                pgdata: "/srv/c".to_owned(),
+                server_pid,
+            });
+            assert_eq!(names(resolved(&source, &[], &target)), ["location-shared"]);
+            let overridden = resolve(&source, &[], &target, &reuse);
+            assert_eq!(overridden.is_ok(), is_overridden);
+        }
     }
 
     #[test]
