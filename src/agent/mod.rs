@@ -6,6 +6,7 @@ pub mod bracket;
 mod configuration;
 mod control;
 pub mod effort;
+mod host;
 pub mod listen;
 pub mod look;
 pub mod options;

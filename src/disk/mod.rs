@@ -13,6 +13,7 @@ pub mod keep;
 pub mod near;
 pub mod read;
 pub mod root;
+pub mod size;
 pub mod target;
 pub mod walk;
 pub mod writing;

@@ -18,6 +18,7 @@ use super::dontcache::let_go;
 use super::durable;
 use super::facts;
 use super::root::Roots;
+use super::size;
 use super::walk;
 use super::writing::{EARLY_MIN_BYTES, Writing};
 use crate::digest::Verified;
@@ -340,7 +341,7 @@ impl ClosedTarget {
             && !self.is_placed(&path)?
         {
             let ours = path.join(version_directory);
-            let files = walk::count_files(&ours)?;
+            let files = size::count_files(&ours)?;
             match std::fs::remove_dir_all(&ours) {
                 Ok(()) => removed = files,
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -434,7 +435,7 @@ fn copy_content(from: &mut File, to: &mut File, bytes: u64) -> std::io::Result<(
 
 /// Removes what is in the directory behind a link.
 fn empty_linked(link: &Path) -> Result<u64, DiskError> {
-    let removed = walk::count_files(link)?;
+    let removed = size::count_files(link)?;
     for found in walk::list(link)? {
         let path = link.join(found.file_name());
         let done = match found.kind {

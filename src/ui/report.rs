@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::client::outcome::{DamagedPage, Mode, Outcome, TablespaceRemoval};
+use crate::client::outcome::{DamagedPage, Mode, Outcome};
 use crate::errors::one_line;
 use crate::ui::{Ending, words};
 
@@ -27,9 +27,12 @@ pub fn summary(outcome: &Outcome) -> String {
     transfer(&mut text, outcome);
     backup(&mut text, outcome);
     time(&mut text, outcome);
-    let gone = outcome.removed_tablespaces.iter().map(tablespace);
+    let gone = outcome.removed_tablespaces.iter();
     list(&mut text, "Tablespaces", gone, usize::MAX);
     list(&mut text, "Kept", outcome.kept.iter(), LISTED_MAX);
+    let new = outcome.taken_over.iter();
+    list(&mut text, "Taken over", new, LISTED_MAX);
+    list(&mut text, "Replaced", outcome.replaced.iter(), LISTED_MAX);
     let warnings = outcome.warnings.iter();
     list(&mut text, "Warnings", warnings, usize::MAX);
     let damaged = outcome.damaged.iter().map(damage);
@@ -218,23 +221,6 @@ fn time(text: &mut String, outcome: &Outcome) {
     }
 }
 
-/// What becomes of a tablespace that the source does not have.
-fn tablespace(removal: &TablespaceRemoval) -> String {
-    let TablespaceRemoval {
-        oid,
-        location,
-        left,
-        files,
-    } = removal;
-    match left {
-        Some(why) => format!("{oid}: its link goes, \"{location}\" stays: {why}"),
-        None => {
-            let files = words::counted(*files, "file", "files");
-            format!("{oid}: goes, with {files} in \"{location}\"")
-        }
-    }
-}
-
 fn damage(page: &DamagedPage) -> String {
     format!(
         "block {} of \"{}\": checksum {:04X}, but its content gives {:04X}",
@@ -323,6 +309,7 @@ fn beside(path: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use crate::client::outcome::TablespaceRemoval;
     use insta::assert_snapshot;
 
     use super::*;
@@ -371,6 +358,8 @@ mod tests {
             files: 1204,
             removed_files: 12,
             kept: vec!["postgresql.conf".to_owned(), "pg_hba.conf".to_owned()],
+            taken_over: vec!["pgsodium_root.key".to_owned()],
+            replaced: vec!["pg_tde".to_owned()],
             removed_tablespaces: vec![
                 TablespaceRemoval {
                     oid: 16_400,
@@ -428,6 +417,8 @@ mod tests {
                         16401: its link goes, "/ts/two" stays: it belongs to another user
           Kept          postgresql.conf
                         pg_hba.conf
+          Taken over    pgsodium_root.key
+          Replaced      pg_tde
         "#);
     }
 
@@ -445,6 +436,8 @@ mod tests {
             fetched_bytes: 13_421_772_800,
             removed_files: 0,
             kept: vec![],
+            taken_over: vec![],
+            replaced: vec![],
             removed_tablespaces: vec![],
             unshared_files: 0,
             slot: None,
@@ -496,6 +489,8 @@ mod tests {
                         16401: its link goes, "/ts/two" stays: it belongs to another user
           Kept          postgresql.conf
                         pg_hba.conf
+          Taken over    pgsodium_root.key
+          Replaced      pg_tde
         "#);
     }
 
@@ -537,6 +532,8 @@ mod tests {
                         16401: its link goes, "/ts/two" stays: it belongs to another user
           Kept          postgresql.conf
                         pg_hba.conf
+          Taken over    pgsodium_root.key
+          Replaced      pg_tde
           Warnings      Settings of the source name a log directory elsewhere.
           Damaged pages block 0 of "base/16384/24601": checksum 1F2A, but its content gives 0B11
                         block 1 of "base/16384/24601": checksum 1F2A, but its content gives 0B11

@@ -15,7 +15,7 @@ use crate::pg::timeline::TimelineId;
 
 /// Version of the protocol. Both sides must be equal: client and agent are one program, and a rebuild
 /// is no place for guesses about an older peer.
-pub const PROTOCOL: u16 = 5;
+pub const PROTOCOL: u16 = 6;
 
 /// How often each side says something at least.
 pub const ALIVE_EVERY: Duration = Duration::from_secs(5);
@@ -282,6 +282,9 @@ pub struct ManifestEnd {
     pub tablespaces: Vec<Tablespace>,
     /// Foreign links and special files, which a base backup leaves out too, and what may not be read.
     pub skipped: Vec<String>,
+    /// Names at the top of the data directory that the source's configuration names, or in which something lies that
+    /// it names: certificates, included files, logs. They are its host's, not data.
+    pub host_entries: Vec<Vec<u8>>,
 }
 
 /// A page of the source that fails PostgreSQL's checksum although it was read again.

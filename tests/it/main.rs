@@ -18,6 +18,7 @@ mod cluster;
 mod crash;
 mod daemon;
 mod edges;
+mod foreign;
 mod frames;
 mod guards;
 mod hostile_agent;

@@ -72,6 +72,8 @@ pub fn outcome(run: &Run<'_>, told: &Told<'_>) -> Outcome {
         files: told.work.files.len() as u64,
         removed_files: read(&counters.removed_files),
         kept: told.work.kept.clone(),
+        taken_over: told.work.taken_over.clone(),
+        replaced: told.work.made_equal.clone(),
         removed_tablespaces: told.work.tablespaces.clone(),
         unshared_files: told.work.shared.len() as u64,
         damaged: told.damaged.clone(),

@@ -8,19 +8,19 @@ use crate::client::look::conf;
 use crate::client::look::settings;
 use crate::client::options::RebuildOptions;
 use crate::client::outcome::TablespaceRemoval;
+use crate::client::transfer::here::Walked;
 use crate::client::transfer::task::{Files, Planned};
 use crate::disk::DiskError;
 use crate::disk::conf::Base;
 use crate::disk::facts as disk;
-use crate::disk::root::Root;
-use crate::disk::walk::{self, Place};
-use crate::facts::{Condition, SourceFacts, TargetFacts};
+use crate::disk::size;
+use crate::facts::SourceFacts;
 use crate::geometry::{EntryId, ROLLING_MAX_BYTES};
-use crate::manifest::{self, Entry, EntryKind, Folder, Listing, Manifest};
+use crate::manifest::{self, Entry, EntryKind, Listing, Manifest};
 use crate::path::RelPath;
 use crate::pg::layout::{self, Class, HostLocal, PatternError};
 use crate::pg::relfile;
-use crate::plan::action::{self, Action, HostPolicy, Removal, TargetEntry, Why};
+use crate::plan::action::{self, Action, HostPolicy, Removal, TargetEntry, Why, top_of};
 use crate::plan::guard::{Findings, RoomNeed};
 use crate::plan::tablespaces::{self, Placement};
 use crate::plan::words;
@@ -44,6 +44,12 @@ pub struct Work {
     pub removed_files: u64,
     /// What stays as it is in the target, for the report.
     pub kept: Vec<String>,
+    /// What PostgreSQL does not know and the host does not own, at the top: new from the source, and made equal to
+    /// the source's; configuration that comes too. Not in a seed, where all comes.
+    pub taken_over: Vec<String>,
+    pub made_equal: Vec<String>,
+    /// Files of the source's host, at the top, that the target lacks and does not get.
+    pub not_brought: Vec<String>,
     pub room: Vec<RoomNeed>,
     /// Tablespaces that the source does not have.
     pub tablespaces: Vec<TablespaceRemoval>,
@@ -63,11 +69,18 @@ pub fn host_local(
     options: &RebuildOptions,
     facts: &SourceFacts,
     base: &Base,
+    of_source: &[Vec<u8>],
 ) -> Result<HostLocal, PatternError> {
     let version_directory = tablespaces::version_directory(facts);
     let mut host_local = HostLocal::default_for(Some(&version_directory));
-    for path in conf::host_files(&options.pgdata, base) {
+    for path in conf::host_files(&options.pgdata, base, Some(&options.primary)) {
         host_local.add_path(&path);
+    }
+    // What the source's configuration names is its host's, not data.
+    for name in of_source {
+        if let Ok(path) = RelPath::parse(name) {
+            host_local.add_path(&top_of(&path));
+        }
     }
     for pattern in &options.keep {
         host_local.add_pattern(pattern)?;
@@ -86,6 +99,7 @@ pub fn make(
     host_local: &HostLocal,
     manifest: &Arc<Manifest>,
     walked: &Walked,
+    skipped: &[String],
 ) -> Result<Work, DiskError> {
     let tree = &walked.tree;
     let policy = policy(options, findings);
@@ -121,11 +135,18 @@ pub fn make(
         let action = match action::decide(&entry, here, host_local, policy) {
             // Closing makes these, pg_wal perhaps as a link.
             Action::MakeDirectory { obstacle: None } if is_required(&entry.path) => Action::Keep,
+            action if replaces_kept(action, &entry.path, here, tree, host_local) => {
+                Action::KeepWhole
+            }
             action => action,
         };
         let is_in_the_way = here.is_some_and(|here| here.kind != layout::Kind::Directory);
-        if action == Action::Keep && entry.kind == EntryKind::Directory && is_in_the_way {
+        let is_kept = action == Action::KeepWhole || action == Action::Keep && is_in_the_way;
+        if is_kept && entry.kind == EntryKind::Directory {
             kept_from.insert(entry.path.clone());
+        }
+        if item.directory.is_none() && !findings.is_seed {
+            work.note_top(&entry, action, here, host_local, facts);
         }
         if work.add(item.id, &entry, action, here) {
             if walked.shared.contains(&entry.path) {
@@ -138,7 +159,7 @@ pub fn make(
             }
         }
     }
-    work.judge_rest(findings, host_local, policy, tree, manifest);
+    work.judge_rest(findings, host_local, policy, tree, manifest, skipped);
     work.count_stale(options, findings, &tablespaces::version_directory(facts))?;
     growth.add_bytes(
         None,
@@ -175,7 +196,7 @@ impl Work {
             whole: false,
         };
         match action {
-            Action::Keep | Action::Skip => return false,
+            Action::Keep | Action::KeepWhole | Action::Skip => return false,
             Action::MakeDirectory { obstacle } => {
                 self.replaced.extend(obstacle.map(|_| path()));
                 self.directories.push(path());
@@ -198,6 +219,36 @@ impl Work {
         true
     }
 
+    /// Notes what becomes of an entry at the top that PostgreSQL does not know, or that is the host's.
+    fn note_top(
+        &mut self,
+        entry: &Entry,
+        action: Action,
+        here: Option<TargetEntry>,
+        host_local: &HostLocal,
+        facts: &SourceFacts,
+    ) {
+        let kind = match entry.kind {
+            EntryKind::File => layout::Kind::File,
+            EntryKind::Directory => layout::Kind::Directory,
+        };
+        let class = layout::classify(&entry.path, kind, host_local);
+        if !matches!(class, Class::Foreign | Class::HostLocal) {
+            return;
+        }
+        let name = entry.path.to_string();
+        // Only the directory of the log comes, to have one.
+        let is_log = name == facts.log_directory;
+        match (action, here) {
+            (Action::KeepWhole, _) => {}
+            (Action::Skip, None) if !is_log => self.not_brought.push(name),
+            (Action::Skip, _) => {}
+            (_, None) if is_log => {}
+            (_, None) => self.taken_over.push(name),
+            (_, Some(_)) => self.made_equal.push(name),
+        }
+    }
+
     /// Decides about what the target has.
     fn judge_rest(
         &mut self,
@@ -206,9 +257,16 @@ impl Work {
         policy: HostPolicy,
         tree: &Listing<layout::Kind>,
         manifest: &Manifest,
+        skipped: &[String],
     ) {
+        // What the source has and cannot send is no reason to remove the target's.
+        let skipped: HashSet<RelPath> = skipped
+            .iter()
+            .filter_map(|path| RelPath::parse(path.as_bytes()).ok())
+            .collect();
         let is_wanted = |path: &RelPath| {
             is_required(path)
+                || !skipped.is_empty() && is_in(&skipped, path)
                 || layout::tablespace_oid(path).is_some_and(|oid| {
                     findings
                         .placements
@@ -263,7 +321,7 @@ impl Work {
                 if is_placed(&link, findings)? {
                     removal.left = Some("another tablespace is there now".to_owned());
                 } else if disk::directory(&ours)?.is_some() {
-                    removal.files = walk::count_files(&ours)?;
+                    removal.files = size::count_files(&ours)?;
                     self.removed_files += removal.files;
                 }
             }
@@ -271,6 +329,41 @@ impl Work {
         }
         Ok(())
     }
+}
+
+/// Whether a path is one of these, or in one.
+fn is_in(all: &HashSet<RelPath>, path: &RelPath) -> bool {
+    let mut at = Some(path.clone());
+    while let Some(path) = at {
+        if all.contains(&path) {
+            return true;
+        }
+        at = path.parent();
+    }
+    false
+}
+
+/// Whether an entry would take the place of a directory that holds something which the DBA keeps.
+fn replaces_kept(
+    action: Action,
+    path: &RelPath,
+    here: Option<TargetEntry>,
+    tree: &Listing<layout::Kind>,
+    host_local: &HostLocal,
+) -> bool {
+    let is_directory = here.is_some_and(|here| here.kind == layout::Kind::Directory);
+    let comes = matches!(action, Action::Fetch { .. } | Action::Whole { .. });
+    let kept = |below: &RelPath| {
+        let class = layout::classify(below, layout::Kind::File, host_local);
+        class == Class::HostLocal && host_local.is_kept(below)
+    };
+    comes
+        && is_directory
+        && host_local.has_patterns()
+        && tree
+            .iter()
+            .map(|item| item.path())
+            .any(|below| below.starts_with(path) && kept(&below))
 }
 
 /// Whether a tablespace will be at the place where a link leads.
@@ -284,134 +377,6 @@ fn is_required(path: &RelPath) -> bool {
     layout::required_directories(u32::MAX)
         .iter()
         .any(|name| name.as_bytes() == path.as_bytes())
-}
-
-/// The walk through all that the target has, with tablespaces where they will be: a seed may find them there.
-/// What is emptied anyway is not looked into.
-pub struct TargetWalk {
-    /// The data directory, unless it is empty or missing.
-    content: Option<PathBuf>,
-    /// What tablespaces have of this cluster, by their paths in the data directory.
-    located: Vec<(PathBuf, RelPath)>,
-    threads: usize,
-}
-
-/// What the target has.
-#[derive(Debug)]
-pub struct Walked {
-    pub tree: Listing<layout::Kind>,
-    /// Files that have another name somewhere. None, mostly.
-    pub shared: HashSet<RelPath>,
-}
-
-/// What a visit saw.
-struct Seen {
-    folder: Folder<layout::Kind>,
-    shared: Vec<RelPath>,
-}
-
-impl TargetWalk {
-    pub fn new(
-        options: &RebuildOptions,
-        target: &TargetFacts,
-        facts: &SourceFacts,
-        findings: &Findings,
-    ) -> Self {
-        let version_directory = tablespaces::version_directory(facts);
-        let located = findings.placements.iter().filter_map(|placement| {
-            let path = format!("pg_tblspc/{}/{version_directory}", placement.oid);
-            Some((
-                placement.location_path()?.join(&version_directory),
-                RelPath::parse(path.as_bytes()).ok()?,
-            ))
-        });
-        let has_content = matches!(target.condition, Condition::Cluster(_));
-        Self {
-            content: has_content.then(|| options.pgdata.clone()),
-            located: located.collect(),
-            threads: options.jobs,
-        }
-    }
-
-    /// Walks.
-    ///
-    /// # Errors
-    /// A directory that cannot be listed.
-    pub fn walk(&self) -> Result<Walked, DiskError> {
-        let mut roots = Vec::new();
-        let mut folders = Vec::new();
-        for (place, path) in &self.located {
-            if disk::directory(place)?.is_some() {
-                let mut folder = Folder::new(path.parent());
-                // A path without a name behind a directory does not get here.
-                let _ = folder.push(path.name(), layout::Kind::Directory, 0);
-                folders.push(folder);
-                roots.push((Root::open(place)?, Some(path)));
-            }
-        }
-        if let Some(content) = &self.content {
-            roots.push((Root::open(content)?, None));
-        }
-        let start = roots
-            .iter()
-            .map(|(root, at)| Place::new(root, at.cloned()))
-            .collect();
-        let visit = |place| self.visit(&place);
-        let mut shared = HashSet::new();
-        for seen in walk::spread(start, self.threads, visit)? {
-            folders.push(seen.folder);
-            shared.extend(seen.shared);
-        }
-        let tree = Listing::from_folders(folders).map_err(|error| {
-            let place = self.content.as_deref().unwrap_or(Path::new("/"));
-            DiskError::new("list", place, std::io::Error::other(error))
-        })?;
-        Ok(Walked { tree, shared })
-    }
-
-    /// Lists one directory, and tells which of those in it are to be visited.
-    fn visit<'a>(&self, place: &Place<'a>) -> Result<(Seen, Vec<Place<'a>>), DiskError> {
-        let directory = place.read()?;
-        let mut folder = Folder::new(place.at().cloned());
-        folder.reserve(directory.len(), directory.name_bytes());
-        let (mut below, mut shared) = (Vec::new(), Vec::new());
-        directory.sizes::<DiskError>(self.threads, |name, kind, looked| {
-            let kind = kind.in_layout();
-            // A name that no manifest can hold is none of PostgreSQL's.
-            if folder.push(name, kind, looked.size).is_ok() {
-                if kind == layout::Kind::Directory {
-                    below.extend(self.below(place, name));
-                }
-                if looked.is_linked {
-                    shared.extend(path_in(place, name));
-                }
-            }
-            Ok(())
-        })?;
-        Ok((Seen { folder, shared }, below))
-    }
-
-    fn below<'a>(&self, place: &Place<'a>, name: &[u8]) -> Option<Place<'a>> {
-        let path = path_in(place, name)?;
-        let class = layout::classify(&path, layout::Kind::Directory, &HostLocal::none());
-        // What has a location is looked at there.
-        let is_located = layout::tablespace_oid(&path).is_some()
-            && self
-                .located
-                .iter()
-                .any(|(_, located)| located.starts_with(&path));
-        let is_visited = class != Class::EmptiedDirectory && !is_located;
-        is_visited.then(|| place.below(path))
-    }
-}
-
-/// The path of a name in a place.
-fn path_in(place: &Place<'_>, name: &[u8]) -> Option<RelPath> {
-    let path = match place.at() {
-        None => RelPath::parse(name),
-        Some(at) => at.join(name),
-    };
-    path.ok()
 }
 
 /// How much each file system must take.

@@ -6,6 +6,8 @@ use super::mapping::{Mapping, Wanted};
 use super::path::{canonical, is_inside};
 use super::places::{Place, PlaceState, TargetPlaces, version_directory};
 use crate::facts::{SourceFacts, Tablespace};
+use crate::path::RelPath;
+use crate::pg::layout::{Class, HostLocal, Kind, classify};
 use crate::plan::overrides::Overrides;
 use crate::plan::refusal::Refusal;
 use crate::plan::words::text;
@@ -71,8 +73,12 @@ pub(super) fn judge_location(
     let pgdata = canonical(&target.pgdata);
     if !wanted.is_mapped && is_inside(&wanted.location, &source_pgdata) {
         // Legal, though the server warns of it: the same path within the same data directory.
-        return (source_pgdata != pgdata)
-            .then(|| inside(&source_pgdata, "the source's data directory"));
+        if source_pgdata != pgdata {
+            return Some(inside(&source_pgdata, "the source's data directory"));
+        }
+        // But not where each rebuild removes all that is there.
+        return is_emptied(&wanted.location, &pgdata)
+            .then(|| inside(&pgdata, "what each rebuild empties in the data directory"));
     }
     if is_inside(&wanted.location, &pgdata) {
         return Some(inside(&pgdata, "the data directory"));
@@ -92,6 +98,18 @@ pub(super) fn judge_location(
     }
     let wal = target.wal_directory.as_deref().map(canonical)?;
     is_inside(&wanted.location, &wal).then(|| inside(&wal, "the WAL directory"))
+}
+
+/// Whether a place is in a directory that each rebuild empties.
+fn is_emptied(location: &[u8], pgdata: &[u8]) -> bool {
+    let inside = location.strip_prefix(pgdata);
+    let inside = inside.and_then(|inside| RelPath::parse(inside.strip_prefix(b"/")?).ok());
+    inside.is_some_and(|inside| {
+        matches!(
+            classify(&inside, Kind::Directory, &HostLocal::none()),
+            Class::EmptiedDirectory | Class::InsideEmptied
+        )
+    })
 }
 
 /// Whether the place is one of the source's directories. Two containers on one kernel can have the
@@ -293,6 +311,11 @@ mod tests {
         assert!(resolved(&inside, &["/srv/b/ts=/x"], &target).is_ok());
         target.pgdata = b"/srv/b".to_vec();
         assert!(resolved(&inside, &[], &target).is_ok());
+        target.wal_directory = None;
+        for name in ["pg_wal/ts", "pg_replslot/ts"] {
+            let emptied = source_with(vec![tablespace(1, &format!("/srv/b/{name}"), 1)]);
+            assert_eq!(names(resolved(&emptied, &[], &target)), ["location-inside"]);
+        }
     }
 
     #[test]
