@@ -174,6 +174,14 @@ pub enum Condition {
     Cluster(Box<TargetCluster>),
 }
 
+impl Condition {
+    /// Whether a data directory is there, whole or not.
+    #[must_use]
+    pub fn is_cluster(&self) -> bool {
+        matches!(self, Condition::Cluster(_))
+    }
+}
+
 /// The target's cluster before the run.
 #[derive(Debug, Clone)]
 pub struct TargetCluster {

@@ -51,6 +51,10 @@ pub async fn reserve(sql: &Session, wish: &SlotWish) -> Result<OwnedSlot, Fault>
                 must_drop: true,
             })
         }
+        SlotWish::Held => Err(Fault::new(
+            FaultKind::Protocol,
+            "the session holds no replication slot",
+        )),
         SlotWish::Existing(name) => Ok(OwnedSlot {
             name: name.clone(),
             must_drop: false,

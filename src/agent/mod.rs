@@ -11,6 +11,7 @@ pub mod listen;
 pub mod look;
 pub mod options;
 mod reading;
+mod replay;
 pub mod serve;
 pub mod session;
 mod streams;

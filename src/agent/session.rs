@@ -1,6 +1,7 @@
 //! The agent's side of one client's session: which requests are lawful now, and what they do.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use super::effort::Effort;
 use super::host;
 use super::look;
 use super::options::ServeOptions;
+use super::replay;
 use super::tree::{self, Tree, WalkRules, list_fault, read_fault};
 use crate::buffer::Buffer;
 use crate::digest::SessionKey;
@@ -142,6 +144,12 @@ impl Session {
             Request::Manifest { part } => return workers::in_place(|| self.manifest(part)),
             Request::CloseBracket => self.close_bracket().await?,
             Request::WalFiles { timeline, from, to } => self.wal_files(timeline, from, to).await?,
+            Request::FileCopies { timeline, from, to } => {
+                let timelines = self.wal_timelines(timeline, from, to).await?;
+                let (facts, wal) = self.wal_place()?;
+                // All WAL of the backup is read: other work goes on meanwhile.
+                workers::in_place(|| replay::file_copies(facts, &wal, timelines, from, to))?
+            }
             Request::Configuration => {
                 let facts = self
                     .facts
@@ -218,14 +226,24 @@ impl Session {
         fast: bool,
         wish: &SlotWish,
     ) -> Result<Answer, Fault> {
-        if self.configuration()?.is_survey || self.facts.is_none() || self.has_begun {
+        if self.configuration()?.is_survey || self.facts.is_none() || self.bracket.is_some() {
             return Err(unlawful("a backup"));
         }
-        // One for each session: each may make a slot, and only the last would be dropped.
-        self.has_begun = true;
-        let slot = bracket::reserve(self.sql()?, wish).await?;
-        // Remembered before the backup starts: if that fails, the slot must go.
-        self.slot = Some(slot.clone());
+        let slot = match (wish, &self.slot) {
+            (SlotWish::Held, Some(slot)) => slot.clone(),
+            // One for each session: each may make a slot, and only the last would be dropped.
+            (SlotWish::Held, None) => return Err(unlawful("a further backup")),
+            _ if self.has_begun => return Err(unlawful("a backup")),
+            _ => {
+                self.has_begun = true;
+                let slot = bracket::reserve(self.sql()?, wish).await?;
+                // Remembered before the backup starts: if that fails, the slot must go.
+                self.slot = Some(slot.clone());
+                slot
+            }
+        };
+        // What was listed for the WAL of an earlier one.
+        self.reader = None;
         let bracket = bracket::open(self.sql()?, slot, label, fast).await?;
         let answer = Answer::BracketOpened {
             start_lsn: bracket.start_lsn,
@@ -330,6 +348,30 @@ impl Session {
         })
     }
 
+    /// The timelines that the WAL of the backup, which was ended, may be on.
+    async fn wal_timelines(
+        &self,
+        timeline: TimelineId,
+        from: Lsn,
+        to: Lsn,
+    ) -> Result<RangeInclusive<TimelineId>, Fault> {
+        let now = self.sql()?.facts().await;
+        let newest = now
+            .map_err(|error| server_fault("could not ask the source for its timeline", &error))?
+            .timeline;
+        if self.bracket.is_some() || to < from {
+            return Err(unlawful("WAL before the end of the backup"));
+        }
+        Ok(timeline..=newest.max(timeline))
+    }
+
+    /// Where the source's WAL is.
+    fn wal_place(&self) -> Result<(&SourceFacts, PathBuf), Fault> {
+        let facts = self.facts.as_ref().ok_or_else(|| unlawful("WAL"))?;
+        let pgdata = Path::new(std::ffi::OsStr::from_bytes(&facts.data_directory));
+        Ok((facts, pgdata.join("pg_wal")))
+    }
+
     async fn wal_files(
         &mut self,
         timeline: TimelineId,
@@ -337,20 +379,12 @@ impl Session {
         to: Lsn,
     ) -> Result<Answer, Fault> {
         let configuration = self.configuration()?;
-        let now = self.sql()?.facts().await;
-        let newest = now
-            .map_err(|error| server_fault("could not ask the source for its timeline", &error))?
-            .timeline;
-        let facts = self.facts.as_ref().ok_or_else(|| unlawful("WAL"))?;
-        if self.bracket.is_some() || to < from {
-            return Err(unlawful("WAL before the end of the backup"));
-        }
-        let wal = Path::new(std::ffi::OsStr::from_bytes(&facts.data_directory)).join("pg_wal");
-        let listed = walk::list(&wal).map_err(|error| read_fault(&error))?;
-        let segment_bytes = facts.control.wal_segment_bytes;
         // Where the source, a standby, followed to another timeline, a segment is there in the name of both; which
         // one a server reads is its history's affair (`xlogrecovery.c:XLogFileReadAnyTLI`).
-        let timelines = timeline..=newest.max(timeline);
+        let timelines = self.wal_timelines(timeline, from, to).await?;
+        let (facts, wal) = self.wal_place()?;
+        let listed = walk::list(&wal).map_err(|error| read_fault(&error))?;
+        let segment_bytes = facts.control.wal_segment_bytes;
         let mut there: BTreeMap<u64, Vec<(String, u64)>> = BTreeMap::new();
         for found in &listed {
             let name = std::str::from_utf8(&found.name).unwrap_or_default();

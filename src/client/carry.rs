@@ -16,6 +16,7 @@ use crate::client::outcome::DamagedPage;
 use crate::client::prepare::Half;
 use crate::client::run::Run;
 use crate::client::source::{Source, SourceError};
+use crate::client::transfer::lists::{lists, plan};
 use crate::client::transfer::ranges::{Found, Transfer};
 use crate::client::transfer::sink::Sink;
 use crate::client::transfer::work::Work;
@@ -32,10 +33,11 @@ use crate::pg::layout;
 use crate::pg::lsn::Lsn;
 use crate::plan::guard::{self, Cleared};
 use crate::plan::refusal::Refusal;
+use crate::plan::replay::{self, Spoiled};
 use crate::plan::standby::{self as standby_plan, StandbySettings};
 use crate::plan::tablespaces;
 use crate::plan::words;
-use crate::wire::message::{Answer, Request};
+use crate::wire::message::{Answer, Request, SlotWish};
 use crate::workers;
 
 /// What the run has when all has come but the end.
@@ -56,40 +58,101 @@ pub(super) struct Carried {
     bindir: Option<PathBuf>,
 }
 
-/// Brings everything, and ends the backup.
+/// Most backups of one run. What spoils one is over in moments, unless somebody does it all the time.
+const BACKUPS_MAX: u32 = 4;
+
+/// Brings everything, and ends the backup: the first one that replay makes into what the source had.
 ///
 /// # Errors
 /// A failure that leaves the target half-way.
-pub(super) async fn carry_out(run: &Run<'_>, half: Half) -> Result<Carried, Failure> {
+pub(super) async fn carry_out(run: &Run<'_>, mut half: Half) -> Result<Carried, Failure> {
+    workers::in_place(|| confine(run, &half.target, &half.cleared, &half.work));
+    let mut damaged = Vec::new();
+    let mut number = 1;
+    loop {
+        let brought = bring(run, &half, &mut damaged).await?;
+        let Some(spoiled) = spoiled(&half, &brought.stopped).await? else {
+            return Ok(carried(half, brought, damaged));
+        };
+        let reason = spoiled.reason();
+        if number == BACKUPS_MAX {
+            let error = format!("no backup of {BACKUPS_MAX} can be used: {reason}");
+            return Err(Failure::new(TargetState::HalfWay, error)
+                .detail(
+                    "Replay copies files where a database is moved or copied, and nothing says that they are still \
+                     what they were.",
+                )
+                .hint("Leave databases and tablespaces of the source in their place meanwhile.")
+                .hint(AGAIN));
+        }
+        run.warn(format!(
+            "The backup cannot be used ({reason}): a new one begins, and all is compared again."
+        ));
+        again(run, &mut half, &spoiled).await?;
+        number += 1;
+    }
+}
+
+/// What one backup brought beside the files.
+struct Brought {
+    stopped: Stopped,
+    control: Vec<u8>,
+}
+
+fn carried(half: Half, brought: Brought, damaged: Vec<DamagedPage>) -> Carried {
+    let Stopped {
+        stop_lsn, label, ..
+    } = brought.stopped;
+    Carried {
+        facts: half.facts,
+        target: half.target,
+        cleared: half.cleared,
+        before: half.before,
+        work: half.work,
+        damaged,
+        start_lsn: half.start_lsn,
+        stop_lsn,
+        label,
+        control: brought.control,
+        old_auto_conf: half.old_auto_conf,
+        standby: half.standby,
+        configuration: half.configuration,
+        bindir: half.bindir,
+    }
+}
+
+/// Does the work, and ends the backup. Adds to the pages that were found damaged.
+async fn bring(
+    run: &Run<'_>,
+    half: &Half,
+    damaged: &mut Vec<DamagedPage>,
+) -> Result<Brought, Failure> {
     let Half {
         source,
         facts,
         target,
         cleared,
-        before,
         work,
-        start_lsn,
-        old_auto_conf,
-        standby,
-        configuration,
-        bindir,
+        ..
     } = half;
-
     run.stage(Stage::Compare);
-    workers::in_place(|| confine(run, &target, &cleared, &work));
     let transfer = Transfer::new(
         source.clone(),
-        Sink::Target(Arc::clone(&target)),
+        Sink::Target(Arc::clone(target)),
         run.workers.clone(),
         Arc::clone(run.events.counters()),
         run.key,
         facts.control.block_bytes,
     );
+<<<<<<< HEAD
     make_directories(run, &target, &work).await?;
     unshare(run, &target, &work).await?;
+=======
+    make_directories(run, target, work).await?;
+>>>>>>> main
     // Removing large files takes the file system a while, in which it can well do something else.
     let emptying = {
-        let target = Arc::clone(&target);
+        let target = Arc::clone(target);
         workers::beside(move || target.empty_wal())
     };
     let moving = async {
@@ -106,42 +169,76 @@ pub(super) async fn carry_out(run: &Run<'_>, half: Half) -> Result<Carried, Fail
     };
     let (found, ()) = futures_util::future::try_join(moving, emptying).await?;
     drop(transfer);
-    let damaged = damaged_pages(run, &work, &found);
-    remove(run, &target, &facts, &cleared, &work, found).await?;
+    // Those of an earlier backup are the same by now on both sides.
+    let more = damaged_pages(run, work, &found);
+    let is_new = |page: &DamagedPage| !damaged.contains(page);
+    let more: Vec<_> = more.into_iter().filter(is_new).collect();
+    damaged.extend(more);
+    remove(run, target, facts, cleared, work, found).await?;
 
     run.stage(Stage::Wal);
     // The control file after all data and before the end: on a standby source it tells where
     // consistency is reached.
-    let mut control = control(&source)
+    let mut control = control(source)
         .await
         .map_err(|error| Failure::half_way_with(&error, error.hint()))?;
-    let stopped = close_bracket(&source, &cleared, start_lsn)
+    let stopped = close_bracket(source, cleared, half.start_lsn)
         .await
         .map_err(|error| Failure::half_way_with(&error, error.hint().as_deref()))?;
-    wal::supply(run, &source, &target, &facts, &stopped)
+    wal::supply(run, source, target, facts, &stopped)
         .await
         .map_err(|error| Failure::half_way_with(&error, error.hint()))?;
-    let Stopped {
-        stop_lsn, label, ..
-    } = stopped;
-
     poison_checkpoint(&mut control).map_err(|error| Failure::half_way(&error))?;
-    Ok(Carried {
-        facts,
-        target,
-        cleared,
-        before,
-        work,
-        damaged,
-        start_lsn,
-        stop_lsn,
-        label,
-        control,
-        old_auto_conf,
-        standby,
-        configuration,
-        bindir,
-    })
+    Ok(Brought { stopped, control })
+}
+
+/// Asks what the backup's WAL replays from files, and judges it.
+async fn spoiled(half: &Half, stopped: &Stopped) -> Result<Option<Spoiled>, Failure> {
+    let request = Request::FileCopies {
+        timeline: stopped.label.start_timeline,
+        from: stopped.label.start_lsn,
+        to: stopped.stop_lsn,
+    };
+    let answer = half.source.ask(&request, Vec::new()).await;
+    let (answer, _) = answer.map_err(|error| Failure::half_way_with(&error, error.hint()))?;
+    let Answer::FileCopies { doubts, made } = answer else {
+        return Err(Failure::half_way(&SourceError::Unfitting("file copies")));
+    };
+    let placements = &half.cleared.findings().placements;
+    Ok(replay::judge(&doubts, &made, placements))
+}
+
+/// Begins a new backup, and looks again at what there is to do.
+async fn again(run: &Run<'_>, half: &mut Half, spoiled: &Spoiled) -> Result<(), Failure> {
+    run.stage(Stage::Bracket);
+    let start_lsn = half
+        .source
+        .start_backup(run.options.fast_checkpoint, SlotWish::Held)
+        .await
+        .map_err(|error| Failure::half_way_with(&error, error.hint()))?;
+    if start_lsn <= spoiled.until {
+        // A standby cannot make checkpoints of its own.
+        let error = format!(
+            "the source, a standby, has no restartpoint behind {} to begin a backup at, and one that begins before it \
+             cannot be used: {}",
+            spoiled.until,
+            spoiled.reason()
+        );
+        return Err(Failure::new(TargetState::HalfWay, error)
+            .hint("Run CHECKPOINT on its primary, wait until the source has replayed it, and run CHECKPOINT there.")
+            .hint(AGAIN));
+    }
+    half.start_lsn = start_lsn;
+    run.stage(Stage::Manifest);
+    let half_way = |failure: Failure| Failure {
+        kind: Kind::Failed,
+        state: TargetState::HalfWay,
+        ..failure.hint(AGAIN)
+    };
+    let lists = lists(run, &half.source, true, &half.facts, &half.cleared).await;
+    let work = lists.and_then(|lists| plan(run, &half.facts, &half.cleared, lists));
+    half.work = work.map_err(half_way)?;
+    Ok(())
 }
 
 /// Makes the target a standby that can start.

@@ -30,7 +30,7 @@ use crate::plan::refusal::Refusal;
 use crate::plan::relation::relate;
 use crate::plan::standby as standby_plan;
 use crate::postmaster;
-use crate::wire::message::{Answer, Request, SlotWish};
+use crate::wire::message::{Request, SlotWish};
 use crate::workers;
 
 /// The target as it was found, held against other runs.
@@ -179,7 +179,8 @@ async fn close_in_order(
     let ((), start_lsn) = futures_util::future::try_join(login, bracket).await?;
 
     run.stage(Stage::Manifest);
-    let lists = lists(run, source, &target, &facts, &cleared).await?;
+    let has_content = target.condition.is_cluster();
+    let lists = lists(run, source, has_content, &facts, &cleared).await?;
     let work = plan(run, &facts, &cleared, lists)?;
     let old_auto_conf = match work.auto_conf {
         Some((entry, bytes)) => {
@@ -278,19 +279,12 @@ async fn open_bracket(
             .note("The replication slot exists already and is used.");
     }
     let is_new = matches!(slot, SlotWish::Create(_));
-    let request = Request::OpenBracket {
-        label: "pg_reseed rebuild".to_owned(),
-        fast_checkpoint: run.options.fast_checkpoint,
-        slot,
-    };
-    match source.ask(&request, Vec::new()).await? {
-        (Answer::BracketOpened { start_lsn, .. }, _) => {
-            if is_new {
-                // It is set once.
-                let _ = run.made_slot.set(());
-            }
-            Ok(start_lsn)
-        }
-        _ => Err(SourceError::Unfitting("backup start")),
+    let start_lsn = source
+        .start_backup(run.options.fast_checkpoint, slot)
+        .await?;
+    if is_new {
+        // It is set once.
+        let _ = run.made_slot.set(());
     }
+    Ok(start_lsn)
 }

@@ -17,9 +17,10 @@ use crate::link::From;
 use crate::link::frames::{self, Frame, FrameError, Impatient, Outgoing};
 use crate::link::process::{self, Link, Process};
 use crate::link::stdio::Input;
+use crate::pg::lsn::Lsn;
 use crate::wire::codec::{self, CodecError};
 use crate::wire::message::{
-    ALIVE_EVERY, Answer, Fault, JoinToken, Notice, Request, RequestId, SILENT_AFTER,
+    ALIVE_EVERY, Answer, Fault, JoinToken, Notice, Request, RequestId, SILENT_AFTER, SlotWish,
 };
 
 /// Requests that may wait for the link.
@@ -366,6 +367,22 @@ impl Source {
                 Ok(*facts)
             }
             _ => Err(SourceError::Unfitting("facts")),
+        }
+    }
+
+    /// Begins a backup under a slot; where it starts.
+    ///
+    /// # Errors
+    /// As [`Source::ask`].
+    pub async fn start_backup(&self, is_fast: bool, slot: SlotWish) -> Result<Lsn, SourceError> {
+        let request = Request::OpenBracket {
+            label: "pg_reseed rebuild".to_owned(),
+            fast_checkpoint: is_fast,
+            slot,
+        };
+        match self.ask(&request, Vec::new()).await? {
+            (Answer::BracketOpened { start_lsn, .. }, _) => Ok(start_lsn),
+            _ => Err(SourceError::Unfitting("backup start")),
         }
     }
 

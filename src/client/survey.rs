@@ -48,7 +48,7 @@ pub(super) async fn survey(
     configuration::fetch(run, source, is_interrupted(target)).await?;
     run.admitted.notify_one();
     run.stage(Stage::Manifest);
-    let lists = lists(run, source, target, &facts, &cleared).await?;
+    let lists = lists(run, source, target.condition.is_cluster(), &facts, &cleared).await?;
     let work = plan(run, &facts, &cleared, lists)?;
     let old = match work.auto_conf {
         // The source's comes: what it sets is not known yet.

@@ -15,6 +15,7 @@ pub mod read;
 pub mod root;
 pub mod size;
 pub mod target;
+pub mod wal;
 pub mod walk;
 pub mod writing;
 

@@ -18,3 +18,4 @@ pub mod relfile;
 pub mod segment;
 pub mod timeline;
 pub mod version;
+pub mod wal;

@@ -24,6 +24,7 @@ pub mod guard;
 pub mod overrides;
 pub mod refusal;
 pub mod relation;
+pub mod replay;
 pub mod settings;
 pub mod standby;
 pub mod tablespaces;

@@ -12,6 +12,7 @@ use crate::facts::{SlotFacts, SourceConfiguration, SourceFacts, Tablespace};
 use crate::geometry::{BitSet, EntryId, Span};
 use crate::pg::lsn::Lsn;
 use crate::pg::timeline::TimelineId;
+use crate::pg::wal::{Doubt, Made};
 
 /// Version of the protocol. Both sides must be equal: client and agent are one program, and a rebuild
 /// is no place for guesses about an older peer.
@@ -126,6 +127,8 @@ pub enum SlotWish {
     Existing(String),
     /// A new permanent one, which stays when the run succeeds.
     Create(String),
+    /// The one that this session has already: a further backup takes the place of one that was ended.
+    Held,
 }
 
 /// What the client asks.
@@ -187,6 +190,12 @@ pub enum Request {
     Join { token: JoinToken },
     /// The client is there, whatever else it is doing. There is no answer.
     Alive,
+    /// What in the WAL of the backup that was ended is replayed from files. Answer: [`Answer::FileCopies`].
+    FileCopies {
+        timeline: TimelineId,
+        from: Lsn,
+        to: Lsn,
+    },
 }
 
 /// What the agent answers.
@@ -253,6 +262,12 @@ pub enum Answer {
     Fault(Fault),
     /// From here on the stream takes requests that read.
     Joined,
+    FileCopies {
+        /// Copies whose replay may copy something else than the source did.
+        doubts: Vec<Doubt>,
+        /// Tablespaces whose creation is replayed.
+        made: Vec<Made>,
+    },
 }
 
 /// What the agent says without being asked.

@@ -26,7 +26,11 @@ mod hostile_client;
 mod inspect;
 mod lab;
 mod layouts;
+<<<<<<< HEAD
 mod links;
+=======
+mod moves;
+>>>>>>> main
 mod neighbour;
 mod oracle;
 mod rebuild;

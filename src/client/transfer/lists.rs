@@ -12,8 +12,8 @@ use crate::client::source::{Source, SourceError};
 use crate::client::transfer::here::{TargetWalk, Walked};
 use crate::client::transfer::work::{self, Work};
 use crate::disk::facts as disk;
-use crate::event::Event;
-use crate::facts::{SourceFacts, TargetFacts};
+use crate::event::{Counters, Event};
+use crate::facts::SourceFacts;
 use crate::manifest::{self, EntryKind, Folder, Listing, Manifest};
 use crate::path::RelPath;
 use crate::pg::layout;
@@ -34,18 +34,18 @@ pub struct Lists {
     walked: Walked,
 }
 
-/// Lists what both sides have, at the same time.
+/// Lists what both sides have, at the same time; the target only when it `has_content`.
 ///
 /// # Errors
 /// The source cannot be listed, or the target.
 pub async fn lists(
     run: &Run<'_>,
     source: &Source,
-    target: &TargetFacts,
+    has_content: bool,
     facts: &SourceFacts,
     cleared: &Cleared,
 ) -> Result<Lists, Failure> {
-    let walk = TargetWalk::new(run.options, target, facts, cleared.findings());
+    let walk = TargetWalk::new(run.options, has_content, facts, cleared.findings());
     let walked = run.workers.run(move || walk.walk());
     let (manifest, walked) = futures_util::future::join(manifest(run, source), walked).await;
     let (manifest, end) = manifest.map_err(|error| error.untouched())?;
@@ -194,16 +194,22 @@ pub fn plan(
             words::some_of(&end.skipped)
         ));
     }
+<<<<<<< HEAD
     if !work.not_brought.is_empty() {
         run.warn(format!(
             "What belongs to the source's host, and the target does not have, is not brought: {}.",
             words::some_of(&work.not_brought)
         ));
     }
+=======
+    // What an earlier backup of this run has done is done.
+    let counters = run.events.counters();
+    let before = |counter| Counters::read(counter);
+>>>>>>> main
     run.events.tell(&Event::Planned {
         files: work.files.len() as u64,
-        compare_bytes: work.files.compare_bytes(),
-        fetch_bytes: work.files.fetch_bytes(),
+        compare_bytes: before(&counters.compared_bytes) + work.files.compare_bytes(),
+        fetch_bytes: before(&counters.fetched_bytes) + work.files.fetch_bytes(),
     });
     Ok(work)
 }

@@ -1,0 +1,61 @@
+//! What the WAL of a backup does when it is replayed, as far as that is not told by the WAL alone.
+
+use std::path::Path;
+
+use super::tree::read_fault;
+use crate::disk::wal::Pages;
+use crate::facts::SourceFacts;
+use crate::pg::lsn::Lsn;
+use crate::pg::timeline::TimelineId;
+use crate::pg::wal::{FileCopies, Geometry, Reader};
+use crate::wire::message::{Answer, Fault, FaultKind};
+
+/// Reads all records from `from` to `to`; what of them is replayed from files. A standby's files may have more in
+/// them: its backup ends at the position that its control file names, which lags behind what it has replayed, and it
+/// may be in the middle of a record. All that it has received is read then.
+///
+/// # Errors
+/// The WAL is not all there, or a record cannot be understood: nothing is known then.
+pub(super) fn file_copies(
+    facts: &SourceFacts,
+    wal: &Path,
+    timelines: std::ops::RangeInclusive<TimelineId>,
+    from: Lsn,
+    to: Lsn,
+) -> Result<Answer, Fault> {
+    let control = &facts.control;
+    let mut pages = Pages::open(wal, control.wal_segment_bytes, timelines)
+        .map_err(|error| read_fault(&error))?;
+    let geometry = Geometry {
+        page_bytes: control.wal_block_bytes,
+        segment_bytes: control.wal_segment_bytes,
+        system_identifier: control.system_identifier,
+    };
+    let mut reader = Reader::new(geometry, from, |at, page| pages.read(at, page));
+    let mut copies = FileCopies::of_major(facts.version.major());
+    loop {
+        let is_enough = reader.has_reached(to);
+        if is_enough && !facts.in_recovery {
+            break;
+        }
+        let record = reader.next_record().map_err(|error| read_fault(&error))?;
+        if let Some(record) = record {
+            copies
+                .note(&record)
+                .map_err(|error| Fault::new(FaultKind::Read, error.to_string()))?;
+        } else if is_enough {
+            break;
+        } else {
+            let (end, reason) = (reader.position(), reader.end());
+            let reason = reason
+                .map(|reason| format!(": {reason}"))
+                .unwrap_or_default();
+            return Err(Fault::new(
+                FaultKind::Read,
+                format!("the WAL of the backup, up to {to}, cannot be read from {end} on{reason}"),
+            ));
+        }
+    }
+    let (doubts, made) = copies.end();
+    Ok(Answer::FileCopies { doubts, made })
+}
