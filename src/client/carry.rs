@@ -144,12 +144,8 @@ async fn bring(
         run.key,
         facts.control.block_bytes,
     );
-<<<<<<< HEAD
-    make_directories(run, &target, &work).await?;
-    unshare(run, &target, &work).await?;
-=======
     make_directories(run, target, work).await?;
->>>>>>> main
+    unshare(run, target, work).await?;
     // Removing large files takes the file system a while, in which it can well do something else.
     let emptying = {
         let target = Arc::clone(target);
@@ -237,7 +233,9 @@ async fn again(run: &Run<'_>, half: &mut Half, spoiled: &Spoiled) -> Result<(), 
     };
     let lists = lists(run, &half.source, true, &half.facts, &half.cleared).await;
     let work = lists.and_then(|lists| plan(run, &half.facts, &half.cleared, lists));
-    half.work = work.map_err(half_way)?;
+    let mut work = work.map_err(half_way)?;
+    work.tell_of(&half.work);
+    half.work = work;
     Ok(())
 }
 

@@ -26,11 +26,8 @@ mod hostile_client;
 mod inspect;
 mod lab;
 mod layouts;
-<<<<<<< HEAD
 mod links;
-=======
 mod moves;
->>>>>>> main
 mod neighbour;
 mod oracle;
 mod rebuild;

@@ -75,7 +75,7 @@ pub fn outcome(run: &Run<'_>, told: &Told<'_>) -> Outcome {
         taken_over: told.work.taken_over.clone(),
         replaced: told.work.made_equal.clone(),
         removed_tablespaces: told.work.tablespaces.clone(),
-        unshared_files: told.work.shared.len() as u64,
+        unshared_files: told.work.unshared_files,
         damaged: told.damaged.clone(),
         warnings: run.warnings(),
         slot: run.options.slot.clone(),

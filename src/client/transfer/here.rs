@@ -8,7 +8,7 @@ use crate::disk::DiskError;
 use crate::disk::facts as disk;
 use crate::disk::root::Root;
 use crate::disk::walk::{self, Place};
-use crate::facts::{Condition, FileIdentity, SourceFacts, TargetFacts};
+use crate::facts::{FileIdentity, SourceFacts};
 use crate::manifest::{Folder, Listing};
 use crate::path::RelPath;
 use crate::pg::layout::{self, Class, HostLocal};
@@ -44,7 +44,7 @@ struct Seen {
 impl TargetWalk {
     pub fn new(
         options: &RebuildOptions,
-        target: &TargetFacts,
+        has_content: bool,
         facts: &SourceFacts,
         findings: &Findings,
     ) -> Self {
@@ -56,7 +56,6 @@ impl TargetWalk {
                 RelPath::parse(path.as_bytes()).ok()?,
             ))
         });
-        let has_content = matches!(target.condition, Condition::Cluster(_));
         let locations = findings.placements.iter();
         let locations = locations.filter_map(|placement| {
             let location = placement.location_path()?;

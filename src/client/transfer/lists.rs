@@ -194,18 +194,15 @@ pub fn plan(
             words::some_of(&end.skipped)
         ));
     }
-<<<<<<< HEAD
     if !work.not_brought.is_empty() {
         run.warn(format!(
             "What belongs to the source's host, and the target does not have, is not brought: {}.",
             words::some_of(&work.not_brought)
         ));
     }
-=======
     // What an earlier backup of this run has done is done.
     let counters = run.events.counters();
     let before = |counter| Counters::read(counter);
->>>>>>> main
     run.events.tell(&Event::Planned {
         files: work.files.len() as u64,
         compare_bytes: before(&counters.compared_bytes) + work.files.compare_bytes(),

@@ -13,12 +13,7 @@ use crate::client::transfer::task::{Files, Planned};
 use crate::disk::DiskError;
 use crate::disk::conf::Base;
 use crate::disk::facts as disk;
-<<<<<<< HEAD
 use crate::disk::size;
-=======
-use crate::disk::root::Root;
-use crate::disk::walk::{self, Place};
->>>>>>> main
 use crate::facts::SourceFacts;
 use crate::geometry::{EntryId, ROLLING_MAX_BYTES};
 use crate::manifest::{self, Entry, EntryKind, Listing, Manifest};
@@ -60,6 +55,8 @@ pub struct Work {
     pub tablespaces: Vec<TablespaceRemoval>,
     /// Files that come and have another hard link in the target.
     pub shared: Vec<RelPath>,
+    /// How many these are, for the report.
+    pub unshared_files: u64,
     /// Bytes of all files of the manifest.
     pub full_copy_bytes: u64,
     /// The source's postgresql.auto.conf, where the new one grows from that.
@@ -159,6 +156,7 @@ pub fn make(
                 let bytes = entry.size.max(here.map_or(0, |here| here.size));
                 growth.add(&entry.path, bytes, None);
                 work.shared.push(entry.path);
+                work.unshared_files += 1;
             } else {
                 growth.add(&entry.path, entry.size, here);
             }
@@ -185,6 +183,23 @@ fn policy(options: &RebuildOptions, findings: &Findings) -> HostPolicy {
 }
 
 impl Work {
+    /// Tells at the end also of what was done for an earlier backup of the same run.
+    pub fn tell_of(&mut self, earlier: &Work) {
+        self.unshared_files += earlier.unshared_files;
+        // Their links are gone by now.
+        self.tablespaces.clone_from(&earlier.tablespaces);
+        self.made_equal
+            .retain(|name| !earlier.taken_over.contains(name));
+        for (own, before) in [
+            (&mut self.taken_over, &earlier.taken_over),
+            (&mut self.made_equal, &earlier.made_equal),
+        ] {
+            own.extend_from_slice(before);
+            own.sort();
+            own.dedup();
+        }
+    }
+
     /// Adds what is to be done for an entry, and returns whether that is work for a file.
     fn add(
         &mut self,
@@ -384,110 +399,6 @@ fn is_required(path: &RelPath) -> bool {
         .any(|name| name.as_bytes() == path.as_bytes())
 }
 
-<<<<<<< HEAD
-=======
-/// The walk through all that the target has, with tablespaces where they will be: a seed may find them there.
-/// What is emptied anyway is not looked into.
-pub struct TargetWalk {
-    /// The data directory, unless it is empty or missing.
-    content: Option<PathBuf>,
-    /// What tablespaces have of this cluster, by their paths in the data directory.
-    located: Vec<(PathBuf, RelPath)>,
-    threads: usize,
-}
-
-impl TargetWalk {
-    pub fn new(
-        options: &RebuildOptions,
-        has_content: bool,
-        facts: &SourceFacts,
-        findings: &Findings,
-    ) -> Self {
-        let version_directory = tablespaces::version_directory(facts);
-        let located = findings.placements.iter().filter_map(|placement| {
-            let path = format!("pg_tblspc/{}/{version_directory}", placement.oid);
-            Some((
-                placement.location_path()?.join(&version_directory),
-                RelPath::parse(path.as_bytes()).ok()?,
-            ))
-        });
-        Self {
-            content: has_content.then(|| options.pgdata.clone()),
-            located: located.collect(),
-            threads: options.jobs,
-        }
-    }
-
-    /// Walks.
-    ///
-    /// # Errors
-    /// A directory that cannot be listed.
-    pub fn walk(&self) -> Result<Listing<layout::Kind>, DiskError> {
-        let mut roots = Vec::new();
-        let mut folders = Vec::new();
-        for (place, path) in &self.located {
-            if disk::directory(place)?.is_some() {
-                let mut folder = Folder::new(path.parent());
-                // A path without a name behind a directory does not get here.
-                let _ = folder.push(path.name(), layout::Kind::Directory, 0);
-                folders.push(folder);
-                roots.push((Root::open(place)?, Some(path)));
-            }
-        }
-        if let Some(content) = &self.content {
-            roots.push((Root::open(content)?, None));
-        }
-        let start = roots
-            .iter()
-            .map(|(root, at)| Place::new(root, at.cloned()))
-            .collect();
-        let visit = |place| self.visit(&place);
-        folders.extend(walk::spread(start, self.threads, visit)?);
-        Listing::from_folders(folders).map_err(|error| {
-            let place = self.content.as_deref().unwrap_or(Path::new("/"));
-            DiskError::new("list", place, std::io::Error::other(error))
-        })
-    }
-
-    /// Lists one directory, and tells which of those in it are to be visited.
-    fn visit<'a>(
-        &self,
-        place: &Place<'a>,
-    ) -> Result<(Folder<layout::Kind>, Vec<Place<'a>>), DiskError> {
-        let directory = place.read()?;
-        let mut folder = Folder::new(place.at().cloned());
-        folder.reserve(directory.len(), directory.name_bytes());
-        let mut below = Vec::new();
-        directory.sizes::<DiskError>(self.threads, |name, kind, size| {
-            let kind = kind.in_layout();
-            // A name that no manifest can hold is none of PostgreSQL's.
-            if folder.push(name, kind, size).is_ok() && kind == layout::Kind::Directory {
-                below.extend(self.below(place, name));
-            }
-            Ok(())
-        })?;
-        Ok((folder, below))
-    }
-
-    fn below<'a>(&self, place: &Place<'a>, name: &[u8]) -> Option<Place<'a>> {
-        let path = match place.at() {
-            None => RelPath::parse(name),
-            Some(at) => at.join(name),
-        };
-        let path = path.ok()?;
-        let class = layout::classify(&path, layout::Kind::Directory, &HostLocal::none());
-        // What has a location is looked at there.
-        let is_located = layout::tablespace_oid(&path).is_some()
-            && self
-                .located
-                .iter()
-                .any(|(_, located)| located.starts_with(&path));
-        let is_visited = class != Class::EmptiedDirectory && !is_located;
-        is_visited.then(|| place.below(path))
-    }
-}
-
->>>>>>> main
 /// How much each file system must take.
 struct Growth {
     /// Where each tablespace will be.
