@@ -161,13 +161,14 @@ pub struct RebuildArguments {
     #[arg(long, value_name = "N", help_heading = TARGET)]
     pub max_delete: Option<u64>,
 
-    /// Save the WAL that only the target has to this directory
+    /// Save WAL that only the target has, or never archived, here
     ///
     /// Saves the WAL that only the target has, from where its history left the source's, to DIR before anything
-    /// is removed, with the history files and a note on how to read it. It is the only copy of the
-    /// transactions that were lost by the failover. DIR must be absolute, outside of PGDATA, and missing,
-    /// empty, or made by an earlier run of this option, whose files of the same names are replaced. Nothing is
-    /// saved when the target has no WAL of its own.
+    /// is removed, with the history files and a note on what it is and how to read it; and WAL that the target was
+    /// still to archive, so that it can be brought to the archive. Segments that the server has removed from pg_wal
+    /// already are gone: if any of the target's own are missing, that is a reason to refuse, see --keep-incomplete-wal.
+    /// DIR must be absolute, outside of PGDATA, and missing, empty, or made by an earlier run of this option, whose
+    /// files of the same names are replaced. Nothing is saved when there is nothing of either kind.
     #[arg(long, value_name = "DIR", help_heading = TARGET)]
     pub keep_diverged_wal: Option<PathBuf>,
 
@@ -658,6 +659,15 @@ pub struct OverrideArguments {
     /// compress, share blocks or grow on demand. When the disk fills nevertheless, the run stops half-way.
     #[arg(long)]
     pub ignore_free_space: bool,
+
+    /// Save the WAL that only the target has although parts are gone
+    ///
+    /// Goes on although --keep-diverged-wal cannot save all WAL that only the target has, because the server has
+    /// removed segments of it from pg_wal already. What is there is saved; the transactions that wrote to the
+    /// missing segments cannot be read from it. Without this option that is a reason to refuse, so that an archive can
+    /// be searched for these segments first.
+    #[arg(long, requires = "keep_diverged_wal")]
+    pub keep_incomplete_wal: bool,
 
     /// Go on with a PostgreSQL that is newer than known
     ///

@@ -13,6 +13,7 @@ use crate::client::look::conf;
 use crate::client::look::judge::{
     bindir, judge, judge_before_stop, judge_login, judge_wal_supply, slot_wish,
 };
+use crate::client::look::leaving;
 use crate::client::look::settings;
 use crate::client::look::target::{self, Hold};
 use crate::client::options::RebuildOptions;
@@ -123,6 +124,7 @@ async fn close_in_order(
 
     run.stage(Stage::Judge);
     keep::judge_place(options)?;
+    keep::judge_completeness(run, &target, &relate(&target, &facts))?;
     let to_stop = server_to_stop(options, &target);
     let mut cleared = None;
     if to_stop.is_some() {
@@ -162,6 +164,11 @@ async fn close_in_order(
         Some(cleared) => cleared,
         None => judge(options, &target, &facts)?,
     };
+    if to_stop.is_some() {
+        // Its last checkpoint may have removed segments.
+        keep::judge_completeness(run, &target, &cleared.findings().relation)?;
+    }
+    leaving::warn(run, &target, &facts);
 
     run.stage(Stage::Bracket);
     run.admitted.notify_one();

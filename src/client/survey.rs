@@ -10,6 +10,7 @@ use crate::client::failure::Failure;
 use crate::client::finish::summary::{self, Told};
 use crate::client::look::conf;
 use crate::client::look::judge::{bindir, judge, judge_login, judge_wal_supply};
+use crate::client::look::leaving;
 use crate::client::look::settings;
 use crate::client::outcome::Outcome;
 use crate::client::prepare::{facts, is_interrupted};
@@ -21,6 +22,7 @@ use crate::client::transfer::sink::Sink;
 use crate::disk::root::Roots;
 use crate::event::{Counters, Stage};
 use crate::facts::{Condition, TargetFacts};
+use crate::plan::relation::relate;
 use crate::plan::standby as standby_plan;
 
 /// Compares without a backup and without changing anything.
@@ -38,6 +40,7 @@ pub(super) async fn survey(
         .map_err(|error| error.untouched())?;
     run.stage(Stage::Judge);
     keep::judge_place(options)?;
+    keep::judge_completeness(run, target, &relate(target, &facts))?;
     let cleared = judge(options, target, &facts)?;
     judge_wal_supply(options, &facts)?;
     let bindir = bindir(options, &facts)?;
@@ -46,6 +49,7 @@ pub(super) async fn survey(
     let name = name.as_deref();
     judge_login(run, name, &facts, bindir.as_deref()).await?;
     configuration::fetch(run, source, is_interrupted(target)).await?;
+    leaving::warn(run, target, &facts);
     run.admitted.notify_one();
     run.stage(Stage::Manifest);
     let lists = lists(run, source, target, &facts, &cleared).await?;

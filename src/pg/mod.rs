@@ -16,5 +16,6 @@ pub mod lsn;
 pub mod page;
 pub mod relfile;
 pub mod segment;
+pub mod slot;
 pub mod timeline;
 pub mod version;

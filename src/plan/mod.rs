@@ -6,6 +6,8 @@
 //! - [`advice`]: whether the target needs a rebuild at all, and what to do.
 //! - [`relation`]: how the target's history relates to the source's.
 //! - [`diverged`]: which WAL only the target has.
+//! - [`saved`]: what of it can be saved, and the note beside it.
+//! - [`leaving`]: what goes beside the data and is missed by others.
 //! - [`guard`]: the reasons to refuse, and the proof that there was none.
 //! - [`overrides`]: what the DBA has said may happen all the same.
 //! - [`refusal`]: each reason in words for the DBA.
@@ -21,9 +23,11 @@ pub mod advice;
 pub mod configuration;
 pub mod diverged;
 pub mod guard;
+pub mod leaving;
 pub mod overrides;
 pub mod refusal;
 pub mod relation;
+pub mod saved;
 pub mod settings;
 pub mod standby;
 pub mod tablespaces;

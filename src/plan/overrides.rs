@@ -20,6 +20,8 @@ pub struct Overrides {
     pub reuse_tablespace_dirs: bool,
     /// `--ignore-free-space`.
     pub ignore_free_space: bool,
+    /// `--keep-incomplete-wal`: what is saved of the target's own WAL has gaps.
+    pub keep_incomplete_wal: bool,
     /// `--allow-unknown-version`: the source's major is newer than those that are known.
     pub allow_unknown_version: bool,
 }

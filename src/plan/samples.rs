@@ -2,7 +2,7 @@
 
 use crate::facts::{
     Condition, FileIdentity, HostIdentity, Running, SourceFacts, SourceRights, SourceSettings,
-    Tablespace, TargetCluster, TargetFacts,
+    Tablespace, TargetCluster, TargetFacts, UnarchivedWal,
 };
 use crate::pg::control::{ClusterState, ControlFile, WalLevel};
 use crate::pg::lsn::Lsn;
@@ -141,6 +141,8 @@ pub fn cluster(checkpoint: u64) -> TargetCluster {
         running: Running::No,
         unexpected_links: Vec::new(),
         is_locked: false,
+        unarchived: UnarchivedWal::default(),
+        slots: Vec::new(),
     }
 }
 

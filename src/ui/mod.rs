@@ -136,6 +136,12 @@ impl Ui {
         self.screen.told().stage
     }
 
+    /// Whether people read what is shown, and not a program.
+    #[must_use]
+    pub fn shows_to_people(&self) -> bool {
+        !self.is_json
+    }
+
     /// Where the log goes while the run lasts.
     #[must_use]
     pub fn log_sink(&self) -> log::Sink {

@@ -9,6 +9,8 @@ use serde::Serialize;
 
 use crate::client::outcome::{DamagedPage, Mode, Outcome};
 use crate::errors::one_line;
+use crate::pg::lsn::Lsn;
+use crate::plan::leaving;
 use crate::ui::{Ending, words};
 
 /// Most names and pages that the summary lists; the report has all.
@@ -17,9 +19,18 @@ const LISTED_MAX: usize = 10;
 /// Column in which the values begin.
 const INDENT: usize = 16;
 
-/// What the standard output of a finished run says.
+/// Whether a person has seen the warnings of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Warned {
+    /// On standard error, when they came up.
+    Already,
+    /// They went to a program.
+    NotYet,
+}
+
+/// What the standard output of a finished run says. Nothing is said twice.
 #[must_use]
-pub fn summary(outcome: &Outcome) -> String {
+pub fn summary(outcome: &Outcome, warned: Warned) -> String {
     let mut text = String::new();
     headline(&mut text, outcome);
     text.push('\n');
@@ -28,8 +39,18 @@ pub fn summary(outcome: &Outcome) -> String {
     backup(&mut text, outcome);
     time(&mut text, outcome);
     list(&mut text, "Kept", outcome.kept.iter(), LISTED_MAX);
-    let warnings = outcome.warnings.iter();
-    list(&mut text, "Warnings", warnings, usize::MAX);
+    match (warned, outcome.warnings.len() as u64) {
+        (_, 0) => {}
+        (Warned::Already, count) => row(
+            &mut text,
+            "Warnings",
+            format_args!("{} (see standard error)", words::number(count)),
+        ),
+        (Warned::NotYet, _) => {
+            let warnings = outcome.warnings.iter();
+            list(&mut text, "Warnings", warnings, usize::MAX);
+        }
+    }
     let damaged = outcome.damaged.iter().map(damage);
     list(&mut text, "Damaged pages", damaged, LISTED_MAX);
     let next = outcome.next_steps.iter();
@@ -101,14 +122,46 @@ fn history(text: &mut String, outcome: &Outcome) {
             text,
             "Saved WAL",
             format_args!(
-                "{} in {}, from {} on, in \"{}\"",
+                "{} in {}{}, in \"{}\"",
                 words::size(kept.bytes),
                 words::counted(kept.files, "file", "files"),
-                kept.from,
+                match kept.from {
+                    Some(Lsn::INVALID) | None => String::new(),
+                    Some(from) => format!(", from {from} on"),
+                },
                 kept.directory
             ),
         );
+        for missing in &kept.missing {
+            row(
+                text,
+                "",
+                format_args!("without {}, which pg_wal had no more", missing.segments()),
+            );
+        }
     }
+    let tense = |is: &'static str, was: &'static str| match outcome.mode {
+        Mode::DryRun => is,
+        Mode::Rebuild | Mode::Seed => was,
+    };
+    if let Some(unarchived) = &outcome.unarchived {
+        let saved = if unarchived.saved {
+            "; saved"
+        } else {
+            tense("; to be removed", "; removed")
+        };
+        row(
+            text,
+            "Not archived",
+            format_args!("{}{saved}", unarchived.summary()),
+        );
+    }
+    list(
+        text,
+        tense("Slots to go", "Slots gone"),
+        outcome.removed_slots.iter().map(leaving::slot),
+        LISTED_MAX,
+    );
 }
 
 /// What was compared, moved and saved.
@@ -297,7 +350,6 @@ mod tests {
 
     use super::*;
     use crate::client::outcome::{DivergenceReport, KeptWal, StageTime};
-    use crate::pg::lsn::Lsn;
     use crate::pg::timeline::TimelineId;
 
     fn rebuilt() -> Outcome {
@@ -323,8 +375,12 @@ mod tests {
                 directory: "/srv/lost".to_owned(),
                 files: 3,
                 bytes: 50_331_690,
-                from: Lsn(0x500_0000),
+                from: Some(Lsn(0x500_0000)),
+                unarchived_files: 0,
+                missing: Vec::new(),
             }),
+            unarchived: None,
+            removed_slots: Vec::new(),
             start_lsn: Some(Lsn(0x0700_0028)),
             stop_lsn: Some(Lsn(0x0900_0100)),
             compared_bytes: 13_314_398_617,
@@ -362,7 +418,7 @@ mod tests {
 
     #[test]
     fn summary_of_a_rebuild() {
-        assert_snapshot!(summary(&rebuilt()), @r#"
+        assert_snapshot!(summary(&rebuilt(), Warned::Already), @r#"
         "/srv/pg/15" is rebuilt as a standby of db2, and streams from it (PostgreSQL 15.18, timeline 2).
 
           The target    diverged from the source at 0/5000000 of timeline 1
@@ -402,7 +458,7 @@ mod tests {
             next_steps: vec!["Start the standby: pg_ctl -D /srv/pg/15 start".to_owned()],
             ..rebuilt()
         };
-        assert_snapshot!(summary(&outcome), @r#"
+        assert_snapshot!(summary(&outcome, Warned::NotYet), @r#"
         "/srv/pg/15" is seeded as a standby of db2 (PostgreSQL 15.18, timeline 2).
 
           The target    is empty: everything comes from the source
@@ -429,7 +485,7 @@ mod tests {
             streaming: false,
             ..rebuilt()
         };
-        assert_snapshot!(summary(&outcome), @r#"
+        assert_snapshot!(summary(&outcome, Warned::NotYet), @r#"
         Dry run: nothing was changed in "/srv/pg/15" (PostgreSQL 15.18, timeline 2).
 
           The target    diverged from the source at 0/5000000 of timeline 1
@@ -462,7 +518,7 @@ mod tests {
             next_steps: vec!["Repair the source.".to_owned(), "Run it again.".to_owned()],
             ..rebuilt()
         };
-        assert_snapshot!(summary(&outcome), @r#"
+        assert_snapshot!(summary(&outcome, Warned::NotYet), @r#"
         "/srv/pg/15" is rebuilt as a standby of db2, and streams from it (PostgreSQL 15.18, timeline 2).
         The source has 12 pages whose checksum is wrong; see below.
 
@@ -496,6 +552,17 @@ mod tests {
           Next          Repair the source.
                         Run it again.
         "#);
+    }
+
+    #[test]
+    fn warnings_that_were_seen_are_counted_and_not_repeated() {
+        let outcome = Outcome {
+            warnings: vec!["Beware.".to_owned()],
+            ..rebuilt()
+        };
+        let text = summary(&outcome, Warned::Already);
+        assert!(!text.contains("Beware.") && text.contains("Warnings      1 (see standard error)"));
+        assert!(summary(&outcome, Warned::NotYet).contains("Warnings      Beware.\n"));
     }
 
     #[test]

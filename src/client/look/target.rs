@@ -99,6 +99,10 @@ fn cluster(
         .map_or(TimelineId(1), ControlFile::timeline_reached);
     let before = marker.as_ref().and_then(|marker| marker.before.clone());
     // What an interrupted run has removed, its marker remembers.
+    let (unarchived, slots) = match &before {
+        Some(before) => (before.unarchived.clone(), before.slots.clone()),
+        None => (disk::unarchived(&wal)?, disk::slots(pgdata)?),
+    };
     let (history, newest_wal_timeline, wal_segments_end) = match (before, &control) {
         (Some(before), _) => (
             before.history,
@@ -142,6 +146,8 @@ fn cluster(
         pid_file,
         unexpected_links: unexpected_links(pgdata, listed)?,
         is_locked,
+        unarchived,
+        slots,
     })
 }
 

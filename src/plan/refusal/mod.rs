@@ -153,6 +153,7 @@ mod tests {
             ("unsupported-version", "--allow-unknown-version"),
             ("settings-too-low", "--raise-settings"),
             ("diverged-wal-place", "--keep-diverged-wal"),
+            ("diverged-wal-incomplete", "--keep-incomplete-wal"),
         ] {
             let named: Vec<Refusal> = all().into_iter().filter(|r| r.name() == name).collect();
             assert!(!named.is_empty(), "{name}");
