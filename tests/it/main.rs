@@ -14,7 +14,6 @@
 )]
 
 mod between;
-mod chaos;
 mod cluster;
 mod crash;
 mod daemon;
