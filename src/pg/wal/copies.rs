@@ -88,7 +88,7 @@ impl FileCopies {
         }
     }
 
-    /// The copies that are doubtful, at most [`DOUBTS_MAX`], and the tablespaces that were created.
+    /// The copies that are doubtful, a hundred at most, and the tablespaces that were created.
     #[must_use]
     pub fn end(self) -> (Vec<Doubt>, Vec<Made>) {
         (self.doubts, self.made)
