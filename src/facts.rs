@@ -292,6 +292,41 @@ pub struct TargetCluster {
     pub is_locked: bool,
     /// How its server is reached, and whom it follows.
     pub standing: Standing,
+    pub unarchived: UnarchivedWal,
+    /// Its replication slots, by name; not those that end with their session.
+    pub slots: Vec<TargetSlot>,
+}
+
+/// Files of the target's pg_wal that its server was still to archive (`archive_status/*.ready`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnarchivedWal {
+    /// Their names in pg_wal, in order.
+    pub files: Vec<String>,
+    pub bytes: u64,
+}
+
+/// A replication slot that the target has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetSlot {
+    pub name: String,
+    #[serde(flatten)]
+    pub kind: SlotKind,
+    /// The WAL that it keeps begins here, if it keeps any.
+    pub restart_lsn: Option<Lsn>,
+    /// It is a standby's copy of a slot on its primary.
+    pub is_synced: bool,
+}
+
+/// What a replication slot is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "kind")]
+pub enum SlotKind {
+    /// A standby, or another receiver of WAL.
+    Physical,
+    /// Logical decoding in a database, by a plugin.
+    Logical { database_oid: u32, plugin: String },
+    /// Its state file cannot be read.
+    Unknown,
 }
 
 /// Facts from an interrupted run's marker.

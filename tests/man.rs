@@ -193,6 +193,9 @@ fn the_json_formats_are_documented() {
         ("rebuild", outcome, "DivergenceReport"),
         ("rebuild", outcome, "DamagedPage"),
         ("rebuild", outcome, "KeptWal"),
+        ("rebuild", "src/plan/leaving.rs", "Unarchived"),
+        ("rebuild", "src/plan/saved.rs", "Stretch"),
+        ("rebuild", "src/facts.rs", "TargetSlot"),
         ("rebuild", "src/ui/figures.rs", "Figures"),
         ("rebuild", "src/ui/mod.rs", "Ending"),
         ("inspect", outcome, "Inspection"),
@@ -260,7 +263,7 @@ fn short_help_of_rebuild() {
           --max-delete <N>
               Refuse to remove more files than this
           --keep-diverged-wal <DIR>
-              Save the WAL that only the target has to this directory
+              Save WAL that only the target has, or never archived, here
           --seed
               Make a new standby where nothing is
       -B, --bindir <BINDIR>
@@ -329,6 +332,7 @@ fn short_help_of_rebuild() {
           --no-login-check             Do not try the standby's connection first
           --reuse-tablespace-dirs      Use tablespace directories that have content
           --ignore-free-space          Do not check that there is enough room
+          --keep-incomplete-wal        Save the WAL that only the target has although parts are gone
           --allow-unknown-version      Go on with a PostgreSQL that is newer than known
 
     General options:

@@ -39,6 +39,8 @@ use crate::wire::message::Compression;
     disable_help_flag = true,
     disable_version_flag = true,
     disable_help_subcommand = true,
+    // The last one counts, as in psql and pg_basebackup; lists add up all the same.
+    args_override_self = true,
     max_term_width = 100,
     override_usage = "pg_reseed rebuild [OPTION]...\n       pg_reseed inspect [OPTION]...\n       pg_reseed serve [OPTION]..."
 )]
@@ -161,13 +163,14 @@ pub struct RebuildArguments {
     #[arg(long, value_name = "N", help_heading = TARGET)]
     pub max_delete: Option<u64>,
 
-    /// Save the WAL that only the target has to this directory
+    /// Save WAL that only the target has, or never archived, here
     ///
     /// Saves the WAL that only the target has, from where its history left the source's, to DIR before anything
-    /// is removed, with the history files and a note on how to read it. It is the only copy of the
-    /// transactions that were lost by the failover. DIR must be absolute, outside of PGDATA, and missing,
-    /// empty, or made by an earlier run of this option, whose files of the same names are replaced. Nothing is
-    /// saved when the target has no WAL of its own.
+    /// is removed, with the history files and a note on what it is and how to read it; and WAL that the target was
+    /// still to archive, so that it can be brought to the archive. Segments that the server has removed from pg_wal
+    /// already are gone: if any of the target's own are missing, that is a reason to refuse, see --keep-incomplete-wal.
+    /// DIR must be absolute, outside of PGDATA, and missing, empty, or made by an earlier run of this option, whose
+    /// files of the same names are replaced. Nothing is saved when there is nothing of either kind.
     #[arg(long, value_name = "DIR", help_heading = TARGET)]
     pub keep_diverged_wal: Option<PathBuf>,
 
@@ -695,6 +698,15 @@ pub struct OverrideArguments {
     #[arg(long)]
     pub ignore_free_space: bool,
 
+    /// Save the WAL that only the target has although parts are gone
+    ///
+    /// Goes on although --keep-diverged-wal cannot save all WAL that only the target has, because the server has
+    /// removed segments of it from pg_wal already. What is there is saved; the transactions that wrote to the
+    /// missing segments cannot be read from it. Without this option that is a reason to refuse, so that an archive can
+    /// be searched for these segments first.
+    #[arg(long, requires = "keep_diverged_wal")]
+    pub keep_incomplete_wal: bool,
+
     /// Go on with a PostgreSQL that is newer than known
     ///
     /// Goes on although the source's major version is newer than those that this pg_reseed knows. What a later
@@ -900,6 +912,40 @@ pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Arguments, cla
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_an_option_that_is_given_twice_the_last_one_counts_and_lists_add_up() {
+        let line = "pg_reseed rebuild -D /a -D /b -h db1 --host db2 -p 1 -p 2 -n -n --start --start -P json -P plain \
+                    --config source --config target -j 1 --jobs 2 -T /a=/b -T /c=/d --keep x --keep y -v -v";
+        let words = line
+            .split(' ')
+            .filter(|word| !word.is_empty())
+            .map(Into::into);
+        let Command::Rebuild(typed) = parse(words).unwrap().command else {
+            panic!("not a rebuild");
+        };
+        assert_eq!(typed.pgdata, Some("/b".into()));
+        assert_eq!(typed.connection.host.as_deref(), Some("db2"));
+        assert_eq!((typed.connection.port, typed.jobs), (Some(2), Some(2)));
+        assert!(typed.dry_run && typed.start);
+        assert_eq!(
+            (typed.progress, typed.config),
+            (Style::Plain, ConfigSide::Target)
+        );
+        assert_eq!((typed.tablespace_mapping.len(), typed.keep.len()), (2, 2));
+        assert_eq!(typed.verbose, 2);
+        let both = "pg_reseed rebuild -D /a -q -q -v"
+            .split(' ')
+            .map(Into::into);
+        assert!(parse(both).is_err());
+        for line in [
+            "pg_reseed inspect -D /a -D /b --json --json -S a -S b",
+            "pg_reseed serve --stdio --stdio -D /a -D /b",
+        ] {
+            let words = line.split(' ').map(Into::into);
+            assert!(parse(words).is_ok(), "{line}");
+        }
+    }
 
     #[test]
     fn definitions_are_sound() {

@@ -603,6 +603,7 @@ fn overrides(typed: &OverrideArguments, seed: bool) -> Overrides {
         no_login_check: typed.no_login_check,
         reuse_tablespace_dirs: typed.reuse_tablespace_dirs,
         ignore_free_space: typed.ignore_free_space,
+        keep_incomplete_wal: typed.keep_incomplete_wal,
         allow_unknown_version: typed.allow_unknown_version,
         leave_no_primary: typed.leave_no_primary,
         seed,

@@ -4,8 +4,10 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::client::close::keep;
 use crate::client::failure::{Failure, TargetState};
 use crate::client::finish::summary;
+use crate::client::look::leaving;
 use crate::client::look::lineage;
 use crate::client::look::target::{self, Hold};
 use crate::client::options::{InspectOptions, InspectSource};
@@ -55,6 +57,11 @@ pub async fn inspect(options: &InspectOptions, events: &Events) -> Result<Inspec
         relation: None,
         relation_in_words: None,
         divergence: None,
+        missing_wal: Vec::new(),
+        warnings: match &target.condition {
+            Condition::Cluster(cluster) => leaving::warnings(cluster, None, false),
+            _ => Vec::new(),
+        },
         advice: None,
         sentences: Vec::new(),
         command: None,
@@ -136,6 +143,16 @@ fn conclude(
         }),
     });
     inspection.divergence = summary::divergence(&relation, cluster);
+    if let Some(cluster) = cluster {
+        let source = Some((facts, &relation));
+        inspection.warnings = leaving::warnings(cluster, source, false);
+        if let Some(report) = &mut inspection.cluster {
+            report.unarchived = leaving::unarchived(cluster, source);
+        }
+        if cluster.interrupted.is_none() && inspection.divergence.is_some() {
+            inspection.missing_wal = keep::missing(&options.pgdata, cluster, &relation)?;
+        }
+    }
     inspection.relation = Some(relation.name());
     inspection.relation_in_words = Some(relation.to_string());
     inspection.sentences = advice.sentences();
@@ -288,6 +305,8 @@ fn report_of(
                 is_there: space.identity.is_some(),
             })
             .collect(),
+        unarchived: leaving::unarchived(cluster, None),
+        slots: cluster.slots.clone(),
         interrupted: cluster.interrupted.as_ref().map(|run| InterruptedReport {
             start_lsn: run.start_lsn,
             age_seconds: seconds_since(run.started_unix_seconds),

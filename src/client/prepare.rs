@@ -16,6 +16,7 @@ use crate::client::look::conf;
 use crate::client::look::judge::{
     bindir, choose_slot, judge, judge_before_stop, judge_login, judge_wal_supply, remark, slot_wish,
 };
+use crate::client::look::leaving;
 use crate::client::look::lineage;
 use crate::client::look::settings;
 use crate::client::look::target::{self, Hold};
@@ -31,6 +32,7 @@ use crate::facts::{Condition, Live, Running, SourceFacts, TargetCluster, TargetF
 use crate::pg::lsn::Lsn;
 use crate::plan::guard::{self, Cleared, Findings};
 use crate::plan::refusal::Refusal;
+use crate::plan::relation::relate;
 use crate::plan::slots;
 use crate::plan::standby as standby_plan;
 use crate::wire::message::{Answer, Request, SlotWish};
@@ -131,6 +133,7 @@ async fn close_in_order(
     run.stage(Stage::Judge);
     keep::judge_place(options)?;
     choose_slot(run, &target, &facts);
+    keep::judge_completeness(run, &target, &relate(&target, &facts))?;
     let to_stop = server_to_stop(options, &target);
     let mut cleared = None;
     let before_stop = match to_stop {
@@ -204,6 +207,11 @@ async fn close_in_order(
         Some(cleared) => cleared,
         None => judge(run, &target, &facts)?,
     };
+    if to_stop.is_some() {
+        // Its last checkpoint may have removed segments.
+        keep::judge_completeness(run, &target, &cleared.findings().relation)?;
+    }
+    leaving::warn(run, &target, &facts);
     let findings = cleared.findings();
     let (start_lsn, lists) = match begun {
         Some((start_lsn, lists)) if to_stop.is_some() => {

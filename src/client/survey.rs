@@ -12,6 +12,7 @@ use crate::client::look::conf;
 use crate::client::look::judge::{
     bindir, choose_slot, judge, judge_before_stop, judge_login, judge_wal_supply, remark,
 };
+use crate::client::look::leaving;
 use crate::client::look::settings;
 use crate::client::outcome::Outcome;
 use crate::client::prepare::{facts, is_interrupted, server_to_stop};
@@ -23,6 +24,7 @@ use crate::client::transfer::sink::Sink;
 use crate::disk::root::Roots;
 use crate::event::{Counters, Stage};
 use crate::facts::{Condition, TargetFacts};
+use crate::plan::relation::relate;
 use crate::plan::standby as standby_plan;
 
 /// Compares without a backup and without changing anything.
@@ -40,6 +42,7 @@ pub(super) async fn survey(
         .map_err(|error| error.untouched())?;
     run.stage(Stage::Judge);
     keep::judge_place(options)?;
+    keep::judge_completeness(run, target, &relate(target, &facts))?;
     choose_slot(run, target, &facts);
     let server_to_stop = server_to_stop(options, target);
     let findings = match server_to_stop {
@@ -58,6 +61,7 @@ pub(super) async fn survey(
     let name = name.as_deref();
     judge_login(run, name, &facts, bindir.as_deref()).await?;
     configuration::fetch(run, source, is_interrupted(target)).await?;
+    leaving::warn(run, target, &facts);
     run.admitted.notify_one();
     run.stage(Stage::Manifest);
     let has_content = target.condition.is_cluster();

@@ -7,6 +7,8 @@
 //! - [`relation`]: how the target's history relates to the source's.
 //! - [`lineage`]: where the source leads: to a primary that is not the target.
 //! - [`diverged`]: which WAL only the target has.
+//! - [`saved`]: what of it can be saved, and the note beside it.
+//! - [`leaving`]: what goes beside the data and is missed by others.
 //! - [`guard`]: the reasons to refuse, and the proof that there was none.
 //! - [`overrides`]: what the DBA has said may happen all the same.
 //! - [`refusal`]: each reason in words for the DBA.
@@ -23,11 +25,13 @@ pub mod advice;
 pub mod configuration;
 pub mod diverged;
 pub mod guard;
+pub mod leaving;
 pub mod lineage;
 pub mod overrides;
 pub mod refusal;
 pub mod relation;
 pub mod replay;
+pub mod saved;
 pub mod settings;
 pub mod slots;
 pub mod standby;

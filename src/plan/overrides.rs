@@ -24,6 +24,8 @@ pub struct Overrides {
     pub leave_no_primary: bool,
     /// `--seed`: a data directory that does not exist is meant.
     pub seed: bool,
+    /// `--keep-incomplete-wal`: what is saved of the target's own WAL has gaps.
+    pub keep_incomplete_wal: bool,
     /// `--allow-unknown-version`: the source's major is newer than those that are known.
     pub allow_unknown_version: bool,
 }

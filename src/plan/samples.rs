@@ -2,7 +2,7 @@
 
 use crate::facts::{
     Condition, FileIdentity, HostIdentity, Running, SourceFacts, SourceRights, SourceSettings,
-    Standing, Tablespace, TargetCluster, TargetFacts,
+    Standing, Tablespace, TargetCluster, TargetFacts, UnarchivedWal,
 };
 use crate::pg::control::{ClusterState, ControlFile, WalLevel};
 use crate::pg::lsn::Lsn;
@@ -144,6 +144,8 @@ pub fn cluster(checkpoint: u64) -> TargetCluster {
         unexpected_links: Vec::new(),
         is_locked: false,
         standing: Standing::default(),
+        unarchived: UnarchivedWal::default(),
+        slots: Vec::new(),
     }
 }
 

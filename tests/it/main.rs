@@ -20,6 +20,7 @@ mod daemon;
 mod edges;
 mod frames;
 mod guards;
+mod heard;
 mod hostile_agent;
 mod hostile_client;
 mod inspect;

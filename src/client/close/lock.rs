@@ -106,6 +106,8 @@ impl Close<'_> {
                 history: cluster.history.clone(),
                 newest_wal_timeline: cluster.newest_wal_timeline,
                 wal_segments_end: cluster.wal_segments_end,
+                unarchived: cluster.unarchived.clone(),
+                slots: cluster.slots.clone(),
             }),
         }
     }

@@ -4,6 +4,7 @@
 pub(super) mod conf;
 pub mod debian;
 pub(super) mod judge;
+pub(super) mod leaving;
 pub(super) mod lineage;
 pub(super) mod marker;
 pub(super) mod settings;

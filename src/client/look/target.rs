@@ -105,6 +105,10 @@ fn cluster(
         .map_or(TimelineId(1), ControlFile::timeline_reached);
     let before = marker.as_ref().and_then(|marker| marker.before.clone());
     // What an interrupted run has removed, its marker remembers.
+    let (unarchived, slots) = match &before {
+        Some(before) => (before.unarchived.clone(), before.slots.clone()),
+        None => (disk::unarchived(&wal)?, disk::slots(pgdata)?),
+    };
     let (history, newest_wal_timeline, wal_segments_end) = match (before, &control) {
         (Some(before), _) => (
             before.history,
@@ -149,6 +153,8 @@ fn cluster(
         unexpected_links: unexpected_links(pgdata, listed)?,
         is_locked,
         standing: Standing::default(),
+        unarchived,
+        slots,
     })
 }
 

@@ -3,7 +3,7 @@
 //! [`judge`] holds what both sides said about themselves against every guard and returns all
 //! refusals, the most fundamental first, so that the DBA mends everything in one go. [`Cleared`] can
 //! be made in `verdict` only: whoever writes to a target asks for it. Guards that few runs need or whose facts
-//! come later ([`wal_supply`], [`login()`], [`room()`], [`settings()`], [`max_delete`], [`new_tablespaces`])
+//! come later ([`wal_supply`], [`diverged_wal`], [`login()`], [`room()`], [`settings()`], [`max_delete`], [`new_tablespaces`])
 //! are functions of their own and refuse in the same words.
 //!
 //! A file for each kind, and one of the same name in [`refusal`](super::refusal) for its words:
@@ -38,6 +38,7 @@ mod tablespaces;
 mod target;
 mod verdict;
 
+pub use self::directories::diverged_wal;
 pub use self::login::{Login, login};
 pub use self::removals::max_delete;
 pub use self::room::{RoomNeed, room};

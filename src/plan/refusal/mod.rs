@@ -160,6 +160,7 @@ mod tests {
             ("seed-not-asked-for", "--seed"),
             ("slot-keeps-too-much", "--max-wal-retained"),
             ("diverged-wal-place", "--keep-diverged-wal"),
+            ("diverged-wal-incomplete", "--keep-incomplete-wal"),
         ] {
             let named: Vec<Refusal> = all().into_iter().filter(|r| r.name() == name).collect();
             assert!(!named.is_empty(), "{name}");

@@ -157,6 +157,13 @@ pub enum Refusal {
         /// A sentence.
         problem: String,
     },
+    /// Parts of what `--keep-diverged-wal` shall save are gone.
+    DivergedWalIncomplete {
+        /// Names of segments.
+        missing: Vec<String>,
+        /// Sentences.
+        lack: String,
+    },
     ConfigDirUnfit {
         directory: String,
         /// A sentence.
@@ -277,6 +284,7 @@ impl Refusal {
             Refusal::SettingsTooLow { .. } => "settings-too-low",
             Refusal::WaldirUnfit { .. } => "waldir-unfit",
             Refusal::DivergedWalPlace { .. } => "diverged-wal-place",
+            Refusal::DivergedWalIncomplete { .. } => "diverged-wal-incomplete",
             Refusal::ConfigDirUnfit { .. } => "config-dir-unfit",
             Refusal::MappingUnknown { .. } => "mapping-unknown",
             Refusal::MappingTwice { .. } => "mapping-twice",
