@@ -14,6 +14,7 @@
 )]
 
 mod between;
+mod chaos;
 mod cluster;
 mod crash;
 mod daemon;
