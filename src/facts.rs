@@ -2,6 +2,8 @@
 //!
 //! Values only. `client::look::target` and `agent::look` fill them in; `plan` judges them.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::pg::control::ControlFile;
@@ -78,6 +80,8 @@ pub struct SourceFacts {
     pub rights: SourceRights,
     /// The slot asked for, if it exists.
     pub slot: Option<SlotFacts>,
+    /// Another run of pg_reseed that has the slot asked for.
+    pub slot_run: Option<SlotHolder>,
     /// `application_name`s listed in `synchronous_standby_names` (the raw setting).
     pub synchronous_standby_names: String,
     /// All physical slots that are not temporary.
@@ -193,6 +197,48 @@ pub struct SlotFacts {
     pub restart_lsn: Option<Lsn>,
     /// `wal_status` of pg_replication_slots.
     pub wal_status: String,
+    /// Who streams from it now.
+    pub holder: Option<SlotHolder>,
+}
+
+/// The other end of a connection to the source's server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotClient {
+    /// IP address in the shortest form; `None` for a Unix-domain socket.
+    pub address: Option<String>,
+    /// Its port; 0 for a Unix-domain socket.
+    pub port: u16,
+}
+
+impl fmt::Display for SlotClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.address {
+            Some(address) => write!(f, "{address} port {}", self.port),
+            None => f.write_str("a socket of the source's host"),
+        }
+    }
+}
+
+/// A session of the source's server that has a slot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotHolder {
+    pub pid: i32,
+    pub application_name: String,
+    /// `None` where the role may not see it.
+    pub client: Option<SlotClient>,
+}
+
+impl fmt::Display for SlotHolder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {} of the source", self.pid)?;
+        if !self.application_name.is_empty() {
+            write!(f, ", \"{}\"", self.application_name)?;
+        }
+        match &self.client {
+            Some(client) => write!(f, " from {client}"),
+            None => Ok(()),
+        }
+    }
 }
 
 impl SlotFacts {
@@ -286,6 +332,8 @@ pub struct TargetCluster {
     pub tablespaces: Vec<Tablespace>,
     pub pid_file: Vec<u8>,
     pub running: Running,
+    /// How its server streams, if one runs and does.
+    pub stream: Option<OwnStream>,
     /// Symbolic links inside the data directory where a rebuild must write and none may be.
     pub unexpected_links: Vec<String>,
     /// Whether another pg_reseed works on it.
@@ -327,6 +375,15 @@ pub enum SlotKind {
     Logical { database_oid: u32, plugin: String },
     /// Its state file cannot be read.
     Unknown,
+}
+
+/// The stream that the target's own server has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnStream {
+    /// The slot that its configuration names.
+    pub slot: Option<String>,
+    /// Its own ends of its walreceiver's TCP connections.
+    pub ends: Vec<SlotClient>,
 }
 
 /// Facts from an interrupted run's marker.

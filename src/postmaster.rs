@@ -1,7 +1,15 @@
 //! The server in a data directory: does it run, stop it, start it.
 
 pub mod again;
+mod login;
+mod receiver;
 pub mod restore;
+mod setting;
+mod strays;
+
+pub use self::login::{Trial, try_login};
+pub use self::receiver::{Receiver, Receives, receiver};
+pub use self::setting::setting;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -13,11 +21,10 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 
 use crate::facts::Running;
-use crate::pg::lsn::Lsn;
-use crate::plan::guard::Login;
 
-/// How long the login may take.
-const LOGIN_WITHIN: Duration = Duration::from_secs(30);
+/// What in the environment says how to reach the source, and would be a setting of a server that we start, or let
+/// its walreceiver in only until the next start.
+const NOT_FOR_SERVERS: [&str; 3] = ["PGPORT", "PGOPTIONS", "PGPASSWORD"];
 
 /// How often a condition is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -39,6 +46,17 @@ pub enum PostmasterError {
     },
     #[error("the server did not start: {0}")]
     DidNotStart(String),
+    #[error(
+        "the server that was started works in \"{}\", not in \"{}\"{}",
+        .directory.display(), .pgdata.display(),
+        if *.is_stopped { "; it was stopped again".to_owned() } else { format!(", and does not stop (pid {pid})") }
+    )]
+    Elsewhere {
+        pid: u32,
+        directory: PathBuf,
+        pgdata: PathBuf,
+        is_stopped: bool,
+    },
 }
 
 /// The lines of postmaster.pid that matter (PostgreSQL `src/include/utils/pidfile.h`).
@@ -270,7 +288,11 @@ pub async fn start(options: &StartOptions, wait: Duration) -> Result<u32, Postma
         let path = options.log_file.display();
         PostmasterError::DidNotStart(format!("could not open \"{path}\": {error}"))
     })?;
+    let before = strays::Before::look();
     let mut command = tokio::process::Command::new(&program);
+    for name in NOT_FOR_SERVERS {
+        command.env_remove(name);
+    }
     command
         .args(words)
         .stdin(Stdio::null())
@@ -313,8 +335,17 @@ pub async fn start(options: &StartOptions, wait: Duration) -> Result<u32, Postma
             PidFile::parse(&pid_file),
             matches!(status.as_str(), "starting" | "standby" | "ready"),
         ) && is_alive(found.pid)
+            && works_in(found.pid, &options.pgdata)
         {
             return Ok(found.pid);
+        }
+        if let Some(stray) = before.stray(&options.pgdata, options.config_file.as_deref()) {
+            return Err(PostmasterError::Elsewhere {
+                is_stopped: strays::stop(&stray, wait).await,
+                pid: stray.pid,
+                directory: stray.directory,
+                pgdata: options.pgdata.clone(),
+            });
         }
         if begin.elapsed() > wait {
             return Err(did_not_start(format!("after {} s", wait.as_secs())));
@@ -332,111 +363,6 @@ pub async fn start(options: &StartOptions, wait: Duration) -> Result<u32, Postma
 #[must_use]
 pub fn lives(pid: u32) -> bool {
     is_alive(pid)
-}
-
-/// What the walreceiver of a server does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Receives {
-    /// There is none.
-    No,
-    /// There is one; its title does not say what it does (`update_process_title`).
-    Unknown,
-    /// It has written what it received up to here; `None` where the title is not understood.
-    Streams(Option<Lsn>),
-}
-
-/// Whether the server with this pid has a walreceiver, and what its title says (PostgreSQL
-/// `walreceiver.c:XLogWalRcvProcessMsg`).
-#[must_use]
-pub fn receives(pid: u32) -> Receives {
-    let Ok(processes) = std::fs::read_dir("/proc") else {
-        return Receives::No;
-    };
-    for process in processes.flatten() {
-        let read = |name: &str| std::fs::read_to_string(process.path().join(name));
-        let stat = read("stat").unwrap_or_default();
-        let parent = stat
-            .rsplit_once(") ")
-            .and_then(|(_, rest)| rest.split(' ').nth(1)?.parse::<u32>().ok());
-        if parent != Some(pid) {
-            continue;
-        }
-        let title = read("cmdline").unwrap_or_default();
-        if let Some((_, lsn)) = title.split_once("walreceiver streaming ") {
-            let lsn = lsn.trim_end_matches(['\0', ' ']);
-            return Receives::Streams(Lsn::parse(lsn).ok());
-        }
-        if title.contains("walreceiver") {
-            return Receives::Unknown;
-        }
-    }
-    Receives::No
-}
-
-/// Tries the standby's login with the very connection string that it will use, by libpq itself: `psql`
-/// beside the server's programs, or on the PATH. `None` when there is no `psql`.
-pub async fn try_login(bindir: Option<&Path>, primary_conninfo: &str) -> Option<Login> {
-    let program = bindir
-        .map(|directory| directory.join("psql"))
-        .filter(|program| program.is_file())
-        .unwrap_or_else(|| "psql".into());
-    let mut command = tokio::process::Command::new(&program);
-    command
-        .args([
-            "--no-psqlrc",
-            "--no-align",
-            "--tuples-only",
-            "--no-password",
-        ])
-        .args([
-            "--field-separator",
-            " ",
-            "--command",
-            "IDENTIFY_SYSTEM",
-            "--dbname",
-        ])
-        // As a walreceiver does: the name of the database is what password files are searched for
-        // (`libpqwalreceiver.c:libpqrcv_connect`).
-        .arg(format!(
-            "{primary_conninfo} dbname=replication replication=true"
-        ))
-        // The server will not have these; what it will have stands in the connection string.
-        .env_remove("PGPASSWORD")
-        .env_remove("PGOPTIONS")
-        .env_remove("PGDATABASE")
-        .env("PGAPPNAME", "pg_reseed")
-        .env("PGCONNECT_TIMEOUT", "15")
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
-    let output = match tokio::time::timeout(LOGIN_WITHIN, command.output()).await {
-        Err(_) => {
-            return Some(Login::Refused {
-                reason: format!("no answer within {} s", LOGIN_WITHIN.as_secs()),
-            });
-        }
-        Ok(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => return None,
-        Ok(Err(error)) => {
-            return Some(Login::Refused {
-                reason: format!("could not run \"{}\": {error}", program.display()),
-            });
-        }
-        Ok(Ok(output)) => output,
-    };
-    let said = String::from_utf8_lossy(&output.stdout);
-    let identifier = said
-        .split_whitespace()
-        .next()
-        .and_then(|word| word.parse().ok());
-    Some(match (output.status.success(), identifier) {
-        (true, Some(system_identifier)) => Login::Reached { system_identifier },
-        _ => {
-            let reason = String::from_utf8_lossy(&output.stderr);
-            let reason = reason.trim().trim_start_matches("psql: ");
-            Login::Refused {
-                reason: reason.trim_start_matches("error: ").to_owned(),
-            }
-        }
-    })
 }
 
 /// The last lines of a log behind an offset, for messages.

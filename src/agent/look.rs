@@ -9,7 +9,7 @@ use super::lineage;
 use super::options::ServeOptions;
 use super::tree::read_fault;
 use crate::disk::facts as disk_facts;
-use crate::facts::{SourceFacts, Tablespace};
+use crate::facts::{SlotHolder, SourceFacts, Tablespace};
 use crate::pg::lsn::unbroken_since;
 use crate::sql::Session;
 use crate::wire::message::{Fault, FaultKind};
@@ -23,6 +23,7 @@ pub async fn source(
     sql: &Session,
     options: &ServeOptions,
     slot: Option<&str>,
+    slot_run: Option<SlotHolder>,
 ) -> Result<SourceFacts, Fault> {
     let server = sql
         .facts()
@@ -113,6 +114,7 @@ pub async fn source(
         settings: server.settings,
         rights: server.rights,
         slot,
+        slot_run,
         synchronous_standby_names: server.synchronous_standby_names,
         slots,
         upstream,

@@ -216,7 +216,11 @@ impl Session {
                      own --dbname) says how.",
                 )
             })?;
-        let facts = look::source(&sql, &self.options, slot).await?;
+        let slot_run = match slot {
+            Some(name) => bracket::claim(&sql, name, !self.configuration()?.is_survey).await?,
+            None => None,
+        };
+        let facts = look::source(&sql, &self.options, slot, slot_run).await?;
         let pgdata = String::from_utf8_lossy(&facts.data_directory);
         let identifier = facts.control.system_identifier;
         tracing::info!("{CLUSTER_LINE}{identifier} in \"{pgdata}\"");

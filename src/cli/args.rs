@@ -130,11 +130,18 @@ pub struct RebuildArguments {
     /// and TLS keys and certificates. "source" takes the source's. "target" keeps the standby's own. Files
     /// of this kind that only the source has, and unknown files at the top of its data directory, are
     /// copied nevertheless, except private keys; not if the target's configuration lies outside of PGDATA,
-    /// see --config-file. A seeded directory has none of its own and takes the source's.
+    /// see --config-file. A seeded directory has none of its own and takes the source's. In these,
+    /// data_directory is left out, as is external_pid_file on the source's own host, and paths in the source's data
+    /// directory become those in PGDATA; warnings tell of it.
     ///
     /// Files outside of the data directories, such as those in /etc/postgresql, are not changed. The
     /// settings that make the directory a standby of the source are written to postgresql.auto.conf in
-    /// any case.
+    /// any case, and so is what overrides the settings of other files that would end its role: recovery targets,
+    /// promote_trigger_file. Commands of theirs that stay in force, such as restore_command, are told of. Before
+    /// the target can start, the server's program is asked (postgres -C) whether all of it holds.
+    ///
+    /// A postgresql.conf or pg_hba.conf of the target's own without any content is refused: a killed pg_rewind
+    /// leaves such files.
     #[arg(
         long,
         value_enum,
@@ -196,7 +203,8 @@ pub struct RebuildArguments {
     ///
     /// The main configuration file of the target's server when it is not PGDATA/postgresql.conf, as on
     /// Debian, where it is in /etc/postgresql. It is read, never written, and it is handed to a server
-    /// that --start starts. When it lies outside of PGDATA, no configuration of the source is copied
+    /// that --start starts. If data_directory in it, or in what it includes, is another directory than PGDATA, the
+    /// run is refused. When it lies outside of PGDATA, no configuration of the source is copied
     /// into PGDATA, unless with --config source or into a new directory.
     #[arg(long, value_name = "FILE", help_heading = TARGET)]
     pub config_file: Option<PathBuf>,
@@ -225,8 +233,8 @@ pub struct RebuildArguments {
     /// Replication slot that the standby shall use
     ///
     /// The physical replication slot of the source that the standby will use. It becomes
-    /// primary_slot_name. It must exist, unless --create-slot is given, and must not be in use, unless by a server in
-    /// PGDATA that --stop stops. It keeps
+    /// primary_slot_name. It must exist, unless --create-slot is given, and must not be in use, by a standby (a server in
+    /// PGDATA that --stop stops may have it) or by another run of pg_reseed. It keeps
     /// the source's WAL during the run. An existing slot that never reserved WAL cannot do that: then a
     /// temporary slot does, and the standby's slot reserves WAL when the standby first connects.
     ///
@@ -366,7 +374,9 @@ pub struct RebuildArguments {
     ///
     /// Starts the standby with pg_ctl at the end, and waits until it streams from the source and has
     /// replayed everything that makes it consistent. Only then the temporary slot is released. If it
-    /// does not come to that within --wait seconds, the exit status is 6. Where a cluster manager or
+    /// does not come to that within --wait seconds, the exit status is 6. A server that comes up in another
+    /// directory than PGDATA is stopped again, and the exit status is 6. PGPORT, PGOPTIONS and PGPASSWORD, which
+    /// are meant for the source, do not reach the server. Where a cluster manager or
     /// systemd is in charge of the server, start it there instead.
     #[arg(long, help_heading = RUN)]
     pub start: bool,

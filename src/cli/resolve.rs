@@ -307,9 +307,9 @@ pub fn inspect(typed: InspectArguments, around: &Surroundings) -> Result<Inspect
         options: InspectOptions {
             pgdata,
             cluster: typed.debian.cluster,
+            config_file: recorded.map(|cluster| cluster.config_file),
             source,
             slot: typed.slot,
-            config_file: recorded.map(|cluster| cluster.config_file),
         },
         is_json: typed.json,
         verbosity: i16::from(typed.verbose),

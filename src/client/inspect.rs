@@ -9,6 +9,7 @@ use crate::client::failure::{Failure, TargetState};
 use crate::client::finish::summary;
 use crate::client::look::leaving;
 use crate::client::look::lineage;
+use crate::client::look::server;
 use crate::client::look::target::{self, Hold};
 use crate::client::options::{InspectOptions, InspectSource};
 use crate::client::outcome::{
@@ -42,7 +43,7 @@ pub async fn inspect(options: &InspectOptions, events: &Events) -> Result<Inspec
         let target = target::look(pgdata, &hold)?;
         drop::<Hold>(hold);
         let own = match &target.condition {
-            Condition::Cluster(cluster) => Some(report_of(pgdata, cluster)?),
+            Condition::Cluster(cluster) => Some(report_of(options, cluster)?),
             _ => None,
         };
         Ok::<_, crate::disk::DiskError>((target, own))
@@ -159,6 +160,11 @@ fn conclude(
     inspection
         .sentences
         .extend(remarks(options, target, facts, &lineage));
+    let cluster_report = inspection.cluster.as_ref();
+    if cluster_report.is_some_and(|cluster| !cluster.configuration_problems.is_empty()) {
+        let mend = "Whatever you do, mend the directory's configuration before you start a server.";
+        inspection.sentences.push(mend.to_owned());
+    }
     // An interrupted run is finished by its own command, with all its options.
     if advice.is_rebuild() && advice != Advice::RunAgain {
         let mut command = command(options, source)?;
@@ -238,9 +244,10 @@ fn condition(target: &TargetFacts) -> &'static str {
 }
 
 fn report_of(
-    pgdata: &Path,
+    options: &InspectOptions,
     cluster: &TargetCluster,
 ) -> Result<ClusterReport, crate::disk::DiskError> {
+    let pgdata: &Path = &options.pgdata;
     let control = cluster.control.as_ref();
     let wal = pgdata.join("pg_wal");
     let wal_begin = control
@@ -269,6 +276,18 @@ fn report_of(
     Ok(ClusterReport {
         major: cluster.major,
         problem: cluster.control_problem.clone(),
+        // What an interrupted seed has brought is not its own yet.
+        configuration_problems: match cluster.interrupted {
+            Some(_) => Vec::new(),
+            None => server::problems(pgdata, options.config_file.as_deref())
+                .iter()
+                .map(|refusal| {
+                    let mut sentence = words::capital(&refusal.error());
+                    sentence.push_str(". ");
+                    sentence + &refusal.detail()
+                })
+                .collect(),
+        },
         system_identifier: control.map(|control| control.system_identifier.to_string()),
         state: control.map(|control| control.state),
         server_pid: match cluster.running {

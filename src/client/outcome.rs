@@ -157,6 +157,8 @@ pub struct ClusterReport {
     pub major: Option<u32>,
     /// Why there is no control file to tell.
     pub problem: Option<String>,
+    /// What is wrong with its configuration: the server that it makes would be another, or none. Sentences.
+    pub configuration_problems: Vec<String>,
     pub system_identifier: Option<String>,
     pub state: Option<ClusterState>,
     /// The server that runs in it.

@@ -12,7 +12,6 @@ use crate::client::close::lock::Close;
 use crate::client::close::stop;
 use crate::client::failure::{Failure, TargetState};
 use crate::client::finish::watch;
-use crate::client::look::conf;
 use crate::client::look::judge::{
     bindir, choose_slot, judge, judge_before_stop, judge_login, judge_wal_supply, remark, slot_wish,
 };
@@ -20,6 +19,7 @@ use crate::client::look::leaving;
 use crate::client::look::lineage;
 use crate::client::look::settings;
 use crate::client::look::target::{self, Hold};
+use crate::client::look::{adoption, conf, server};
 use crate::client::options::RebuildOptions;
 use crate::client::run::Run;
 use crate::client::source::{Source, SourceError};
@@ -30,6 +30,7 @@ use crate::disk::target::ClosedTarget;
 use crate::event::Stage;
 use crate::facts::{Condition, Live, Running, SourceFacts, TargetCluster, TargetFacts};
 use crate::pg::lsn::Lsn;
+use crate::plan::adoption::Home;
 use crate::plan::guard::{self, Cleared, Findings};
 use crate::plan::refusal::Refusal;
 use crate::plan::relation::relate;
@@ -63,6 +64,8 @@ pub(super) struct Half {
     pub old_auto_conf: Vec<u8>,
     pub standby: standby_plan::StandbySettings,
     pub configuration: Option<Staged>,
+    /// The source's configuration comes into the data directory.
+    pub adoption: Option<Home>,
     pub bindir: Option<PathBuf>,
 }
 
@@ -149,6 +152,7 @@ async fn close_in_order(
     let is_interrupted = is_interrupted(&target);
     let configuration = configuration::fetch(run, source, is_interrupted).await?;
     let is_seed = before_stop.is_seed;
+    server::judge_server(run, is_seed, bindir.as_deref()).await?;
     let name = settings::application_name(options, &target.host.name, is_seed);
     let name = name.as_deref();
     if settings::has_own_configuration(options, is_seed) {
@@ -158,6 +162,7 @@ async fn close_in_order(
         settings::raised(options, &facts, &auto_conf)?;
         settings::warn_of_slot_sync(run, &auto_conf);
     }
+    let adoption = adoption::home(options, &facts, &target.host, is_seed);
     // The backup begins while the target's server still runs, so that the list of files is judged then: unless that
     // server does not say where it stands, since the backup's own WAL would hide that it is ahead; and unless the slot
     // that it streams with, which moves on until it is stopped, must keep all from the start of the backup on.
@@ -273,6 +278,7 @@ async fn close_in_order(
         old_auto_conf,
         standby,
         configuration,
+        adoption,
         bindir,
     }))
 }
@@ -381,6 +387,28 @@ fn live(target: &TargetFacts) -> Option<&Live> {
     }
 }
 
+/// Says that an existing slot may be somebody else's: its WAL has been asked for, and nothing shows by whom.
+fn say_whose(run: &Run<'_>, facts: &SourceFacts) {
+    let Some((slot, lsn)) = facts
+        .slot
+        .as_ref()
+        .and_then(|slot| Some((slot, slot.restart_lsn?)))
+    else {
+        return;
+    };
+    let options = run.options;
+    let auto_conf = conf::auto_conf(&options.pgdata).unwrap_or_default();
+    let own =
+        settings::own_base(options).followed_by(&options.pgdata.join(conf::AUTO_CONF), &auto_conf);
+    if own.settings.get("primary_slot_name") != Some(&slot.name) {
+        run.events.note(format!(
+            "Replication slot \"{}\" of the source keeps WAL from {lsn} on, and the target's configuration did not \
+             name it: if a standby that is stopped uses it, only one of them can stream.",
+            slot.name
+        ));
+    }
+}
+
 async fn open_bracket(
     run: &Run<'_>,
     source: &Source,
@@ -400,6 +428,7 @@ async fn open_bracket(
         run.events
             .note("The replication slot exists already and is used.");
     }
+    say_whose(run, facts);
     let is_new = matches!(slot, SlotWish::Create(_));
     let start_lsn = source
         .start_backup(run.options.fast_checkpoint, slot)

@@ -8,12 +8,12 @@ use crate::client::close::configuration;
 use crate::client::close::keep;
 use crate::client::failure::Failure;
 use crate::client::finish::summary::{self, Told};
-use crate::client::look::conf;
 use crate::client::look::judge::{
     bindir, choose_slot, judge, judge_before_stop, judge_login, judge_wal_supply, remark,
 };
 use crate::client::look::leaving;
 use crate::client::look::settings;
+use crate::client::look::{adoption, conf, server};
 use crate::client::outcome::Outcome;
 use crate::client::prepare::{facts, is_interrupted, server_to_stop};
 use crate::client::run::Run;
@@ -57,6 +57,10 @@ pub(super) async fn survey(
     judge_wal_supply(run, &facts)?;
     let bindir = bindir(options, &facts)?;
     let is_seed = findings.is_seed;
+    server::judge_server(run, is_seed, bindir.as_deref()).await?;
+    if let Some(home) = adoption::home(options, &facts, &target.host, is_seed) {
+        adoption::foretell(run, source, &home).await;
+    }
     let name = settings::application_name(options, &target.host.name, is_seed);
     let name = name.as_deref();
     judge_login(run, name, &facts, bindir.as_deref()).await?;

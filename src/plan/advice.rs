@@ -337,6 +337,7 @@ mod tests {
             is_physical: true,
             active: false,
             restart_lsn: Some(Lsn(needs.0 + 0x10_0028)),
+            holder: None,
             wal_status: "reserved".to_owned(),
         });
         assert_eq!(kept(&source), Some(Keeper::Slot));

@@ -16,15 +16,19 @@
 //! - [`slots`]: the replication slot that the standby uses, and those that are left without one.
 //! - [`action`]: what happens to each entry of the manifest, and what must go.
 //! - [`settings`]: what the standby must not have lower than the source.
+//! - [`in_force`]: what else the standby's configuration says, and what of it may surprise.
+//! - [`adoption`]: what becomes of the source's configuration files in its data directory.
 //! - [`configuration`]: what the source's configuration becomes on a host that has none.
 //! - [`standby`]: the configuration that makes the target a standby.
 //! - [`words`]: figures as people read them.
 
 pub mod action;
+pub mod adoption;
 pub mod advice;
 pub mod configuration;
 pub mod diverged;
 pub mod guard;
+pub mod in_force;
 pub mod leaving;
 pub mod lineage;
 pub mod overrides;

@@ -93,6 +93,9 @@ fn own(text: &mut String, cluster: &ClusterReport) {
     if let Some(problem) = &cluster.problem {
         row(text, "Problem", format_args!("{problem}"));
     }
+    for problem in &cluster.configuration_problems {
+        row(text, "Problem", format_args!("{problem}"));
+    }
     if let Some(identifier) = &cluster.system_identifier {
         row(text, "System", format_args!("{identifier}"));
     }
@@ -256,6 +259,7 @@ mod tests {
         ClusterReport {
             major: Some(15),
             problem: None,
+            configuration_problems: Vec::new(),
             system_identifier: Some("7412345678901234567".to_owned()),
             state: Some(ClusterState::ShutDown),
             server_pid: None,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::{Digest, SessionKey};
 use crate::errors::one_line;
-use crate::facts::{SlotFacts, SourceConfiguration, SourceFacts, Tablespace};
+use crate::facts::{SlotClient, SlotFacts, SourceConfiguration, SourceFacts, Tablespace};
 use crate::geometry::{BitSet, EntryId, Span};
 use crate::pg::lsn::Lsn;
 use crate::pg::timeline::TimelineId;
@@ -334,6 +334,10 @@ pub struct WalSender {
     pub slot: Option<String>,
     pub flush_lsn: Option<Lsn>,
     pub replay_lsn: Option<Lsn>,
+    /// Whom it serves; `None` where the role may not see it.
+    pub client: Option<SlotClient>,
+    /// Microseconds since 1970 by the source's clock.
+    pub began: Option<i64>,
 }
 
 /// What kind of trouble the agent has.

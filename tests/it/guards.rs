@@ -629,9 +629,13 @@ fn slots_that_cannot_be_used_are_refused() {
     standby.configure("primary_slot_name = 'active'");
     standby.start();
     pair.new.wait_caught_up(&standby);
-    assert_snapshot!(slot("active"), @r#"
+    let pid = pair
+        .new
+        .sql("SELECT active_pid FROM pg_replication_slots WHERE slot_name = 'active'");
+    let said = slot("active").replace(&format!("process {pid} "), "process PID ");
+    assert_snapshot!(said, @r#"
     pg_reseed: error: replication slot "active" of the source is in use
-    pg_reseed: detail: Another standby streams from it, and a slot serves one at a time.
+    pg_reseed: detail: Another standby streams from it, and a slot serves one at a time: process PID of the source, "standby" from a socket of the source's host.
     pg_reseed: detail: Nothing was changed in "SCENE/old/data".
     pg_reseed: hint: Choose another name with --slot, or stop the standby that uses it.
     "#);

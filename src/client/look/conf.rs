@@ -10,7 +10,7 @@ use crate::pg::conf;
 use crate::plan::standby;
 
 /// What `ALTER SYSTEM` writes, always in the data directory.
-const AUTO_CONF: &str = "postgresql.auto.conf";
+pub const AUTO_CONF: &str = "postgresql.auto.conf";
 
 /// What the server logs to unless it is told otherwise.
 const LOG_DIRECTORY: &str = "log";

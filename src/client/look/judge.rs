@@ -157,7 +157,7 @@ pub async fn judge_login(
         return Ok(());
     }
     let conninfo = settings::primary_conninfo(&run.options.primary, name)?;
-    let Some(login) = postmaster::try_login(bindir, &conninfo).await else {
+    let Some(trial) = postmaster::try_login(bindir, &conninfo).await else {
         return Err(Failure::new(
             TargetState::Untouched,
             "could not find psql to try the standby's login on the source",
@@ -166,6 +166,15 @@ pub async fn judge_login(
     };
     let shown = settings::primary_conninfo(&run.options.primary.without_secrets(), name)?;
     let expected = facts.control.system_identifier;
-    guard::login(&login, expected, &shown, overrides)
-        .map_err(|refusal| Failure::refused(&[refusal]))
+    guard::login(&trial.login, expected, &shown, overrides)
+        .map_err(|refusal| Failure::refused(&[refusal]))?;
+    if !trial.needs.is_empty() {
+        let needs = trial.needs.join(", ");
+        run.warn(format!(
+            "The standby's login works with {needs} of this session only. A server that is started without it, as \
+             systemd does, cannot stream: say host, port, user and passfile in -d, or put the service into \
+             .pg_service.conf of the server's user."
+        ));
+    }
+    Ok(())
 }

@@ -11,14 +11,16 @@ use crate::disk::read::read_if_there;
 use crate::disk::target::Held;
 use crate::disk::walk::{self, Kind};
 use crate::errors::chain;
-use crate::facts::{Condition, Interrupted, Standing, TargetCluster, TargetFacts};
+use crate::facts::{
+    Condition, Interrupted, OwnStream, Running, Standing, TargetCluster, TargetFacts,
+};
 use crate::path::RelPath;
 use crate::pg::control::ControlFile;
 use crate::pg::layout::{self, Class, HostLocal};
 use crate::pg::lsn::Lsn;
 use crate::pg::timeline::{History, TimelineId};
 use crate::plan::tablespaces::{Place, PlaceState, TargetPlaces};
-use crate::postmaster;
+use crate::postmaster::{self, Receives};
 
 /// Longest marker or configuration file that is read.
 const SMALL_FILE_MAX: u64 = 16 * 1024 * 1024;
@@ -126,6 +128,7 @@ fn cluster(
         (None, None) => (History::single(timeline), None, None),
     };
     let pid_file = disk::pid_file(pgdata)?;
+    let running = postmaster::running(pgdata, &pid_file);
     Ok(TargetCluster {
         // One that is no number is as good as none.
         major: disk::major_version(pgdata).ok().flatten(),
@@ -148,13 +151,33 @@ fn cluster(
             .flatten()
             .map(|found| found.identity),
         tablespaces: disk::tablespaces(pgdata)?,
-        running: postmaster::running(pgdata, &pid_file),
+        stream: stream(pgdata, &running),
+        running,
         pid_file,
         unexpected_links: unexpected_links(pgdata, listed)?,
         is_locked,
         standing: Standing::default(),
         unarchived,
         slots,
+    })
+}
+
+/// How the server that runs in the target streams.
+fn stream(pgdata: &Path, running: &Running) -> Option<OwnStream> {
+    let Running::Server { pid } = running else {
+        return None;
+    };
+    let receiver = postmaster::receiver(*pid)?;
+    // One that only tries may be kept out by who has the slot, and a socket does not tell.
+    let tells = matches!(receiver.receives, Receives::Streams(_)) || !receiver.ends.is_empty();
+    if !tells && !receiver.is_steady() {
+        return None;
+    }
+    let auto_conf = conf::auto_conf(pgdata).unwrap_or_default();
+    let base = conf::base(pgdata, None).followed_by(&pgdata.join(conf::AUTO_CONF), &auto_conf);
+    Some(OwnStream {
+        slot: base.settings.get("primary_slot_name").cloned(),
+        ends: receiver.ends,
     })
 }
 

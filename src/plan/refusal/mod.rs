@@ -13,7 +13,7 @@
 //! - `lineage`: where the source leads.
 //! - `source`: whether the source can serve a standby.
 //! - `slot`: the replication slot.
-//! - `settings`: what the standby would have less of.
+//! - `settings`: what the standby would have less of, and what its configuration makes of its server.
 //! - `directories`: directories that options name.
 //! - `tablespaces`: where tablespaces go.
 //! - `login`: the standby's login.
@@ -159,6 +159,7 @@ mod tests {
             ("source-follows-target", "--leave-no-primary"),
             ("seed-not-asked-for", "--seed"),
             ("slot-keeps-too-much", "--max-wal-retained"),
+            ("empty-configuration", "--config source"),
             ("diverged-wal-place", "--keep-diverged-wal"),
             ("diverged-wal-incomplete", "--keep-incomplete-wal"),
         ] {

@@ -1,5 +1,6 @@
 //! All reasons to refuse, with their values and their stable names. A kind has its words in the file of its name.
 
+use crate::facts::SlotHolder;
 use crate::pg::lsn::Lsn;
 use crate::pg::timeline::TimelineId;
 use crate::pg::version::Version;
@@ -128,6 +129,12 @@ pub enum Refusal {
     },
     SlotActive {
         name: String,
+        holder: Option<SlotHolder>,
+    },
+    /// Another run of pg_reseed has it.
+    SlotOfRun {
+        name: String,
+        holder: SlotHolder,
     },
     SlotLost {
         name: String,
@@ -145,6 +152,20 @@ pub enum Refusal {
     // What the standby would have less of.
     SettingsTooLow {
         settings: Vec<TooLow>,
+    },
+
+    // What the target's configuration makes of its server.
+    /// The server of this configuration works in another directory.
+    ServesElsewhere {
+        pgdata: String,
+        /// As the configuration has it.
+        data_directory: String,
+        /// Where that leads.
+        place: String,
+        file: String,
+    },
+    EmptyConfiguration {
+        files: Vec<String>,
     },
 
     // Directories that options name.
@@ -279,9 +300,12 @@ impl Refusal {
             Refusal::SlotMissing { .. } => "slot-missing",
             Refusal::SlotLogical { .. } => "slot-logical",
             Refusal::SlotActive { .. } => "slot-active",
+            Refusal::SlotOfRun { .. } => "slot-of-run",
             Refusal::SlotLost { .. } => "slot-lost",
             Refusal::SlotKeepsNothing { .. } => "slot-keeps-nothing",
             Refusal::SettingsTooLow { .. } => "settings-too-low",
+            Refusal::ServesElsewhere { .. } => "serves-elsewhere",
+            Refusal::EmptyConfiguration { .. } => "empty-configuration",
             Refusal::WaldirUnfit { .. } => "waldir-unfit",
             Refusal::DivergedWalPlace { .. } => "diverged-wal-place",
             Refusal::DivergedWalIncomplete { .. } => "diverged-wal-incomplete",
