@@ -39,7 +39,7 @@ pub(super) async fn survey(
         .await
         .map_err(|error| error.untouched())?;
     run.stage(Stage::Judge);
-    keep::judge_place(options)?;
+    keep::judge_place(options, target)?;
     choose_slot(run, target, &facts);
     let server_to_stop = server_to_stop(options, target);
     let findings = match server_to_stop {
@@ -52,6 +52,8 @@ pub(super) async fn survey(
             .note(format!("It would stop the target's server (PID {pid})."));
     }
     judge_wal_supply(run, &facts)?;
+    settings::warn_of_history(run, &facts);
+    settings::warn_of_mending(run, target);
     let bindir = bindir(options, &facts)?;
     let is_seed = findings.is_seed;
     let name = settings::application_name(options, &target.host.name, is_seed);

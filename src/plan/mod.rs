@@ -18,6 +18,7 @@
 //! - [`standby`]: the configuration that makes the target a standby.
 //! - [`words`]: figures as people read them.
 
+pub mod access;
 pub mod action;
 pub mod advice;
 pub mod configuration;
