@@ -88,6 +88,8 @@ pub struct SourceFacts {
     pub slots: Vec<SlotFacts>,
     /// Whom it follows; `None` for a primary.
     pub upstream: Option<Upstream>,
+    /// Its pg_wal has the history file of its timeline, or the timeline is the first, which has none.
+    pub has_history_file: bool,
 }
 
 /// Whom a server in recovery follows, as far as it can be seen from its host.
@@ -310,6 +312,8 @@ impl Condition {
 pub struct TargetCluster {
     /// Content of `PG_VERSION`; absent only in an interrupted seed.
     pub major: Option<u32>,
+    /// Whether `base` and `global` are there.
+    pub has_directories: bool,
     /// The control file, or the copy that an interrupted rebuild saved; absent in an interrupted
     /// seed.
     pub control: Option<ControlFile>,
@@ -386,11 +390,22 @@ pub struct OwnStream {
     pub ends: Vec<SlotClient>,
 }
 
+impl TargetCluster {
+    /// Its major version, by `PG_VERSION` or else by its control file.
+    #[must_use]
+    pub fn major(&self) -> Option<u32> {
+        let of_control = || self.control.as_ref().and_then(ControlFile::major);
+        self.major.or_else(of_control)
+    }
+}
+
 /// Facts from an interrupted run's marker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interrupted {
     pub started_unix_seconds: u64,
     pub start_lsn: Lsn,
+    /// The target held nothing before the first of the interrupted runs.
+    pub is_seed: bool,
 }
 
 /// Whether a server works in the target.
@@ -405,6 +420,8 @@ pub enum Running {
     Unclear {
         pid: u32,
     },
+    /// postmaster.pid holds no process number: a server is just starting, or it was torn by a crash.
+    TornPidFile,
     /// No postmaster, but processes of one still hold the directory.
     Orphans {
         detail: String,

@@ -88,10 +88,10 @@ impl PidFile {
 /// CreateLockFile`): the pid in postmaster.pid is alive, or its shared memory is still attached. Also
 /// finds server processes without a pid file that have the directory as their working directory.
 ///
-/// `pid_file` is the content of postmaster.pid, empty when there is none.
+/// `pid_file` is the content of postmaster.pid, `None` when there is none.
 #[must_use]
-pub fn running(pgdata: &Path, pid_file: &[u8]) -> Running {
-    if let Some(found) = PidFile::parse(pid_file) {
+pub fn running(pgdata: &Path, pid_file: Option<&[u8]>) -> Running {
+    if let Some(found) = pid_file.and_then(PidFile::parse) {
         if is_alive(found.pid) && found.pid != std::process::id() {
             // A server's working directory is its data directory (`postmaster.c`, `ChangeToDataDir`).
             return if works_in(found.pid, pgdata) {
@@ -107,15 +107,14 @@ pub fn running(pgdata: &Path, pid_file: &[u8]) -> Running {
                 detail: format!("Shared memory segment {id} of a dead server is still in use."),
             };
         }
-    } else if !pid_file.is_empty() {
-        return Running::Orphans {
-            detail: "Its \"postmaster.pid\" holds no process number.".to_owned(),
-        };
     }
     match process_within(pgdata) {
         Some((pid, name)) => Running::Orphans {
             detail: format!("Process {pid} ({name}) works in it."),
         },
+        // A server writes its number a moment after it has made the file, and a loss of power leaves the one
+        // without the other.
+        None if pid_file.is_some_and(|text| PidFile::parse(text).is_none()) => Running::TornPidFile,
         None => Running::No,
     }
 }
@@ -214,8 +213,8 @@ pub async fn stop(pgdata: &Path, pid: u32, wait: Duration) -> Result<(), Postmas
         .map_err(|error| signal_error(error.into()))?;
     let begin = Instant::now();
     loop {
-        let pid_file = std::fs::read(pgdata.join("postmaster.pid")).unwrap_or_default();
-        if running(pgdata, &pid_file) == Running::No {
+        let pid_file = std::fs::read(pgdata.join("postmaster.pid")).ok();
+        if running(pgdata, pid_file.as_deref()) == Running::No {
             return Ok(());
         }
         if begin.elapsed() > wait {
@@ -351,7 +350,10 @@ pub async fn start(options: &StartOptions, wait: Duration) -> Result<u32, Postma
             return Err(did_not_start(format!("after {} s", wait.as_secs())));
         }
         if log_tail(&options.log_file, log_before).contains("FATAL:")
-            && !matches!(running(&options.pgdata, &pid_file), Running::Server { .. })
+            && !matches!(
+                running(&options.pgdata, Some(&pid_file)),
+                Running::Server { .. }
+            )
         {
             return Err(did_not_start("it ended at once".to_owned()));
         }
@@ -446,7 +448,7 @@ mod tests {
         };
         let mut stranger = sleep(Path::new("/"));
         assert_eq!(
-            running(dir.path(), format!("{}\n", stranger.id()).as_bytes()),
+            running(dir.path(), Some(format!("{}\n", stranger.id()).as_bytes())),
             Running::Unclear { pid: stranger.id() }
         );
         stranger.kill().unwrap();
@@ -454,20 +456,19 @@ mod tests {
         let mut child = sleep(dir.path());
         let text = format!("{}\n", child.id());
         assert_eq!(
-            running(dir.path(), text.as_bytes()),
+            running(dir.path(), Some(text.as_bytes())),
             Running::Server { pid: child.id() }
         );
         child.kill().unwrap();
         while !is_zombie(child.id()) {
             std::thread::yield_now();
         }
-        assert_eq!(running(dir.path(), text.as_bytes()), Running::No);
+        assert_eq!(running(dir.path(), Some(text.as_bytes())), Running::No);
         child.wait().unwrap();
-        assert_eq!(running(dir.path(), text.as_bytes()), Running::No);
-        assert_eq!(running(dir.path(), b""), Running::No);
-        assert!(matches!(
-            running(dir.path(), b"\n"),
-            Running::Orphans { .. }
-        ));
+        assert_eq!(running(dir.path(), Some(text.as_bytes())), Running::No);
+        assert_eq!(running(dir.path(), None), Running::No);
+        for torn in [&b""[..], b"\n", b"\0\0\0\0"] {
+            assert_eq!(running(dir.path(), Some(torn)), Running::TornPidFile);
+        }
     }
 }

@@ -326,6 +326,7 @@ fn short_help_of_rebuild() {
 
     Overrides of refusals:
           --overwrite-foreign-cluster  Overwrite a cluster that never was the source's
+          --overwrite-unknown-cluster  Overwrite a cluster that cannot be told
           --discard-newer-timeline     Overwrite a target on a newer timeline
           --discard-newer-wal          Overwrite a target that is ahead of the source
           --leave-no-primary           Follow a source that is a standby of the target

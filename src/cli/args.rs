@@ -661,6 +661,16 @@ pub struct OverrideArguments {
     #[arg(long)]
     pub overwrite_foreign_cluster: bool,
 
+    /// Overwrite a cluster that cannot be told
+    ///
+    /// Goes on although the target has no global/pg_control that can be read, as an interrupted pg_rewind,
+    /// pg_basebackup or restore leaves it: nothing but its PG_VERSION, which must be that of the source, and its
+    /// directories say what it is. Everything in it is compared, so an earlier copy of the source's cluster costs what
+    /// differs; if it is another cluster, all its data is lost. Check PGDATA twice. --overwrite-foreign-cluster includes
+    /// this.
+    #[arg(long)]
+    pub overwrite_unknown_cluster: bool,
+
     /// Overwrite a target on a newer timeline
     ///
     /// Goes on although the target is on a newer timeline than the source. As a rule this means that the

@@ -598,6 +598,9 @@ fn plain(path: &Path) -> PathBuf {
 fn overrides(typed: &OverrideArguments, seed: bool) -> Overrides {
     Overrides {
         overwrite_foreign_cluster: typed.overwrite_foreign_cluster,
+        // Whoever may overwrite another cluster may overwrite one that may be another.
+        overwrite_unknown_cluster: typed.overwrite_unknown_cluster
+            || typed.overwrite_foreign_cluster,
         discard_newer_timeline: typed.discard_newer_timeline,
         discard_newer_wal: typed.discard_newer_wal,
         no_login_check: typed.no_login_check,

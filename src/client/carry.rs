@@ -235,6 +235,8 @@ async fn again(run: &Run<'_>, half: &mut Half, spoiled: &Spoiled) -> Result<(), 
     let lists = lists(run, &half.source, true, &half.facts, findings).await;
     let work = lists.and_then(|lists| plan(run, &half.facts, findings, &lists));
     half.work = work.map_err(half_way)?;
+    workers::in_place(|| half.target.mend(&half.work.mend))
+        .map_err(|error| Failure::half_way(&error))?;
     Ok(())
 }
 

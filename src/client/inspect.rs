@@ -22,6 +22,7 @@ use crate::disk::walk;
 use crate::event::Events;
 use crate::facts::{Condition, Running, SourceFacts, TargetCluster, TargetFacts};
 use crate::pg::lsn::unbroken_since;
+use crate::pg::timeline::history_file_name;
 use crate::pg::version::tablespace_directory;
 use crate::plan::advice::{Advice, advise};
 use crate::plan::lineage::{Lineage, Remark, lineage as lineage_of};
@@ -165,6 +166,13 @@ fn conclude(
         let mend = "Whatever you do, mend the directory's configuration before you start a server.";
         inspection.sentences.push(mend.to_owned());
     }
+    if !facts.has_history_file {
+        let file = history_file_name(facts.timeline);
+        inspection.sentences.push(format!(
+            "\"pg_wal/{file}\" is missing on the source: no standby can stream from it that does not get that file \
+             elsewhere."
+        ));
+    }
     // An interrupted run is finished by its own command, with all its options.
     if advice.is_rebuild() && advice != Advice::RunAgain {
         let mut command = command(options, source)?;
@@ -299,6 +307,10 @@ fn report_of(
             Running::Unclear { pid } => Some(format!(
                 "Its postmaster.pid names process {pid}, which works elsewhere."
             )),
+            Running::TornPidFile => Some(
+                "Its postmaster.pid holds no process number: a server is just starting, or a crash has torn it."
+                    .to_owned(),
+            ),
             Running::Orphans { detail } => Some(detail.clone()),
         },
         is_locked: cluster.is_locked,

@@ -23,7 +23,7 @@ use crate::client::look::{adoption, conf, server};
 use crate::client::options::RebuildOptions;
 use crate::client::run::Run;
 use crate::client::source::{Source, SourceError};
-use crate::client::transfer::lists::{Lists, lists, plan};
+use crate::client::transfer::lists::{Lists, judge_rights_before_stop, lists, plan};
 use crate::client::transfer::whole::fetch_small;
 use crate::client::transfer::work::Work;
 use crate::disk::target::ClosedTarget;
@@ -134,7 +134,7 @@ async fn close_in_order(
         .map_err(|error| error.untouched())?;
 
     run.stage(Stage::Judge);
-    keep::judge_place(options)?;
+    keep::judge_place(options, &target)?;
     choose_slot(run, &target, &facts);
     keep::judge_completeness(run, &target, &relate(&target, &facts))?;
     let to_stop = server_to_stop(options, &target);
@@ -148,6 +148,8 @@ async fn close_in_order(
     };
     remark(run, &target, &facts);
     judge_wal_supply(run, &facts)?;
+    settings::warn_of_history(run, &facts);
+    settings::warn_of_mending(run, &target);
     let bindir = bindir(options, &facts)?;
     let is_interrupted = is_interrupted(&target);
     let configuration = configuration::fetch(run, source, is_interrupted).await?;
@@ -187,6 +189,7 @@ async fn close_in_order(
             .await?,
         );
     } else {
+        judge_rights_before_stop(run, &facts, &before_stop).await?;
         judge_login(run, name, &facts, bindir.as_deref()).await?;
     }
     if let Some(pid) = to_stop {
@@ -265,6 +268,7 @@ async fn close_in_order(
         before: before.as_ref(),
         start_lsn,
         old_auto_conf: &old_auto_conf,
+        mend: &work.mend,
     };
     let closed = workers::in_place(|| close.close(hold))?;
     Ok(Box::new(Half {

@@ -41,7 +41,7 @@ pub(super) async fn survey(
         .await
         .map_err(|error| error.untouched())?;
     run.stage(Stage::Judge);
-    keep::judge_place(options)?;
+    keep::judge_place(options, target)?;
     keep::judge_completeness(run, target, &relate(target, &facts))?;
     choose_slot(run, target, &facts);
     let server_to_stop = server_to_stop(options, target);
@@ -55,6 +55,8 @@ pub(super) async fn survey(
             .note(format!("It would stop the target's server (PID {pid})."));
     }
     judge_wal_supply(run, &facts)?;
+    settings::warn_of_history(run, &facts);
+    settings::warn_of_mending(run, target);
     let bindir = bindir(options, &facts)?;
     let is_seed = findings.is_seed;
     server::judge_server(run, is_seed, bindir.as_deref()).await?;

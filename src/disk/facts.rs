@@ -196,6 +196,15 @@ pub fn history(wal: &Path, tip: TimelineId) -> Result<History, DiskError> {
     }
 }
 
+/// Whether a pg_wal directory has the history file that a standby on `tip` asks for. The first timeline has none.
+///
+/// A walreceiver fetches the files from its start's timeline to the server's own, and ends if the server lacks one
+/// (PostgreSQL `walreceiver.c:WalRcvFetchTimeLineHistoryFiles`).
+#[must_use]
+pub fn has_history(wal: &Path, tip: TimelineId) -> bool {
+    tip.0 == 1 || wal.join(history_file_name(tip)).is_file()
+}
+
 /// The WAL segments in a pg_wal directory, those included that are not finished and named `.partial`.
 ///
 /// # Errors
@@ -287,12 +296,12 @@ pub fn slots(pgdata: &Path) -> Result<Vec<TargetSlot>, DiskError> {
     Ok(slots)
 }
 
-/// The content of postmaster.pid; empty when there is none.
+/// The content of postmaster.pid; `None` when there is none.
 ///
 /// # Errors
 /// The system's error.
-pub fn pid_file(pgdata: &Path) -> Result<Vec<u8>, DiskError> {
-    Ok(read_if_there(&pgdata.join("postmaster.pid"), SMALL_FILE_MAX)?.unwrap_or_default())
+pub fn pid_file(pgdata: &Path) -> Result<Option<Vec<u8>>, DiskError> {
+    read_if_there(&pgdata.join("postmaster.pid"), SMALL_FILE_MAX)
 }
 
 /// The major version in PG_VERSION; `None` when there is no such file.

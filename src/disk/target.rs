@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 
 use super::DiskError;
+use super::access;
 use super::close::{self, CloseError, ClosePlan};
 use super::durable;
 use super::facts;
@@ -120,6 +121,16 @@ impl ClosedTarget {
     #[must_use]
     pub fn roots(&self) -> &Roots {
         &self.roots
+    }
+
+    /// Gives the owner, this user, the permission bits to work on files and directories.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn mend(&self, paths: &[RelPath]) -> Result<(), DiskError> {
+        paths
+            .iter()
+            .try_for_each(|path| access::open_to_owner(&self.roots, path))
     }
 
     /// Makes a directory, if it is not there. Its parent is.

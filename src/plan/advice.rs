@@ -458,6 +458,7 @@ mod tests {
         );
         let interrupted = target(|cluster| {
             cluster.interrupted = Some(Interrupted {
+                is_seed: false,
                 started_unix_seconds: 0,
                 start_lsn: Lsn(1),
             });

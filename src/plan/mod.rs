@@ -22,6 +22,7 @@
 //! - [`standby`]: the configuration that makes the target a standby.
 //! - [`words`]: figures as people read them.
 
+pub mod access;
 pub mod action;
 pub mod adoption;
 pub mod advice;

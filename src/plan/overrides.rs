@@ -9,6 +9,8 @@
 pub struct Overrides {
     /// `--overwrite-foreign-cluster`: the target has another system identifier.
     pub overwrite_foreign_cluster: bool,
+    /// `--overwrite-unknown-cluster`: no control file tells which cluster the target is.
+    pub overwrite_unknown_cluster: bool,
     /// `--discard-newer-timeline`: the target may be the real primary.
     pub discard_newer_timeline: bool,
     /// `--discard-newer-wal`: the target is ahead on the source's timeline.

@@ -121,6 +121,7 @@ pub fn source() -> SourceFacts {
         synchronous_standby_names: String::new(),
         slots: Vec::new(),
         upstream: None,
+        has_history_file: true,
     }
 }
 
@@ -128,6 +129,7 @@ pub fn source() -> SourceFacts {
 pub fn cluster(checkpoint: u64) -> TargetCluster {
     TargetCluster {
         major: Some(15),
+        has_directories: true,
         control: Some(control(1, checkpoint, ClusterState::ShutDown)),
         control_problem: None,
         interrupted: None,

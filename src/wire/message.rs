@@ -299,11 +299,15 @@ pub struct Packed {
 }
 
 /// What the walk saw beside files and directories.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManifestEnd {
     pub tablespaces: Vec<Tablespace>,
     /// Foreign links and special files, which a base backup leaves out too, and what may not be read.
     pub skipped: Vec<String>,
+    /// Data that the agent may not read: the copy would lack it.
+    pub unreadable: Vec<String>,
+    /// How many more there are.
+    pub unreadable_more: u64,
 }
 
 /// A page of the source that fails PostgreSQL's checksum although it was read again.

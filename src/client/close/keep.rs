@@ -17,11 +17,12 @@ use crate::plan::refusal::Refusal;
 use crate::plan::relation::{Relation, end_of_wal};
 use crate::plan::saved::{Coverage, NOTE, Saved, Stretch};
 
-/// Refuses a place that holds something else, or that lies where a rebuild removes files.
+/// Refuses a place that holds something else, or that lies where a rebuild removes files; and to save what cannot be
+/// told apart, in a target without a control file.
 ///
 /// # Errors
 /// The refusal, or the system's error.
-pub fn judge_place(options: &RebuildOptions) -> Result<(), Failure> {
+pub fn judge_place(options: &RebuildOptions, target: &TargetFacts) -> Result<(), Failure> {
     let Some(directory) = options.keep_diverged_wal.as_deref() else {
         return Ok(());
     };
@@ -31,6 +32,15 @@ pub fn judge_place(options: &RebuildOptions) -> Result<(), Failure> {
             problem: problem.to_owned(),
         }]))
     };
+    if let Condition::Cluster(cluster) = &target.condition
+        && cluster.control.is_none()
+        && cluster.interrupted.is_none()
+    {
+        return refused(
+            "Without the target's control file it cannot be told which WAL only the target has: save its pg_wal \
+             by hand, and leave out --keep-diverged-wal.",
+        );
+    }
     let place = disk::resolved_beginning(directory);
     let pgdata = &options.pgdata;
     let spaces = disk::tablespaces(pgdata).map_err(|error| Failure::untouched(&error))?;

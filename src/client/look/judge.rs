@@ -10,6 +10,7 @@ use crate::facts::{Condition, Running, SourceFacts, TargetFacts};
 use crate::plan;
 use crate::plan::guard::{self, Cleared, Findings, Situation};
 use crate::plan::refusal::Refusal;
+use crate::plan::relation::relate;
 use crate::plan::slots;
 use crate::plan::tablespaces;
 use crate::postmaster;
@@ -58,6 +59,10 @@ fn in_situation<T>(
         is_slot_targets: runs && choice.is_some_and(|choice| choice.is_held_by_target),
         is_typed: options.is_typed,
         max_wal_retained: options.max_wal_retained,
+        has_restore_command: settings::has_restore_command(
+            options,
+            relate(target, facts).is_seed(),
+        ),
     };
     judge(&situation).map_err(|refusals| Failure::refused(&refusals))
 }

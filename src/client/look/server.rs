@@ -124,11 +124,14 @@ fn without_content(pgdata: &Path, config_file: Option<&Path>) -> Result<(), Refu
         // A relative one begins where the server is started.
         |file| pgdata.join(file),
     );
+    // What is empty there is filled with the source's (`plan::action`): a pg_rewind that was killed leaves it so.
+    let filled = pgdata.join("pg_hba.conf");
     let texts: Vec<(String, Vec<u8>)> = [main, hba]
         .into_iter()
         .filter_map(|file| {
             let text = read_if_there(&file, CONF_FILE_MAX).ok().flatten()?;
-            Some((file.display().to_string(), text))
+            let is_judged = file != filled || !text.is_empty();
+            is_judged.then(|| (file.display().to_string(), text))
         })
         .collect();
     guard::empty_configuration(texts.iter().map(|(name, text)| (name.as_str(), &text[..])))

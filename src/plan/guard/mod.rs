@@ -3,7 +3,7 @@
 //! [`judge`] holds what both sides said about themselves against every guard and returns all
 //! refusals, the most fundamental first, so that the DBA mends everything in one go. [`Cleared`] can
 //! be made in `verdict` only: whoever writes to a target asks for it. Guards that few runs need or whose facts
-//! come later ([`wal_supply`], [`diverged_wal`], [`login()`], [`room()`], [`settings()`], [`serves`],
+//! come later ([`wal_supply`], [`diverged_wal`], [`login()`], [`room()`], [`rights()`], [`settings()`], [`serves`],
 //! [`empty_configuration`], [`max_delete`], [`new_tablespaces`])
 //! are functions of their own and refuse in the same words.
 //!
@@ -21,6 +21,7 @@
 //! - `room`: room on the file systems.
 //! - `settings`: what the standby has less of than the source, and whose server its configuration makes.
 //! - `removals`: how many files go.
+//! - `rights`: what may not be read or written.
 //!
 //! Beneath them is the `situation` that they look at, above them the `verdict`.
 
@@ -30,6 +31,7 @@ mod kinship;
 mod lineage;
 mod login;
 mod removals;
+mod rights;
 mod room;
 mod settings;
 mod situation;
@@ -42,10 +44,12 @@ mod verdict;
 pub use self::directories::diverged_wal;
 pub use self::login::{Login, login};
 pub use self::removals::max_delete;
+pub use self::rights::{Reader, Writer, rights};
 pub use self::room::{RoomNeed, room};
 pub use self::settings::{ConfiguredDirectory, Location, empty_configuration, serves, settings};
 pub use self::situation::{Situation, SlotWish};
 pub use self::slot::{is_of_target, wal_supply};
+pub use self::source::linked_configuration;
 pub use self::tablespaces::new_tablespaces;
 pub use self::verdict::{Cleared, Findings, judge, judge_before_stop};
 // Those who only set them know the guards by this one name.

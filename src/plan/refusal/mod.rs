@@ -19,6 +19,7 @@
 //! - `login`: the standby's login.
 //! - `room`: room on the file systems.
 //! - `removals`: how many files go.
+//! - `rights`: what may not be read or written.
 
 mod directories;
 mod identity;
@@ -27,6 +28,7 @@ mod lineage;
 mod login;
 mod reason;
 mod removals;
+mod rights;
 mod room;
 mod settings;
 mod slot;
@@ -40,7 +42,7 @@ pub use self::reason::Refusal;
 use self::words::{Words, words};
 
 /// The words of each kind; none for reasons of another.
-const KINDS: [fn(&Refusal) -> Option<Words>; 12] = [
+const KINDS: [fn(&Refusal) -> Option<Words>; 13] = [
     target::words_of,
     identity::words_of,
     kinship::words_of,
@@ -53,6 +55,7 @@ const KINDS: [fn(&Refusal) -> Option<Words>; 12] = [
     login::words_of,
     room::words_of,
     removals::words_of,
+    rights::words_of,
 ];
 
 impl Refusal {
@@ -102,6 +105,7 @@ mod tests {
             login::samples(),
             room::samples(),
             removals::samples(),
+            rights::samples(),
         ]
         .concat()
     }
@@ -146,6 +150,7 @@ mod tests {
         for (name, option) in [
             ("server-running", "--stop"),
             ("foreign-cluster", "--overwrite-foreign-cluster"),
+            ("unreadable", "--overwrite-unknown-cluster"),
             ("newer-timeline", "--discard-newer-timeline"),
             ("newer-wal", "--discard-newer-wal"),
             ("location-in-use", "--reuse-tablespace-dirs"),
