@@ -319,7 +319,8 @@ fn configuration_without_content_is_refused() {
     let pair = Pair::diverged(&scene);
     for (file, content) in [
         ("postgresql.conf", &b""[..]),
-        ("pg_hba.conf", b""),
+        // An empty one is filled with the source's.
+        ("pg_hba.conf", b" \n"),
         ("postgresql.conf", &[0; 8192]),
     ] {
         let own = pair.old.read(file);
