@@ -146,6 +146,21 @@ pub struct Live {
     pub receiver: Option<Receiver>,
 }
 
+/// Whether the target's WAL is the source's, record by record. A timeline's number and begin do not tell: two standbys
+/// that were promoted at one position both call what follows by the same number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SharedWal {
+    /// Nobody has looked.
+    #[default]
+    NotCompared,
+    /// All that both still have is equal, and one of its records says when it was written.
+    Equal,
+    /// The first record of the target that the source does not have, and the end of the target's WAL.
+    Parts { at: Lsn, end: Lsn },
+    /// One of both has too little of it.
+    Untold,
+}
+
 /// How the target's server is reached and whom it follows, by its configuration and by what it says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Standing {
@@ -344,6 +359,7 @@ pub struct TargetCluster {
     pub is_locked: bool,
     /// How its server is reached, and whom it follows.
     pub standing: Standing,
+    pub shared_wal: SharedWal,
     pub unarchived: UnarchivedWal,
     /// Its replication slots, by name; not those that end with their session.
     pub slots: Vec<TargetSlot>,

@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use super::tree::read_fault;
+use crate::digest::SessionKey;
 use crate::disk::wal::Pages;
 use crate::facts::SourceFacts;
 use crate::pg::lsn::Lsn;
 use crate::pg::timeline::TimelineId;
+use crate::pg::wal::marks::{self, MARKS_MAX};
 use crate::pg::wal::{FileCopies, Geometry, Reader};
 use crate::wire::message::{Answer, Fault, FaultKind};
 
@@ -23,14 +25,9 @@ pub(super) fn file_copies(
     from: Lsn,
     to: Lsn,
 ) -> Result<Answer, Fault> {
-    let control = &facts.control;
-    let mut pages = Pages::open(wal, control.wal_segment_bytes, timelines)
+    let mut pages = Pages::open(wal, facts.control.wal_segment_bytes, timelines)
         .map_err(|error| read_fault(&error))?;
-    let geometry = Geometry {
-        page_bytes: control.wal_block_bytes,
-        segment_bytes: control.wal_segment_bytes,
-        system_identifier: control.system_identifier,
-    };
+    let geometry = Geometry::of(&facts.control);
     let mut reader = Reader::new(geometry, from, |at, page| pages.read(at, page));
     let mut copies = FileCopies::of_major(facts.version.major());
     loop {
@@ -58,4 +55,32 @@ pub(super) fn file_copies(
     }
     let (doubts, made) = copies.end();
     Ok(Answer::FileCopies { doubts, made })
+}
+
+/// Digests of the source's records from `from` up to each of `ends`, as far as its WAL goes.
+///
+/// # Errors
+/// The request is too large, or the WAL cannot be read.
+pub(super) fn wal_digests(
+    facts: &SourceFacts,
+    wal: &Path,
+    key: SessionKey,
+    from: Lsn,
+    ends: &[Lsn],
+) -> Result<Answer, Fault> {
+    // Those of `marks` and the end.
+    if ends.len() > MARKS_MAX + 1 || !ends.is_sorted() {
+        return Err(Fault::new(
+            FaultKind::Protocol,
+            "a request for digests of WAL asks for too much",
+        ));
+    }
+    let unit = facts.control.wal_segment_bytes;
+    let mut pages = Pages::open(wal, unit, TimelineId(1)..=facts.timeline)
+        .map_err(|error| read_fault(&error))?;
+    let mut reader = Reader::first_behind(Geometry::of(&facts.control), from, |at, page| {
+        pages.read(at, page)
+    });
+    let digests = marks::digests(&mut reader, key, ends).map_err(|error| read_fault(&error))?;
+    Ok(Answer::WalDigests { digests })
 }

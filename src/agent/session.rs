@@ -169,6 +169,11 @@ impl Session {
                     lsn: now.current_lsn,
                 }
             }
+            Request::WalDigests { from, ends } => {
+                let key = self.configuration()?.key;
+                let (facts, wal) = self.wal_place()?;
+                workers::in_place(|| replay::wal_digests(facts, &wal, key, from, &ends))?
+            }
             Request::Bye => {
                 // The slot that was asked for stays: the standby streams from it, or will.
                 self.slot = None;

@@ -11,6 +11,7 @@ use crate::client::look::leaving;
 use crate::client::look::lineage;
 use crate::client::look::server;
 use crate::client::look::target::{self, Hold};
+use crate::client::look::twins;
 use crate::client::options::{InspectOptions, InspectSource};
 use crate::client::outcome::{
     ClusterReport, Inspection, InterruptedReport, SlotReport, SourceReport, TablespaceReport,
@@ -71,7 +72,8 @@ pub async fn inspect(options: &InspectOptions, events: &Events) -> Result<Inspec
     if let Some(source) = &options.source {
         lineage::complete(&mut target, pgdata, options.config_file.as_deref()).await;
         let slot = slots::wanted(options.slot.as_deref(), &target);
-        let facts = ask(source, slot.map(str::to_owned), events).await?;
+        let slot = slot.map(str::to_owned);
+        let facts = ask(source, slot, (&mut target, pgdata), events).await?;
         conclude(&mut inspection, options, source, &target, &facts)?;
     }
     Ok(inspection)
@@ -80,6 +82,7 @@ pub async fn inspect(options: &InspectOptions, events: &Events) -> Result<Inspec
 async fn ask(
     source: &InspectSource,
     slot: Option<String>,
+    (target, pgdata): (&mut TargetFacts, &Path),
     events: &Events,
 ) -> Result<SourceFacts, Failure> {
     let (asked, connection) = source::connect(&source.from, events)
@@ -90,25 +93,31 @@ async fn ask(
         let error = format!("could not get random numbers: {error}");
         Failure::new(TargetState::Untouched, error)
     })?;
+    let key = SessionKey(key);
     let configure = Request::Configure {
         client_version: env!("CARGO_PKG_VERSION").to_owned(),
-        key: SessionKey(key),
+        key,
         compression: Compression::None,
         jobs: 1,
         max_rate: None,
         survey: true,
         join: None,
     };
-    match asked.introduce(&configure, slot).await {
+    let introduced = asked.introduce(&configure, slot).await;
+    let found = match introduced {
+        Ok(facts) => twins::complete(target, &facts, &asked, pgdata, key)
+            .await
+            .map(|()| facts)
+            .map_err(|error| Failure::untouched(&error)),
+        Err(error) => Err(error.untouched()),
+    };
+    match found {
         Ok(facts) => {
             drop(asked);
             connection.end().await;
             Ok(facts)
         }
-        Err(error) => {
-            let failure = error.untouched();
-            Err(connection.end_after(asked, failure).await)
-        }
+        Err(failure) => Err(connection.end_after(asked, failure).await),
     }
 }
 

@@ -19,6 +19,7 @@ use crate::client::look::leaving;
 use crate::client::look::lineage;
 use crate::client::look::settings;
 use crate::client::look::target::{self, Hold};
+use crate::client::look::twins;
 use crate::client::look::{adoption, conf, server};
 use crate::client::options::RebuildOptions;
 use crate::client::run::Run;
@@ -133,6 +134,7 @@ async fn close_in_order(
         .await
         .map_err(|error| error.untouched())?;
 
+    compare_wal(run, source, &facts, &mut target).await?;
     run.stage(Stage::Judge);
     keep::judge_place(options, &target)?;
     choose_slot(run, &target, &facts);
@@ -204,6 +206,7 @@ async fn close_in_order(
         target =
             target::look(&options.pgdata, &hold).map_err(|error| Failure::untouched(&error))?;
         lineage::complete(&mut target, &options.pgdata, options.config_file.as_deref()).await;
+        compare_wal(run, source, &facts, &mut target).await?;
         slot_after_stop(run, source, &mut facts).await?;
         if begun.is_none() || was_standby {
             position_after_stop(source, &mut facts)
@@ -285,6 +288,21 @@ async fn close_in_order(
         adoption,
         bindir,
     }))
+}
+
+/// Compares both sides' WAL where what is saved depends on it; a rebuild makes everything equal anyway.
+async fn compare_wal(
+    run: &Run<'_>,
+    source: &Source,
+    facts: &SourceFacts,
+    target: &mut TargetFacts,
+) -> Result<(), Failure> {
+    if run.options.keep_diverged_wal.is_none() {
+        return Ok(());
+    }
+    twins::complete(target, facts, source, &run.options.pgdata, run.key)
+        .await
+        .map_err(|error| Failure::untouched(&error))
 }
 
 /// Tries the login, starts the backup and lists both sides.

@@ -77,7 +77,7 @@ async fn look_and_connect(run: &Run<'_>) -> Result<(Looked, (Source, Connection)
 
 async fn with_source(
     run: &Run<'_>,
-    looked: Looked,
+    mut looked: Looked,
     source: &Source,
     cancel: &mut watch::Receiver<bool>,
 ) -> Result<Outcome, Failure> {
@@ -85,7 +85,7 @@ async fn with_source(
         return tokio::select! {
             biased;
             () = cancelled(cancel) => Err(interrupted(TargetState::Untouched)),
-            outcome = survey(run, source, &looked.target) => outcome,
+            outcome = survey(run, source, &mut looked.target) => outcome,
         };
     }
     let prepared = tokio::select! {

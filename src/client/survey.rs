@@ -13,6 +13,7 @@ use crate::client::look::judge::{
 };
 use crate::client::look::leaving;
 use crate::client::look::settings;
+use crate::client::look::twins;
 use crate::client::look::{adoption, conf, server};
 use crate::client::outcome::Outcome;
 use crate::client::prepare::{facts, is_interrupted, server_to_stop};
@@ -34,12 +35,16 @@ use crate::plan::standby as standby_plan;
 pub(super) async fn survey(
     run: &Run<'_>,
     source: &Source,
-    target: &TargetFacts,
+    target: &mut TargetFacts,
 ) -> Result<Outcome, Failure> {
     let options = run.options;
     let facts = facts(run, source, target)
         .await
         .map_err(|error| error.untouched())?;
+    twins::complete(target, &facts, source, &options.pgdata, run.key)
+        .await
+        .map_err(|error| Failure::untouched(&error))?;
+    let target = &*target;
     run.stage(Stage::Judge);
     keep::judge_place(options, target)?;
     keep::judge_completeness(run, target, &relate(target, &facts))?;

@@ -6,7 +6,7 @@
 
 use serde::Serialize;
 
-use crate::facts::{Condition, Running, SourceFacts, TargetCluster, TargetFacts};
+use crate::facts::{Condition, Running, SharedWal, SourceFacts, TargetCluster, TargetFacts};
 use crate::pg::control::ClusterState;
 use crate::pg::lsn::{Lsn, SegmentName};
 use crate::plan::lineage::Lineage;
@@ -45,6 +45,8 @@ pub enum Advice {
     Rebuild { is_sure: bool },
     /// Both were primaries on one timeline, or the histories do not tell.
     CannotTell,
+    /// It seems to have followed, but the WAL that would prove it is not there any more.
+    HistoryUntold { oldest: Option<Lsn> },
     /// A stopped primary whose standby, the source, has replayed all of its WAL.
     SwitchoverReady { checkpoint: Lsn },
     /// A stopped primary whose standby, the source, lacks the end of its WAL.
@@ -70,6 +72,7 @@ impl Advice {
                 | Advice::WalGone { .. }
                 | Advice::Rebuild { .. }
                 | Advice::CannotTell
+                | Advice::HistoryUntold { .. }
         )
     }
 
@@ -136,6 +139,17 @@ impl Advice {
                 "Their histories do not show whether it has writes of its own: only a rebuild, which \
                  compares everything, makes it equal.",
             ),
+            Advice::HistoryUntold { oldest } => vec![
+                format!(
+                    "Whether it has writes of its own cannot be told: another server may have gone on from the same \
+                     position under the same timeline, and the WAL that would show it is not on both sides any more. {}",
+                    begins(*oldest)
+                ),
+                "Only if you know that it never was a primary and never followed another one, start it as a standby \
+                 with a restore_command that reaches the source's archive; otherwise rebuild it, which compares \
+                 everything."
+                    .to_owned(),
+            ],
             Advice::SwitchoverReady { checkpoint } => vec![format!(
                 "The source, a standby, has replayed everything up to the shutdown checkpoint at {checkpoint}: \
                  it can be promoted without losing anything."
@@ -183,7 +197,7 @@ pub fn advise(target: &TargetFacts, source: &SourceFacts, relation: &Relation) -
         Condition::Cluster(cluster) if cluster.interrupted.is_some() => return Advice::RunAgain,
         Condition::Cluster(cluster) => cluster,
     };
-    match relation {
+    let advice = match relation {
         Relation::Foreign { .. } => Advice::Foreign,
         Relation::NewerTimeline { .. } => Advice::LookTwice,
         Relation::NoCommonTimeline { .. } => Advice::CannotTell,
@@ -201,7 +215,8 @@ pub fn advise(target: &TargetFacts, source: &SourceFacts, relation: &Relation) -
                 .clone()
                 .unwrap_or_else(|| "it has no control file".to_owned()),
         },
-    }
+    };
+    proven(advice, cluster, source)
 }
 
 /// A page header may stand in the middle of the last record (`xlog_internal.h:XLogLongPageHeaderData`).
@@ -273,6 +288,22 @@ fn reattach(cluster: &TargetCluster, target_end: Lsn, source: &SourceFacts) -> A
         Advice::WalGone { needs, oldest }
     } else {
         Advice::ReattachFromArchive { needs, oldest }
+    }
+}
+
+/// What is left of an advice that rests on a history which nothing proves.
+fn proven(advice: Advice, cluster: &TargetCluster, source: &SourceFacts) -> Advice {
+    match advice {
+        Advice::Reattach { .. }
+        | Advice::ReattachFromArchive { .. }
+        | Advice::SwitchoverReady { .. }
+            if cluster.shared_wal == SharedWal::Untold =>
+        {
+            Advice::HistoryUntold {
+                oldest: source.oldest_wal,
+            }
+        }
+        advice => advice,
     }
 }
 

@@ -10,7 +10,7 @@
 
 use std::fmt;
 
-use crate::facts::{Condition, SourceFacts, TargetCluster, TargetFacts};
+use crate::facts::{Condition, SharedWal, SourceFacts, TargetCluster, TargetFacts};
 use crate::pg::control::ControlFile;
 use crate::pg::lsn::Lsn;
 use crate::pg::timeline::{TimelineId, divergence};
@@ -89,6 +89,16 @@ pub enum Relation {
 }
 
 impl Relation {
+    /// Whether it says of a target that it has nothing of its own, by numbers only: two servers that went on from one
+    /// position have the same ones.
+    #[must_use]
+    pub fn needs_proof(&self) -> bool {
+        matches!(
+            self,
+            Relation::Same { .. } | Relation::Lagging { .. } | Relation::CleanAncestor { .. }
+        )
+    }
+
     /// The relation's stable name, for reports.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -197,6 +207,14 @@ fn relate_cluster(cluster: &TargetCluster, source: &SourceFacts) -> Relation {
         };
     };
     let timeline = common.timeline;
+    if let SharedWal::Parts { at, end } = cluster.shared_wal {
+        return Relation::Diverged {
+            timeline,
+            lsn: at,
+            target_end: target_end.max(end),
+            lost_bytes: target_end.max(end).bytes_since(at),
+        };
+    }
     let is_exact = control.state.is_shut_down();
     match common.lsn {
         None => relate_on_one_timeline(timeline, target_end, source),
@@ -423,6 +441,27 @@ mod tests {
             "diverged from the source at 0/3000060 of timeline 1"
         );
         assert_eq!(relation.lost_range(), Some((FORK, Lsn(0x310_00A0))));
+    }
+
+    #[test]
+    fn wal_that_parts_is_a_divergence_whatever_the_numbers_say() {
+        let parts = SharedWal::Parts {
+            at: Lsn(0x2ff_0000),
+            end: Lsn(0x2ff_0100),
+        };
+        let expected = |timeline| Relation::Diverged {
+            timeline: TimelineId(timeline),
+            lsn: Lsn(0x2ff_0000),
+            target_end: Lsn(0x2ff_0100),
+            lost_bytes: 0x100,
+        };
+        let ancestor = |cluster: &mut TargetCluster| shut_down_at(cluster, 1, 0x2ff_0000 - 120);
+        assert!(related(|cluster, _| ancestor(cluster)).needs_proof());
+        let found = related(|cluster, _| {
+            ancestor(cluster);
+            cluster.shared_wal = parts;
+        });
+        assert_eq!(found, expected(1));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! A source and a target that agree, for tests to bend.
 
 use crate::facts::{
-    Condition, FileIdentity, HostIdentity, Running, SourceFacts, SourceRights, SourceSettings,
-    Standing, Tablespace, TargetCluster, TargetFacts, UnarchivedWal,
+    Condition, FileIdentity, HostIdentity, Running, SharedWal, SourceFacts, SourceRights,
+    SourceSettings, Standing, Tablespace, TargetCluster, TargetFacts, UnarchivedWal,
 };
 use crate::pg::control::{ClusterState, ControlFile, WalLevel};
 use crate::pg::lsn::Lsn;
@@ -148,6 +148,7 @@ pub fn cluster(checkpoint: u64) -> TargetCluster {
         unexpected_links: Vec::new(),
         is_locked: false,
         standing: Standing::default(),
+        shared_wal: SharedWal::default(),
         unarchived: UnarchivedWal::default(),
         slots: Vec::new(),
     }

@@ -198,6 +198,9 @@ pub enum Request {
     },
     /// Where the source stands now. Answer: [`Answer::Position`].
     Position,
+    /// Digests of all records of the source's WAL from the first that begins at or behind `from` up to each of `ends`,
+    /// which rise and are at most 1001 (`pg::wal::marks`). Answer: [`Answer::WalDigests`].
+    WalDigests { from: Lsn, ends: Vec<Lsn> },
 }
 
 /// What the agent answers.
@@ -274,6 +277,10 @@ pub enum Answer {
     Position {
         timeline: TimelineId,
         lsn: Lsn,
+    },
+    /// Fewer than were asked for where the source's WAL ends.
+    WalDigests {
+        digests: Vec<Digest>,
     },
 }
 

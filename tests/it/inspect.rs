@@ -25,7 +25,7 @@ fn alone(target: &Cluster) -> Value {
 }
 
 /// What it says of a directory beside a source. Neither side may be changed by it.
-fn beside(target: &Cluster, source: &Cluster, options: &[&str]) -> Value {
+pub fn beside(target: &Cluster, source: &Cluster, options: &[&str]) -> Value {
     let before = tree(target.pgdata());
     let slots = source.sql("SELECT count(*) FROM pg_replication_slots");
     let found = done(

@@ -42,6 +42,7 @@ mod tls;
 mod torn;
 mod transport;
 mod traps;
+mod twins;
 mod wal;
 mod wrong_side;
 

@@ -11,3 +11,4 @@ pub(super) mod marker;
 pub(super) mod server;
 pub(super) mod settings;
 pub(super) mod target;
+pub(super) mod twins;

@@ -13,7 +13,7 @@ use crate::disk::target::Held;
 use crate::disk::walk::{self, Kind};
 use crate::errors::chain;
 use crate::facts::{
-    Condition, Interrupted, OwnStream, Running, Standing, TargetCluster, TargetFacts,
+    Condition, Interrupted, OwnStream, Running, SharedWal, Standing, TargetCluster, TargetFacts,
 };
 use crate::path::RelPath;
 use crate::pg::control::ControlFile;
@@ -160,6 +160,7 @@ fn cluster(
         unexpected_links: unexpected_links(pgdata, listed)?,
         is_locked: matches!(hold, Hold::Others),
         standing: Standing::default(),
+        shared_wal: SharedWal::default(),
         unarchived,
         slots,
     })

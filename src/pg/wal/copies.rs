@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::pg::lsn::Lsn;
-use crate::pg::wal::record::{Bytes, Malformed, Record, rmgr};
+use crate::pg::wal::record::{Bytes, Malformed, Record, XACT_ENDS, XACT_OPERATION, rmgr};
 
 /// Most doubts that are remembered.
 const DOUBTS_MAX: usize = 100;
@@ -32,9 +32,8 @@ const SMGR_TRUNCATE: u8 = 0x20;
 /// Record of `RM_TBLSPC_ID` (`tablespace.h`); the other one is a drop.
 const TBLSPC_CREATE: u8 = 0x00;
 
-/// Records of `RM_XACT_ID` (`xact.h`) that can remove files, and the bits of `xinfo` that stand before their names.
-const XACT_OPERATION: u8 = 0x70;
-const XACT_ENDS: [u8; 4] = [0x00, 0x20, 0x30, 0x40];
+/// Of a record of `RM_XACT_ID` that ends a transaction and so can remove files (`xact.h`): the bits of `xinfo` that
+/// stand before their names.
 const XACT_HAS_INFO: u8 = 0x80;
 const XINFO_HAS_DATABASE: u32 = 1 << 0;
 const XINFO_HAS_SUBXACTS: u32 = 1 << 1;

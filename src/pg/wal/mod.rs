@@ -4,6 +4,7 @@
 //! (records), `rmgrlist.h` (numbers of resource managers), and the `*_xlog.h` of each resource manager.
 
 pub mod copies;
+pub mod marks;
 pub mod reader;
 pub mod record;
 #[cfg(test)]

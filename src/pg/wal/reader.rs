@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use crate::pg::control::ControlFile;
 use crate::pg::lsn::Lsn;
 use crate::pg::wal::record::{HEADER_BYTES, Record};
 
@@ -34,6 +35,18 @@ pub struct Geometry {
     pub page_bytes: u32,
     pub segment_bytes: u32,
     pub system_identifier: u64,
+}
+
+impl Geometry {
+    /// Of the cluster with this control file.
+    #[must_use]
+    pub fn of(control: &ControlFile) -> Self {
+        Self {
+            page_bytes: control.wal_block_bytes,
+            segment_bytes: control.wal_segment_bytes,
+            system_identifier: control.system_identifier,
+        }
+    }
 }
 
 /// Why the WAL ends where it ends.
@@ -68,6 +81,8 @@ pub struct Reader<F> {
     /// Where the next record is looked for.
     next: Lsn,
     previous: Option<Lsn>,
+    /// The first page may begin with the rest of a record, which is passed over.
+    skips_rest: bool,
     record: Vec<u8>,
     end: Option<End>,
 }
@@ -87,8 +102,18 @@ where
             magic: None,
             next: Lsn(from.0.next_multiple_of(8)),
             previous: None,
+            skips_rest: false,
             record: Vec::new(),
             end: None,
+        }
+    }
+
+    /// A reader whose first record is the first one that begins at `from`, the beginning of a page, or behind it
+    /// (`xlogreader.c: XLogFindNextRecord`).
+    pub fn first_behind(geometry: Geometry, from: Lsn, read: F) -> Self {
+        Self {
+            skips_rest: true,
+            ..Self::new(geometry, from, read)
         }
     }
 
@@ -197,8 +222,18 @@ where
             let mut offset = usize::try_from(self.next.0 - at.0).unwrap_or(page_bytes);
             if offset == 0 {
                 if head.info & FIRST_IS_CONTRECORD != 0 {
-                    return Ok(Err(End::OtherRecord));
+                    if !self.skips_rest {
+                        return Ok(Err(End::OtherRecord));
+                    }
+                    let rest = head.remaining_bytes.next_multiple_of(8);
+                    let room = page_bytes.saturating_sub(head.bytes);
+                    // A rest that fills the page goes on in the next one, which says how much of it is left.
+                    let skipped = head.bytes + rest.min(room);
+                    self.next = Lsn(at.0 + skipped as u64);
+                    self.skips_rest = rest >= room;
+                    continue;
                 }
+                self.skips_rest = false;
                 offset = head.bytes;
                 self.next = Lsn(at.0 + offset as u64);
             } else if offset < head.bytes {
@@ -294,7 +329,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::pg::wal::samples::Log;
+    use crate::pg::wal::samples::{GEOMETRY, Log};
 
     fn read_all(log: &Log, bytes: Vec<u8>) -> (Vec<(Lsn, Vec<u8>)>, Lsn, End) {
         let mut reader = log.read(bytes);
@@ -434,6 +469,35 @@ mod tests {
         let found: Vec<_> = found.iter().map(|(lsn, data)| (*lsn, data[0])).collect();
         assert_eq!(found, [(first, 1), (Lsn(log.begin().0 + 8192 + 24), 3)]);
         assert!(cut > first);
+    }
+
+    #[test]
+    fn reading_can_begin_at_any_page() {
+        let mut log = Log::new(0xd116);
+        let lengths = [
+            100, 8192, 30_000, 5, 8110, 8111, 8112, 8113, 8120, 16_000, 100, 70_000, 9,
+        ];
+        let starts: Vec<_> = lengths
+            .iter()
+            .map(|length| log.push(9, 0, &[], &vec![7; *length]))
+            .collect();
+        let bytes = log.bytes();
+        let mut at = log.begin();
+        while at < log.end() {
+            let first = starts.iter().find(|start| **start >= at);
+            let begin = log.begin().0;
+            let mut reader = Reader::first_behind(GEOMETRY, at, |at: Lsn, page: &mut [u8]| {
+                let from = (at.0 - begin) as usize;
+                let found = bytes.get(from..from + page.len());
+                Ok::<_, std::convert::Infallible>(
+                    found.map(|found| page.copy_from_slice(found)).is_some(),
+                )
+            });
+            let found = reader.next_record().unwrap().map(|record| record.lsn);
+            // What begins right behind a page's header begins with the page.
+            assert_eq!(found, first.copied(), "{at}");
+            at = Lsn(at.0 + 8192);
+        }
     }
 
     #[test]

@@ -17,6 +17,13 @@ pub mod rmgr {
 
 /// `XLOG_SWITCH`: the segment ends here.
 const XLOG_SWITCH: u8 = 0x40;
+/// `XLOG_CHECKPOINT_SHUTDOWN`, `XLOG_CHECKPOINT_ONLINE` and `XLOG_END_OF_RECOVERY`.
+const XLOG_DATED: [u8; 3] = [0x00, 0x10, 0x90];
+
+/// Of a record of `RM_XACT_ID` (`xact.h`): what it does, and which of them end a transaction.
+pub(super) const XACT_OPERATION: u8 = 0x70;
+pub(super) const XACT_ENDS: [u8; 4] = [0x00, 0x20, 0x30, 0x40];
+
 /// `XLOG_FPI_FOR_HINT`: an image of a page of which only hints have changed.
 const XLOG_FPI_FOR_HINT: u8 = 0xb0;
 
@@ -114,6 +121,17 @@ impl<'a> Record<'a> {
     #[must_use]
     pub fn is_switch(&self) -> bool {
         self.rmgr() == rmgr::XLOG && self.info() == XLOG_SWITCH
+    }
+
+    /// Whether it holds the moment at which it was written: the end of a transaction, a checkpoint, the end of a
+    /// recovery. Two servers that go on from one point do not write the same one by chance.
+    #[must_use]
+    pub fn is_dated(&self) -> bool {
+        match self.rmgr() {
+            rmgr::XACT => XACT_ENDS.contains(&(self.info() & XACT_OPERATION)),
+            rmgr::XLOG => XLOG_DATED.contains(&self.info()),
+            _ => false,
+        }
     }
 
     /// Whether it only carries pages whose hints have changed.

@@ -30,6 +30,11 @@ impl Log {
         }
     }
 
+    /// Where the first record begins, behind the page's header.
+    pub fn begin_of_records(&self) -> Lsn {
+        Lsn(self.begin + 40)
+    }
+
     pub fn begin(&self) -> Lsn {
         Lsn(self.begin)
     }

@@ -1,0 +1,192 @@
+//! Whether the target's WAL is the source's: both sides' records are compared, since the numbers of timelines do not tell
+//! two servers apart that were promoted at one position.
+
+use std::path::Path;
+
+use crate::client::source::{Source, SourceError};
+use crate::digest::SessionKey;
+use crate::disk::DiskError;
+use crate::disk::wal::Pages;
+use crate::facts::{Condition, SharedWal, SourceFacts, TargetCluster, TargetFacts};
+use crate::pg::lsn::Lsn;
+use crate::pg::timeline::{TimelineId, divergence};
+use crate::pg::wal::marks::{self, Mark};
+use crate::pg::wal::{Geometry, Reader};
+use crate::plan::relation::relate;
+use crate::wire::message::{Answer, Request};
+use crate::workers;
+
+/// Why the logs could not be compared.
+#[derive(Debug, thiserror::Error)]
+pub enum TwinsError {
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error("{error}: {}", .error.source)]
+    Disk { error: DiskError },
+}
+
+impl From<DiskError> for TwinsError {
+    fn from(error: DiskError) -> Self {
+        Self::Disk { error }
+    }
+}
+
+/// Adds to the target's facts whether its WAL is the source's, where its relation to the source rests on that.
+///
+/// # Errors
+/// The target's WAL cannot be read, or the source cannot be asked.
+pub async fn complete(
+    target: &mut TargetFacts,
+    facts: &SourceFacts,
+    source: &Source,
+    pgdata: &Path,
+    key: SessionKey,
+) -> Result<(), TwinsError> {
+    let relation = relate(target, facts);
+    if let Condition::Cluster(cluster) = &mut target.condition
+        && relation.needs_proof()
+    {
+        cluster.shared_wal = compare(cluster, facts, source, pgdata, key).await?;
+    }
+    Ok(())
+}
+
+async fn compare(
+    cluster: &TargetCluster,
+    facts: &SourceFacts,
+    source: &Source,
+    pgdata: &Path,
+    key: SessionKey,
+) -> Result<SharedWal, TwinsError> {
+    let Some(log) = Log::of(cluster, facts, pgdata, key) else {
+        return Ok(SharedWal::Untold);
+    };
+    let Some(log) = workers::in_place(|| log.begin())? else {
+        return Ok(SharedWal::Untold);
+    };
+    let coarse = workers::in_place(|| log.marks((Lsn::INVALID, Lsn(u64::MAX))))?;
+    let Some(last) = coarse.last() else {
+        return Ok(SharedWal::Untold);
+    };
+    let first = Equal::of(&coarse, &ask(source, log.from, &coarse).await?);
+    // A primary has written all that it has; a standby may only be late.
+    let is_all = first.count == coarse.len()
+        || first.count == first.answered && (facts.in_recovery || first.answered == 0);
+    if is_all {
+        let equal = first.count.checked_sub(1).map(|number| coarse[number]);
+        return Ok(match equal {
+            Some(mark) if mark.is_dated => SharedWal::Equal,
+            _ => SharedWal::Untold,
+        });
+    }
+    // Between the last mark that is equal and the next one, record by record.
+    let equal_up_to = |equal: &Equal, marks: &[Mark]| {
+        let last = equal.count.checked_sub(1);
+        last.map_or(log.from, |number| marks[number].end)
+    };
+    let mut at = equal_up_to(&first, &coarse);
+    let mut next = coarse[first.count].end;
+    loop {
+        let close = workers::in_place(|| log.marks((at, next)))?;
+        let equal = Equal::of(&close, &ask(source, log.from, &close).await?);
+        let known = equal_up_to(&equal, &close).max(at);
+        let behind = close.get(equal.count).map_or(next, |mark| mark.end);
+        if (known, behind) == (at, next) {
+            return Ok(SharedWal::Parts { at, end: last.end });
+        }
+        (at, next) = (known, behind);
+    }
+}
+
+/// How many marks at the beginning are equal on both sides, and how many the source has answered.
+struct Equal {
+    count: usize,
+    answered: usize,
+}
+
+impl Equal {
+    fn of(marks: &[Mark], digests: &[crate::digest::Digest]) -> Self {
+        let pairs = marks.iter().zip(digests);
+        Self {
+            count: pairs
+                .take_while(|(mark, digest)| mark.digest == **digest)
+                .count(),
+            answered: digests.len(),
+        }
+    }
+}
+
+async fn ask(
+    source: &Source,
+    from: Lsn,
+    marks: &[Mark],
+) -> Result<Vec<crate::digest::Digest>, SourceError> {
+    let request = Request::WalDigests {
+        from,
+        ends: marks.iter().map(|mark| mark.end).collect(),
+    };
+    match source.ask(&request, Vec::new()).await? {
+        (Answer::WalDigests { digests }, _) if digests.len() <= marks.len() => Ok(digests),
+        _ => Err(SourceError::Unfitting("digests of WAL")),
+    }
+}
+
+/// The target's own WAL, from where it can be compared.
+struct Log {
+    wal: std::path::PathBuf,
+    geometry: Geometry,
+    timelines: std::ops::RangeInclusive<TimelineId>,
+    key: SessionKey,
+    from: Lsn,
+    /// An LSN that its WAL reaches.
+    reaches: Lsn,
+}
+
+impl Log {
+    fn of(
+        cluster: &TargetCluster,
+        facts: &SourceFacts,
+        pgdata: &Path,
+        key: SessionKey,
+    ) -> Option<Self> {
+        let control = cluster.control.as_ref()?;
+        let common = divergence(&cluster.history, &facts.history)?;
+        let entries = &cluster.history.entries;
+        let entry = entries
+            .iter()
+            .find(|entry| entry.timeline == common.timeline)?;
+        Some(Self {
+            wal: pgdata.join("pg_wal"),
+            geometry: Geometry::of(control),
+            timelines: TimelineId(1)..=cluster.history.tip(),
+            key,
+            from: entry.begin.max(facts.oldest_wal?),
+            reaches: control.end_of_wal(),
+        })
+    }
+
+    fn pages(&self) -> Result<Pages, DiskError> {
+        Pages::open(
+            &self.wal,
+            self.geometry.segment_bytes,
+            self.timelines.clone(),
+        )
+    }
+
+    /// With the beginning moved to where this side still has it all; none when it has not.
+    fn begin(self) -> Result<Option<Self>, DiskError> {
+        let own = self.pages()?.unbroken_since(self.reaches);
+        Ok(own.filter(|_| self.from < self.reaches).map(|own| Self {
+            from: self.from.max(own),
+            ..self
+        }))
+    }
+
+    /// Marks between two positions.
+    fn marks(&self, range: (Lsn, Lsn)) -> Result<Vec<Mark>, DiskError> {
+        let mut pages = self.pages()?;
+        let mut reader =
+            Reader::first_behind(self.geometry, self.from, |at, page| pages.read(at, page));
+        marks::marks(&mut reader, self.key, range)
+    }
+}
