@@ -87,6 +87,10 @@ fn visit<'a>(
         Err(error) if error.is_missing() && place.at().is_some() => return Ok(seen),
         Err(error) => return Err(read_fault(&error)),
     };
+    if place.at().is_some() && is_location(rules, &directory)? {
+        // A tablespace in the data directory, or in another one, comes by its own number (`basebackup.c`, `rpath`).
+        directory.retain(|_, _| false);
+    }
     let unlogged = place
         .at()
         .filter(|at| layout::holds_relations(at))
@@ -112,18 +116,29 @@ fn visit<'a>(
     }
     let mut folder = Folder::new(place.at().cloned());
     folder.reserve(directory.len(), directory.name_bytes());
-    directory.sizes::<Fault>(threads, |name, kind, size| {
+    directory.sizes::<Fault>(threads, |name, kind, looked| {
         let kind = match kind {
             Kind::File => EntryKind::File,
             // Of the others only directories are wanted, and links to such as are emptied.
             _ => EntryKind::Directory,
         };
         folder
-            .push(name, kind, size)
+            .push(name, kind, looked.size)
             .map_err(|error| list_fault(&error))
     })?;
     seen.folders.push(folder);
     Ok(seen)
+}
+
+/// Whether a directory is where a tablespace is.
+fn is_location(rules: &WalkRules, directory: &walk::Directory) -> Result<bool, Fault> {
+    let located = rules.tablespaces.iter();
+    let mut located = located.filter(|space| space.location.is_some()).peekable();
+    if located.peek().is_none() {
+        return Ok(false);
+    }
+    let here = directory.identity()?;
+    Ok(located.any(|space| space.identity == Some(here)))
 }
 
 /// Whether a name is an entry of the manifest in its own directory. Notes what else it means.

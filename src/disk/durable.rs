@@ -18,10 +18,16 @@ pub const TEMPORARY: &str = "pg_reseed.tmp";
 /// The system's error; the old file is then still in place.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DiskError> {
     let temporary = &path.with_file_name(TEMPORARY);
+    // What a killed run left by that name may be a link by now, or have another one: it is not written to.
+    match std::fs::remove_file(temporary) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(DiskError::new("remove", temporary, error));
+        }
+        _ => {}
+    }
     let mut file = OpenOptions::new()
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .mode(mode)
         .open(temporary)
         .map_err(|error| DiskError::new("create", temporary, error))?;

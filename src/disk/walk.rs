@@ -2,7 +2,6 @@
 //! is safe inside the bracket because WAL replays both.
 
 use std::ffi::OsStr;
-use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::AssertUnwindSafe;
@@ -16,6 +15,7 @@ use rustix::io::Errno;
 use super::DiskError;
 use super::durable;
 use super::root::Root;
+use crate::facts::FileIdentity;
 use crate::path::RelPath;
 use crate::pg::layout;
 
@@ -27,6 +27,15 @@ pub enum Kind {
     Symlink,
     /// Socket, pipe, device.
     Special,
+}
+
+/// What a look at a file tells; of anything else, nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Looked {
+    /// Bytes of a file, 0 otherwise.
+    pub size: u64,
+    /// Whether the file has another name somewhere: writing to it changes what is seen there.
+    pub is_linked: bool,
 }
 
 /// One name in a directory.
@@ -111,7 +120,7 @@ impl<'a> Place<'a> {
 }
 
 /// What a file system keeps in its own top directory; only root may look into it.
-const LOST_AND_FOUND: &[u8] = b"lost+found";
+pub(super) const LOST_AND_FOUND: &[u8] = b"lost+found";
 
 /// Room for what the system tells of a directory at once: a million names come in some hundred calls.
 const LIST_BYTES: usize = 64 * 1024;
@@ -197,6 +206,19 @@ impl Directory {
         Ok(directory)
     }
 
+    /// Which directory it is.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn identity(&self) -> Result<FileIdentity, DiskError> {
+        let found = rustix::fs::fstat(&self.handle)
+            .map_err(|error| DiskError::new("stat", &self.path, error))?;
+        Ok(FileIdentity {
+            device: found.st_dev,
+            inode: found.st_ino,
+        })
+    }
+
     /// The names with what they are.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], Kind)> {
         self.found
@@ -229,15 +251,15 @@ impl Directory {
             .retain(|found| is_wanted(found.name(names), found.kind));
     }
 
-    /// Asks for the sizes of the files, by several threads if there are many, and tells each name with what
-    /// it is and its size, 0 for what is no file. What vanished since is left out.
+    /// Looks at the files, by several threads if there are many, and tells each name with what it is and what
+    /// was seen. What vanished since is left out.
     ///
     /// # Errors
     /// The system's error, or that of `tell`.
     pub fn sizes<E: From<DiskError>>(
         &self,
         threads: usize,
-        mut tell: impl FnMut(&[u8], Kind, u64) -> Result<(), E>,
+        mut tell: impl FnMut(&[u8], Kind, Looked) -> Result<(), E>,
     ) -> Result<(), E> {
         // Some at a time, so that few sizes have to be remembered.
         for batch in self.found.chunks(threads.max(1) * SIZES_PER_THREAD) {
@@ -260,22 +282,25 @@ impl Directory {
                 }
                 Ok::<_, DiskError>(sizes)
             })?;
-            for (found, size) in batch.iter().zip(sizes) {
-                if let Some(size) = size {
-                    tell(found.name(&self.names), found.kind, size)?;
+            for (found, looked) in batch.iter().zip(sizes) {
+                if let Some(looked) = looked {
+                    tell(found.name(&self.names), found.kind, looked)?;
                 }
             }
         }
         Ok(())
     }
 
-    fn sizes_of(&self, part: &[Found]) -> Result<Vec<Option<u64>>, DiskError> {
+    fn sizes_of(&self, part: &[Found]) -> Result<Vec<Option<Looked>>, DiskError> {
         let sizes = part.iter().map(|found| match found.kind {
             Kind::File => {
                 let looked = look(&self.handle, &self.path, found.name(&self.names))?;
-                Ok(looked.map(|looked| u64::try_from(looked.st_size).unwrap_or(0)))
+                Ok(looked.map(|looked| Looked {
+                    size: u64::try_from(looked.st_size).unwrap_or(0),
+                    is_linked: looked.st_nlink > 1,
+                }))
             }
-            _ => Ok(Some(0)),
+            _ => Ok(Some(Looked::default())),
         });
         sizes.collect()
     }
@@ -316,8 +341,8 @@ fn look(directory: &OwnedFd, path: &Path, name: &[u8]) -> Result<Option<Stat>, D
 /// The system's error; a missing directory too.
 pub fn list(path: &Path) -> Result<Vec<Listed>, DiskError> {
     let mut names = Vec::new();
-    Directory::read(path)?.sizes::<DiskError>(1, |name, kind, size| {
-        let name = name.to_vec();
+    Directory::read(path)?.sizes::<DiskError>(1, |name, kind, looked| {
+        let (name, size) = (name.to_vec(), looked.size);
         names.push(Listed { name, kind, size });
         Ok(())
     })?;
@@ -418,85 +443,6 @@ pub fn is_readable(path: &Path) -> bool {
     .is_ok()
 }
 
-/// Files, links and special files in a directory and all below it; what vanishes meanwhile is left out.
-///
-/// # Errors
-/// The system's error.
-pub fn count_files(path: &Path) -> Result<u64, DiskError> {
-    let mut files = 0;
-    for_each_below(path, None, |entry| {
-        if !entry.file_type().is_dir() {
-            files += 1;
-        }
-        Ok(())
-    })?;
-    Ok(files)
-}
-
-/// How much is below a directory.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Size {
-    pub files: u64,
-    pub bytes: u64,
-}
-
-impl Size {
-    /// Both together.
-    #[must_use]
-    pub fn and(self, other: Self) -> Self {
-        Self {
-            files: self.files + other.files,
-            bytes: self.bytes.saturating_add(other.bytes),
-        }
-    }
-}
-
-/// Regular files and their bytes in a directory and all below it, but for what is called `left_out` in the
-/// directory itself.
-///
-/// # Errors
-/// As [`count_files`].
-pub fn size(path: &Path, left_out: Option<&str>) -> Result<Size, DiskError> {
-    let mut size = Size::default();
-    for_each_below(path, left_out, |entry| {
-        if entry.file_type().is_file() {
-            let bytes = entry.metadata()?.len();
-            size = size.and(Size { files: 1, bytes });
-        }
-        Ok(())
-    })?;
-    Ok(size)
-}
-
-fn for_each_below(
-    path: &Path,
-    left_out: Option<&str>,
-    mut see: impl FnMut(&walkdir::DirEntry) -> Result<(), walkdir::Error>,
-) -> Result<(), DiskError> {
-    let all = walkdir::WalkDir::new(path)
-        .follow_root_links(true)
-        .min_depth(1)
-        .into_iter()
-        .filter_entry(|entry| {
-            let name = entry.file_name();
-            let is_left_out = name == OsStr::from_bytes(LOST_AND_FOUND)
-                || left_out.is_some_and(|left_out| name == left_out);
-            entry.depth() != 1 || !is_left_out
-        });
-    for entry in all {
-        if let Err(error) = entry.and_then(|entry| see(&entry)) {
-            let failed = error.path().unwrap_or(path).to_owned();
-            let cause = error
-                .into_io_error()
-                .unwrap_or_else(|| ErrorKind::Other.into());
-            if cause.kind() != ErrorKind::NotFound {
-                return Err(DiskError::new("list", &failed, cause));
-            }
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -538,8 +484,8 @@ mod tests {
             std::fs::remove_file(dir.path().join("000009")).unwrap();
             let mut told = 0;
             directory
-                .sizes::<DiskError>(threads, |name, _, size| {
-                    assert_eq!(name, format!("{size:06}").as_bytes());
+                .sizes::<DiskError>(threads, |name, _, looked| {
+                    assert_eq!(name, format!("{:06}", looked.size).as_bytes());
                     told += 1;
                     Ok(())
                 })

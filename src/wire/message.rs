@@ -304,6 +304,9 @@ pub struct ManifestEnd {
     pub tablespaces: Vec<Tablespace>,
     /// Foreign links and special files, which a base backup leaves out too, and what may not be read.
     pub skipped: Vec<String>,
+    /// Names at the top of the data directory that the source's configuration names, or in which something lies that
+    /// it names: certificates, included files, logs. They are its host's, not data.
+    pub host_entries: Vec<Vec<u8>>,
 }
 
 /// A page of the source that fails PostgreSQL's checksum although it was read again.

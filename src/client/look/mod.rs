@@ -6,5 +6,6 @@ pub mod debian;
 pub(super) mod judge;
 pub(super) mod lineage;
 pub(super) mod marker;
+mod neighbours;
 pub(super) mod settings;
 pub(super) mod target;

@@ -9,7 +9,8 @@ use crate::client::look::settings;
 use crate::client::options::RebuildOptions;
 use crate::client::run::Run;
 use crate::client::source::{Source, SourceError};
-use crate::client::transfer::work::{self, TargetWalk, Work};
+use crate::client::transfer::here::{TargetWalk, Walked};
+use crate::client::transfer::work::{self, Work};
 use crate::disk::facts as disk;
 use crate::event::{Counters, Event};
 use crate::facts::SourceFacts;
@@ -30,7 +31,7 @@ const PARTS_AHEAD: usize = 8;
 pub struct Lists {
     manifest: Arc<Manifest>,
     end: ManifestEnd,
-    tree: Listing<layout::Kind>,
+    walked: Walked,
 }
 
 /// Lists what both sides have, at the same time; the target only when it `has_content`.
@@ -48,13 +49,13 @@ pub async fn lists(
     let walked = run.workers.run(move || walk.walk());
     let (manifest, walked) = futures_util::future::join(manifest(run, source), walked).await;
     let (manifest, end) = manifest.map_err(|error| error.untouched())?;
-    let tree = walked
+    let walked = walked
         .map_err(|error| Failure::untouched(&error))?
         .map_err(|error| Failure::untouched(&error))?;
     Ok(Lists {
         manifest: Arc::new(manifest),
         end,
-        tree,
+        walked,
     })
 }
 
@@ -71,10 +72,10 @@ impl Lists {
     ) -> Result<Self, Failure> {
         let walk = TargetWalk::new(run.options, true, facts, findings);
         let walked = run.workers.run(move || walk.walk()).await;
-        let tree = walked
+        let walked = walked
             .map_err(|error| Failure::untouched(&error))?
             .map_err(|error| Failure::untouched(&error))?;
-        Ok(Self { tree, ..self })
+        Ok(Self { walked, ..self })
     }
 }
 
@@ -176,10 +177,10 @@ pub fn plan(
     let Lists {
         manifest,
         end,
-        tree,
+        walked,
     } = lists;
     let options = run.options;
-    judge_names(options, manifest, tree)?;
+    judge_names(options, manifest, &walked.tree)?;
     let oids = end.tablespaces.iter().map(|space| space.oid);
     guard::new_tablespaces(&findings.placements, oids)
         .map_err(|refusal| Failure::refused(&[refusal]))?;
@@ -187,9 +188,19 @@ pub fn plan(
     for problem in &base.problems {
         run.warn(problem);
     }
-    let host_local =
-        work::host_local(options, facts, &base).map_err(|error| Failure::untouched(&error))?;
-    let make = || work::make(options, facts, findings, &host_local, manifest, tree);
+    let host_local = work::host_local(options, facts, &base, &end.host_entries)
+        .map_err(|error| Failure::untouched(&error))?;
+    let make = || {
+        work::make(
+            options,
+            facts,
+            findings,
+            &host_local,
+            manifest,
+            walked,
+            &end.skipped,
+        )
+    };
     let work = workers::in_place(make).map_err(|error| Failure::untouched(&error))?;
     guard::max_delete(options.max_delete, work.removed_files, || {
         work.some_removed()
@@ -200,6 +211,12 @@ pub fn plan(
         run.warn(format!(
             "What is a link, a special file or not readable on the source is left out: {}.",
             words::some_of(&end.skipped)
+        ));
+    }
+    if !work.not_brought.is_empty() {
+        run.warn(format!(
+            "What belongs to the source's host, and the target does not have, is not brought: {}.",
+            words::some_of(&work.not_brought)
         ));
     }
     // What an earlier backup of this run has done is done.

@@ -1,7 +1,8 @@
-//! Directories that options name: what is there would go, so nothing may be there.
+//! Directories that options name, and those that links lead to: what is there would go, so nothing may be there,
+//! or nothing of anybody else.
 
 use crate::plan::refusal::Refusal;
-use crate::plan::tablespaces::{PlaceState, TargetPlaces, canonical, is_inside};
+use crate::plan::tablespaces::{PlaceState, SharedLink, TargetPlaces, canonical, is_inside};
 use crate::plan::words::text;
 
 /// Whether pg_wal can be made where it shall be: everything there would go.
@@ -24,4 +25,36 @@ pub(super) fn judge(places: &TargetPlaces) -> Option<Refusal> {
         waldir: text(waldir),
         problem,
     })
+}
+
+/// Whether a directory that every rebuild empties is another data directory's too.
+pub(super) fn judge_links(places: &TargetPlaces) -> Vec<Refusal> {
+    let shared = places.shared_links.iter();
+    let refuse = |shared: &SharedLink| Refusal::DirectoryShared {
+        link: shared.link.clone(),
+        location: shared.location.clone(),
+        other: shared.sharer.clone(),
+    };
+    shared.map(refuse).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::tablespaces::Sharer;
+
+    #[test]
+    fn emptied_directories_of_two_are_refused() {
+        let mut places = TargetPlaces::default();
+        assert_eq!(judge_links(&places), []);
+        places.shared_links.push(SharedLink {
+            link: "pg_wal".to_owned(),
+            location: b"/wal".to_vec(),
+            sharer: Sharer {
+                pgdata: "/srv/c".to_owned(),
+                server_pid: None,
+            },
+        });
+        assert_eq!(judge_links(&places)[0].name(), "directory-shared");
+    }
 }

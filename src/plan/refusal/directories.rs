@@ -2,6 +2,7 @@
 
 use super::reason::Refusal;
 use super::words::{Words, words};
+use crate::plan::words::text;
 
 pub(super) fn words_of(refusal: &Refusal) -> Option<Words> {
     Some(match refusal {
@@ -20,6 +21,28 @@ pub(super) fn words_of(refusal: &Refusal) -> Option<Words> {
             problem,
             "Give --target-config-dir an empty or missing directory; or, to use what is there, --config-file.",
         ),
+        Refusal::DirectoryShared {
+            link,
+            location,
+            other,
+        } => words(
+            format!(
+                "\"{link}\" of the target leads to \"{}\", which is in use by \"{}\"",
+                text(location),
+                other.pgdata
+            ),
+            match other.server_pid {
+                Some(pid) => format!(
+                    "A rebuild would empty it under the running server with pid {pid}: the target seems to be a copy."
+                ),
+                None => "A rebuild would empty it: one of both data directories seems to be a copy of the other."
+                    .to_owned(),
+            },
+            format!(
+                "Put an empty directory in the place of the link. If \"{}\" is of no use any more, remove it.",
+                other.pgdata
+            ),
+        ),
         _ => return None,
     })
 }
@@ -27,8 +50,23 @@ pub(super) fn words_of(refusal: &Refusal) -> Option<Words> {
 /// One of each.
 #[cfg(test)]
 pub(super) fn samples() -> Vec<Refusal> {
+    use crate::plan::tablespaces::Sharer;
     let s = || "x".to_owned();
+    let other = |server_pid| Sharer {
+        pgdata: s(),
+        server_pid,
+    };
     vec![
+        Refusal::DirectoryShared {
+            link: s(),
+            location: b"/x".to_vec(),
+            other: other(None),
+        },
+        Refusal::DirectoryShared {
+            link: s(),
+            location: b"/x".to_vec(),
+            other: other(Some(1)),
+        },
         Refusal::WaldirUnfit {
             waldir: s(),
             problem: s(),

@@ -4,6 +4,7 @@ use crate::pg::lsn::Lsn;
 use crate::pg::timeline::TimelineId;
 use crate::pg::version::Version;
 use crate::plan::settings::TooLow;
+use crate::plan::tablespaces::Sharer;
 
 /// A guard that does not let the run go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -163,6 +164,13 @@ pub enum Refusal {
         problem: String,
     },
 
+    /// A directory that is emptied, behind a link, is another data directory's too.
+    DirectoryShared {
+        link: String,
+        location: Vec<u8>,
+        other: Sharer,
+    },
+
     // Where tablespaces go.
     MappingUnknown {
         old: Vec<u8>,
@@ -194,6 +202,13 @@ pub enum Refusal {
         location: Vec<u8>,
         /// A place to map to that the target uses already.
         suggestion: Option<Vec<u8>>,
+    },
+    /// Another data directory has a tablespace there.
+    LocationShared {
+        oid: u32,
+        old: Vec<u8>,
+        location: Vec<u8>,
+        other: Sharer,
     },
     LocationInUse {
         location: Vec<u8>,
@@ -278,12 +293,14 @@ impl Refusal {
             Refusal::WaldirUnfit { .. } => "waldir-unfit",
             Refusal::DivergedWalPlace { .. } => "diverged-wal-place",
             Refusal::ConfigDirUnfit { .. } => "config-dir-unfit",
+            Refusal::DirectoryShared { .. } => "directory-shared",
             Refusal::MappingUnknown { .. } => "mapping-unknown",
             Refusal::MappingTwice { .. } => "mapping-twice",
             Refusal::LocationNotAbsolute { .. } => "location-not-absolute",
             Refusal::LocationsOverlap { .. } => "locations-overlap",
             Refusal::LocationInside { .. } => "location-inside",
             Refusal::LocationOfSource { .. } => "location-of-source",
+            Refusal::LocationShared { .. } => "location-shared",
             Refusal::LocationInUse { .. } => "location-in-use",
             Refusal::LocationNotEmpty { .. } => "location-not-empty",
             Refusal::LocationNotDirectory { .. } => "location-not-directory",
