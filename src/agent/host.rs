@@ -8,6 +8,7 @@ use super::bracket::server_fault;
 use super::configuration;
 use crate::disk::conf;
 use crate::disk::facts as disk;
+use crate::disk::read::read_unless_null;
 use crate::facts::SourceFacts;
 use crate::path::RelPath;
 use crate::pg::layout;
@@ -31,7 +32,10 @@ pub async fn entries(sql: &Session, facts: &SourceFacts) -> Result<Vec<RelPath>,
         let found = named.iter().find(|(setting, _)| setting == name);
         found.map_or_else(|| pgdata.join(usual), |(_, path)| pgdata.join(path))
     };
-    let base = conf::read(&own("config_file", "postgresql.conf"), false);
+    let auto = pgdata.join("postgresql.auto.conf");
+    let text = read_unless_null(&auto, conf::CONF_FILE_MAX);
+    let text = text.ok().flatten().unwrap_or_default();
+    let base = conf::read(&own("config_file", "postgresql.conf"), false).followed_by(&auto, &text);
     let (mut files, mut directories) = (base.files, base.directories);
     for main in [
         own("hba_file", "pg_hba.conf"),

@@ -302,6 +302,57 @@ fn what_the_source_cannot_send_stays_in_the_target() {
     assert!(said.stderr.contains("ext/secret"), "{said}");
 }
 
+/// Not a reason to refuse, as it would be of PostgreSQL's own files: what cannot be read at the top is named and left
+/// out, and the target's own stays as it was.
+#[test]
+fn foreign_entries_that_the_agent_may_not_read_are_left_out_as_a_whole() {
+    let scene = Scene::new();
+    let pair = Pair::diverged(&scene);
+    put(
+        &pair.old,
+        &[
+            ("unlisted/a", "of old"),
+            ("unsearched/a", "of old"),
+            ("key", "of old"),
+        ],
+    );
+    put(
+        &pair.new,
+        &[
+            ("unlisted/a", "of new"),
+            ("unsearched/a", "of new"),
+            ("key", "of new"),
+            ("only_new/a", "of new"),
+        ],
+    );
+    let locked = [
+        ("unlisted", 0o300),
+        ("unsearched", 0o600),
+        ("key", 0o200),
+        ("only_new", 0o400),
+    ];
+    let lock = |name: &str, mode| {
+        let path = pair.new.pgdata().join(name);
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    for (name, mode) in locked {
+        lock(name, mode);
+    }
+    let dry = pair.rebuild().arg("--dry-run").succeed();
+    let said = pair.rebuild().arg("--start").succeed();
+    for (name, _) in locked {
+        lock(name, 0o700);
+        for said in [&dry, &said] {
+            assert!(said.stderr.contains(name), "{name}: {said}");
+        }
+    }
+    pair.check_equal();
+    for name in ["unlisted/a", "unsearched/a", "key"] {
+        assert_eq!(pair.old.read(name), "of old", "{name}: {said}");
+    }
+    assert!(!pair.old.exists("only_new"), "{said}");
+}
+
 /// A common mistake: the tablespace's directory is in the source's data directory. Its files must not come twice,
 /// and what an earlier copy has brought there goes.
 #[test]

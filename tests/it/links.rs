@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -101,6 +101,64 @@ fn copy_of_hard_links_stays_as_it_was_byte_for_byte() {
     // What is not shared any more is not copied again.
     let again = pair.rebuild().succeed();
     assert_eq!(again.number("unshared_files"), 0, "{again}");
+}
+
+/// Permission bits belong to all names of a file: they are mended in the target's new file only.
+#[test]
+fn permission_bits_of_a_copy_of_hard_links_are_not_mended() {
+    let scene = Scene::new();
+    let mut pair = Pair::diverged(&scene);
+    let table = pair.new.sql("SELECT pg_relation_filepath('t')");
+    // One that can be copied, one of which nothing can be read, and one that is written as a whole.
+    let closed = [
+        (table.as_str(), 0o400),
+        ("pg_xact/0000", 0o200),
+        ("base/notes", 0o000),
+    ];
+    fs::write(pair.old.pgdata().join("base/notes"), "of the target").unwrap();
+    fs::write(pair.new.pgdata().join("base/notes"), "of the source").unwrap();
+    let copy = scene.path().join("copy");
+    copy_with_links(pair.old.pgdata(), &copy);
+    let before = content(&copy);
+    let set_mode =
+        |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    for (name, mode) in closed {
+        set_mode(&copy.join(name), mode);
+    }
+    let modes = || closed.map(|(name, _)| fs::metadata(copy.join(name)).unwrap().mode() & 0o777);
+    let dry = pair.rebuild().arg("--dry-run").succeed();
+    assert_eq!(modes(), closed.map(|(_, mode)| mode), "{dry}");
+    let said = pair.rebuild().succeed();
+    assert_eq!(modes(), closed.map(|(_, mode)| mode), "{said}");
+    assert_eq!(
+        said.number("unshared_files"),
+        dry.number("unshared_files"),
+        "{dry}"
+    );
+    for (name, _) in closed {
+        let mode = fs::metadata(pair.old.pgdata().join(name)).unwrap().mode();
+        assert_eq!(mode & 0o600, 0o600, "{name}: {said}");
+        set_mode(&copy.join(name), 0o600);
+    }
+    pair.old.start();
+    pair.check_equal();
+    assert_untouched(&copy, &before);
+}
+
+/// A directory that takes no new file cannot give one a content of its own: mended first, as its owner can.
+#[test]
+fn files_with_hard_links_in_a_closed_directory_get_a_content_of_their_own() {
+    let scene = Scene::new();
+    let mut pair = Pair::diverged(&scene);
+    let copy = scene.path().join("copy");
+    copy_with_links(pair.old.pgdata(), &copy);
+    let before = content(&copy);
+    let directory = pair.old.pgdata().join("pg_xact");
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o500)).unwrap();
+    pair.rebuild().succeed();
+    pair.old.start();
+    pair.check_equal();
+    assert_untouched(&copy, &before);
 }
 
 /// What a run that was killed while it made a file its own has left behind does no harm.

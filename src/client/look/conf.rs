@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::disk::DiskError;
 use crate::disk::conf::{self as disk_conf, Base, CONF_FILE_MAX};
 use crate::disk::facts as disk;
-use crate::disk::read::read_if_there;
+use crate::disk::read::read_unless_null;
 use crate::path::RelPath;
 use crate::pg::conf;
 use crate::pg::conninfo::Conninfo;
@@ -13,7 +13,7 @@ use crate::pg::layout;
 use crate::plan::standby;
 
 /// What `ALTER SYSTEM` writes, always in the data directory.
-const AUTO_CONF: &str = "postgresql.auto.conf";
+pub const AUTO_CONF: &str = "postgresql.auto.conf";
 
 /// What the server logs to unless it is told otherwise.
 const LOG_DIRECTORY: &str = "log";
@@ -44,13 +44,19 @@ const LOGIN_FILES: [&str; 6] = [
 /// The system's error.
 pub fn auto_conf(pgdata: &Path) -> Result<Vec<u8>, DiskError> {
     let path = pgdata.join(AUTO_CONF);
-    let text = read_if_there(&path, CONF_FILE_MAX)?.unwrap_or_default();
+    let text = read_unless_null(&path, CONF_FILE_MAX)?.unwrap_or_default();
     Ok(standby::opened(&text))
+}
+
+/// Where `postgresql.auto.conf` leads, if it is a link. It becomes a file: a server replaces a link too when it
+/// writes there (PostgreSQL `guc.c:AlterSystemSetConfigFile`).
+pub fn auto_conf_link(pgdata: &Path) -> Option<PathBuf> {
+    disk::link(&pgdata.join(AUTO_CONF))
 }
 
 /// Whether the target is locked by an unfinished rebuild.
 pub fn is_closed(pgdata: &Path) -> bool {
-    let text = read_if_there(&pgdata.join(AUTO_CONF), CONF_FILE_MAX);
+    let text = read_unless_null(&pgdata.join(AUTO_CONF), CONF_FILE_MAX);
     // What cannot be read locks a server out just as well.
     text.map_or(true, |text| standby::is_closed(&text.unwrap_or_default()))
 }
@@ -66,10 +72,11 @@ pub fn base(pgdata: &Path, config_file: Option<&Path>) -> Base {
 /// The entries at the top of the data directory that belong to its host by what its configuration says, or in which
 /// something lies that does: included files, files that settings name or that a login needs, the log directory.
 pub fn host_files(pgdata: &Path, base: &Base, primary: Option<&Conninfo>) -> Vec<RelPath> {
-    let auto = auto_conf(pgdata).ok();
-    let auto = auto.and_then(|text| conf::parse(&text).ok());
-    let auto = conf::effective(&auto.unwrap_or_default());
-    let setting = |name: &str| auto.get(name).or_else(|| base.settings.get(name));
+    let auto = pgdata.join(AUTO_CONF);
+    let text = auto_conf(pgdata).unwrap_or_default();
+    let mut base = base.clone().followed_by(&auto, &text);
+    base.files.remove(&auto);
+    let setting = |name: &str| base.settings.get(name);
     let named = NAMING.iter().chain(&conf::KEY_FILES);
     let named = named.filter_map(|name| setting(name));
     let log = setting("log_directory").map_or(LOG_DIRECTORY, String::as_str);
@@ -108,6 +115,10 @@ mod tests {
         .unwrap();
         std::fs::write(at("more.conf"), "ssl_key_file = 'keys/my.key'\n").unwrap();
         std::fs::write(at("conf.d/a.conf"), "").unwrap();
+        // Includes are followed there too.
+        std::fs::create_dir(at("auto.d")).unwrap();
+        std::fs::write(at(AUTO_CONF), "include 'auto.d/own'\n").unwrap();
+        std::fs::write(at("auto.d/own"), "hba_file = 'rules/hba'\n").unwrap();
         let base = base(dir.path(), None);
         assert_eq!(base.problems, Vec::<String>::new());
         let primary =
@@ -119,8 +130,10 @@ mod tests {
         assert_eq!(
             files,
             [
+                "rules",
                 "keys",
                 "logs",
+                "auto.d",
                 "conf.d",
                 "more.conf",
                 "postgresql.conf",

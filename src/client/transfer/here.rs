@@ -4,7 +4,9 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use crate::client::options::RebuildOptions;
+use crate::client::transfer::rights::Bars;
 use crate::disk::DiskError;
+use crate::disk::access;
 use crate::disk::facts as disk;
 use crate::disk::root::Root;
 use crate::disk::walk::{self, Place};
@@ -12,6 +14,7 @@ use crate::facts::{FileIdentity, SourceFacts};
 use crate::manifest::{Folder, Listing};
 use crate::path::RelPath;
 use crate::pg::layout::{self, Class, HostLocal};
+use crate::plan::access::Bar;
 use crate::plan::guard::Findings;
 use crate::plan::tablespaces;
 
@@ -33,12 +36,14 @@ pub struct Walked {
     pub tree: Listing<layout::Kind>,
     /// Files that have another name somewhere. None, mostly.
     pub shared: HashSet<RelPath>,
+    pub bars: Bars,
 }
 
 /// What a visit saw.
 struct Seen {
     folder: Folder<layout::Kind>,
     shared: Vec<RelPath>,
+    bars: Vec<(Option<RelPath>, Bar)>,
 }
 
 impl TargetWalk {
@@ -93,44 +98,72 @@ impl TargetWalk {
             .map(|(root, at)| Place::new(root, at.cloned()))
             .collect();
         let visit = |place| self.visit(&place);
-        let mut shared = HashSet::new();
+        let (mut shared, mut bars) = (HashSet::new(), Bars::new());
         for seen in walk::spread(start, self.threads, visit)? {
             folders.push(seen.folder);
             shared.extend(seen.shared);
+            bars.extend(seen.bars);
         }
         let tree = Listing::from_folders(folders).map_err(|error| {
             let place = self.content.as_deref().unwrap_or(Path::new("/"));
             DiskError::new("list", place, std::io::Error::other(error))
         })?;
-        Ok(Walked { tree, shared })
+        Ok(Walked { tree, shared, bars })
     }
 
     /// Lists one directory, and tells which of those in it are to be visited.
     fn visit<'a>(&self, place: &Place<'a>) -> Result<(Seen, Vec<Place<'a>>), DiskError> {
-        let mut directory = place.read()?;
+        let mut seen = Seen {
+            folder: Folder::new(place.at().cloned()),
+            shared: Vec::new(),
+            bars: Vec::new(),
+        };
+        let mut below = Vec::new();
+        let mut directory = match place.read() {
+            Ok(directory) => directory,
+            Err(error) => match access::bar_of_closed(&place.path(), &error) {
+                // Whether that matters depends on what is to be done there.
+                Some(closed) if place.at().is_some() => {
+                    seen.bars.push((place.at().cloned(), closed));
+                    return Ok((seen, below));
+                }
+                _ => return Err(error),
+            },
+        };
+        let within = directory.bar_within()?;
+        seen.bars
+            .extend(within.map(|within| (place.at().cloned(), within)));
+        if within.is_some() && !directory.is_searchable() {
+            return Ok((seen, below));
+        }
         if place.at().is_some()
             && !self.locations.is_empty()
             && self.locations.contains(&directory.identity()?)
         {
             directory.retain(|_, _| false);
         }
-        let mut folder = Folder::new(place.at().cloned());
-        folder.reserve(directory.len(), directory.name_bytes());
-        let (mut below, mut shared) = (Vec::new(), Vec::new());
-        directory.sizes::<DiskError>(self.threads, |name, kind, looked| {
+        seen.folder.reserve(directory.len(), directory.name_bytes());
+        directory.looks::<DiskError>(self.threads, |name, kind, look| {
             let kind = kind.in_layout();
+            let size = look.map_or(0, |look| look.size);
             // A name that no manifest can hold is none of PostgreSQL's.
-            if folder.push(name, kind, looked.size).is_ok() {
-                if kind == layout::Kind::Directory {
-                    below.extend(self.below(place, name));
-                }
-                if looked.is_linked {
-                    shared.extend(path_in(place, name));
-                }
+            if seen.folder.push(name, kind, size).is_err() {
+                return Ok(());
+            }
+            if kind == layout::Kind::Directory {
+                below.extend(self.below(place, name));
+            }
+            let Some(look) = look else { return Ok(()) };
+            if look.is_linked {
+                seen.shared.extend(path_in(place, name));
+            }
+            if let Some(found) = directory.bar_of(name, &look) {
+                let path = path_in(place, name);
+                seen.bars.extend(path.map(|path| (Some(path), found)));
             }
             Ok(())
         })?;
-        Ok((Seen { folder, shared }, below))
+        Ok((seen, below))
     }
 
     fn below<'a>(&self, place: &Place<'a>, name: &[u8]) -> Option<Place<'a>> {

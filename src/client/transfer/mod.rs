@@ -6,6 +6,7 @@ mod here;
 mod land;
 pub mod lists;
 pub mod ranges;
+pub mod rights;
 pub mod sink;
 pub mod streams;
 pub mod task;

@@ -9,6 +9,7 @@ use crate::client::look::settings;
 use crate::client::options::RebuildOptions;
 use crate::client::outcome::TablespaceRemoval;
 use crate::client::transfer::here::Walked;
+use crate::client::transfer::rights::Rights;
 use crate::client::transfer::task::{Files, Planned};
 use crate::disk::DiskError;
 use crate::disk::conf::Base;
@@ -20,6 +21,7 @@ use crate::manifest::{self, Entry, EntryKind, Listing, Manifest};
 use crate::path::RelPath;
 use crate::pg::layout::{self, Class, HostLocal, PatternError};
 use crate::pg::relfile;
+use crate::plan::access::Bar;
 use crate::plan::action::{self, Action, HostPolicy, Removal, TargetEntry, Why, top_of};
 use crate::plan::guard::{Findings, RoomNeed};
 use crate::plan::tablespaces::{self, Placement};
@@ -55,10 +57,16 @@ pub struct Work {
     pub tablespaces: Vec<TablespaceRemoval>,
     /// Files that come and have another hard link in the target.
     pub shared: Vec<RelPath>,
-    /// How many these are, for the report.
+    /// How many these are, for the report, with those of which nothing can be read and that come as new files.
     pub unshared_files: u64,
     /// Bytes of all files of the manifest.
     pub full_copy_bytes: u64,
+    /// What the owner's permission bits keep it from, until it has changed them.
+    pub mend: Vec<RelPath>,
+    /// Files of the host that are there without content, and get the source's.
+    pub filled: Vec<String>,
+    /// What must change and cannot, and why.
+    pub barred: Vec<(String, Bar)>,
     /// The source's postgresql.auto.conf, where the new one grows from that.
     pub auto_conf: Option<(EntryId, u64)>,
 }
@@ -104,6 +112,7 @@ pub fn make(
     skipped: &[String],
 ) -> Result<Work, DiskError> {
     let tree = &walked.tree;
+    let mut rights = Rights::new(&walked.bars);
     let policy = policy(options, findings);
     let mut work = Work {
         files: Files::of(Arc::clone(manifest)),
@@ -150,12 +159,21 @@ pub fn make(
         if item.directory.is_none() && !findings.is_seed {
             work.note_top(&entry, action, here, host_local, facts);
         }
+        let is_filled = here.is_some_and(|here| action::is_void(&entry.path, here));
+        let stays = matches!(action, Action::Keep | Action::KeepWhole);
+        if is_filled && !stays && policy == HostPolicy::FillGaps {
+            work.filled.push(entry.path.to_string());
+        }
+        let is_shared = walked.shared.contains(&entry.path);
+        let (action, here) = rights.settle(&entry, action, here, is_shared, options.dry_run);
         if work.add(item.id, &entry, action, here) {
-            if walked.shared.contains(&entry.path) {
+            if is_shared {
                 // The other name keeps the room that both had.
                 let bytes = entry.size.max(here.map_or(0, |here| here.size));
                 growth.add(&entry.path, bytes, None);
-                work.shared.push(entry.path);
+                if here.is_some() {
+                    work.shared.push(entry.path);
+                }
                 work.unshared_files += 1;
             } else {
                 growth.add(&entry.path, entry.size, here);
@@ -163,6 +181,14 @@ pub fn make(
         }
     }
     work.judge_rest(findings, host_local, policy, tree, manifest, skipped);
+    rights.remove_all(&work.removals);
+    rights.around(
+        options,
+        findings,
+        &work.emptied,
+        &tablespaces::version_directory(facts),
+    )?;
+    (work.mend, work.barred) = rights.into_parts();
     work.count_stale(options, findings, &tablespaces::version_directory(facts))?;
     growth.add_bytes(
         None,

@@ -1,7 +1,9 @@
 //! Directories that options name, and those that links lead to: what is there would go, so nothing may be there,
 //! or nothing of anybody else.
 
+use crate::plan::overrides::Overrides;
 use crate::plan::refusal::Refusal;
+use crate::plan::saved::{Coverage, Stretch};
 use crate::plan::tablespaces::{PlaceState, SharedLink, TargetPlaces, canonical, is_inside};
 use crate::plan::words::text;
 
@@ -38,9 +40,25 @@ pub(super) fn judge_links(places: &TargetPlaces) -> Vec<Refusal> {
     shared.map(refuse).collect()
 }
 
+/// Judges whether all WAL that only the target has is still there to be saved.
+///
+/// # Errors
+/// Parts are gone, and that may not be.
+pub fn diverged_wal(coverage: &Coverage, overrides: &Overrides) -> Result<(), Refusal> {
+    match coverage.lack() {
+        Some(lack) if !overrides.keep_incomplete_wal => Err(Refusal::DivergedWalIncomplete {
+            missing: coverage.gone.iter().map(Stretch::segments).collect(),
+            lack,
+        }),
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pg::lsn::Lsn;
+    use crate::pg::timeline::TimelineId;
     use crate::plan::tablespaces::Sharer;
 
     #[test]
@@ -56,5 +74,32 @@ mod tests {
             },
         });
         assert_eq!(judge_links(&places)[0].name(), "directory-shared");
+    }
+
+    #[test]
+    fn less_than_all_is_saved_only_when_told() {
+        let whole = Coverage::default();
+        let partly = Coverage {
+            there: Vec::new(),
+            gone: vec![Stretch {
+                timeline: TimelineId(1),
+                first: "000000010000000000000003".to_owned(),
+                last: "000000010000000000000004".to_owned(),
+                from: Lsn(0x300_0060),
+                until: Some(Lsn(0x500_0000)),
+            }],
+        };
+        let accepted = Overrides {
+            keep_incomplete_wal: true,
+            ..Overrides::default()
+        };
+        assert!(diverged_wal(&whole, &Overrides::default()).is_ok());
+        assert!(diverged_wal(&partly, &accepted).is_ok());
+        let refusal = diverged_wal(&partly, &Overrides::default()).unwrap_err();
+        assert!(
+            refusal
+                .error()
+                .contains("000000010000000000000003 to 000000010000000000000004")
+        );
     }
 }
