@@ -150,12 +150,17 @@ fn permission_bits_of_a_copy_of_hard_links_are_not_mended() {
 fn files_with_hard_links_in_a_closed_directory_get_a_content_of_their_own() {
     let scene = Scene::new();
     let mut pair = Pair::diverged(&scene);
+    for (cluster, text) in [(&pair.old, "of the target"), (&pair.new, "of the source")] {
+        fs::create_dir(cluster.pgdata().join("ext")).unwrap();
+        fs::write(cluster.pgdata().join("ext/a"), text).unwrap();
+    }
     let copy = scene.path().join("copy");
     copy_with_links(pair.old.pgdata(), &copy);
     let before = content(&copy);
-    let directory = pair.old.pgdata().join("pg_xact");
+    let directory = pair.old.pgdata().join("ext");
     fs::set_permissions(&directory, fs::Permissions::from_mode(0o500)).unwrap();
     pair.rebuild().succeed();
+    assert_eq!(pair.old.read("ext/a"), "of the source");
     pair.old.start();
     pair.check_equal();
     assert_untouched(&copy, &before);
@@ -307,6 +312,30 @@ fn tablespaces_of_the_original_survive_the_rebuild_of_a_copy() {
     assert!(removal["files"].as_u64().unwrap() > 0, "{said}");
     assert!(said.stdout.contains("ts_old"), "{said}");
     assert_eq!(content(&spaces.only_old).len(), 0);
+}
+
+/// What is left to others behind a link is not asked for rights either: nothing is done there.
+#[test]
+fn what_stays_behind_a_link_may_be_closed_to_everybody() {
+    let scene = Scene::new();
+    let mut spaces = with_tablespaces(&scene);
+    spaces.pair.old.stop(Stop::Fast);
+    let copy = scene.copy("copy", &spaces.pair.old);
+    let apart = scene.path().join("ts_copy");
+    let version = fs::read_dir(&spaces.only_old).unwrap().next().unwrap();
+    let closed = version.unwrap().path().join("4711");
+    fs::create_dir(&closed).unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
+    for option in ["--dry-run", "--progress=none"] {
+        let said = Rebuild::new(&copy, &spaces.pair.new)
+            .arg(mapping(&spaces.new, &apart))
+            .arg(option)
+            .succeed();
+        let left = said.report()["removed_tablespaces"][0]["left"].as_str();
+        assert!(left.unwrap().contains("old/data"), "{said}");
+    }
+    assert!(removed_link(&copy, &spaces.only_old) && closed.exists());
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
 }
 
 /// Whether no link of a cluster leads to a place.
