@@ -1,4 +1,4 @@
-# make demo | test | test-matrix | lint | audit | bench (ARGS=...) | bench-kernels | install (PREFIX=/usr/local DESTDIR=)
+# make demo | test | test-matrix | lint | cargo-deny | audit | bench (ARGS=...) | bench-kernels | install (PREFIX=/usr/local DESTDIR=)
 PREFIX ?= /usr/local
 CARGO ?= cargo
 
@@ -15,13 +15,16 @@ endif
 endif
 target = $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: build demo test test-matrix lint audit bench bench-kernels install
+.PHONY: build demo test test-matrix lint lint-sources lint-crates cargo-deny audit bench bench-kernels install
 
 build:
 	$(CARGO) build --release --locked
 
 demo:
 	demo/run
+
+# Tests wait for servers most of the time: more of them than processors.
+export RUST_TEST_THREADS ?= $(shell echo $$(( 3 * $$(nproc) )))
 
 # Everything on the installed PostgreSQL, then what needs a server on the newest as well.
 test:
@@ -32,18 +35,27 @@ test:
 test-matrix:
 	tests/matrix
 
-lint:
+lint: lint-sources lint-crates
+
+lint-sources:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --locked --no-deps --document-private-items
 	bash -n demo/run benches/peers/rsync-standby tests/pg-versions tests/matrix fuzz/run .ci/run
 	sh -n tests/run-as-unprivileged
-	$(CARGO) deny --version > /dev/null 2>&1 || $(CARGO) install --locked cargo-deny
+
+lint-crates: cargo-deny
 	$(CARGO) deny --locked check --hide-inclusion-graph bans licenses sources
 
+# Its own release profile has LTO over all crates and one unit: minutes, for a program that runs for two seconds. In a
+# folder of its own, so that it can be built beside something else.
+cargo-deny:
+	$(CARGO) deny --version > /dev/null 2>&1 || { \
+		CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) install --locked --debug --target-dir '$(target)/cargo-deny' cargo-deny \
+		&& rm -rf '$(target)/cargo-deny'; }
+
 # Known vulnerabilities of what is linked in: needs their list, which is on GitHub, and so is no part of lint.
-audit:
-	$(CARGO) deny --version > /dev/null 2>&1 || $(CARGO) install --locked cargo-deny
+audit: cargo-deny
 	$(CARGO) deny --locked check --hide-inclusion-graph advisories
 
 # As root without the runner of the tests: the benchmark drops the page cache, and gives root up itself.

@@ -2,6 +2,8 @@
 //!
 //! Values only. `client::look::target` and `agent::look` fill them in; `plan` judges them.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::pg::control::ControlFile;
@@ -78,12 +80,16 @@ pub struct SourceFacts {
     pub rights: SourceRights,
     /// The slot asked for, if it exists.
     pub slot: Option<SlotFacts>,
+    /// Another run of pg_reseed that has the slot asked for.
+    pub slot_run: Option<SlotHolder>,
     /// `application_name`s listed in `synchronous_standby_names` (the raw setting).
     pub synchronous_standby_names: String,
     /// All physical slots that are not temporary.
     pub slots: Vec<SlotFacts>,
     /// Whom it follows; `None` for a primary.
     pub upstream: Option<Upstream>,
+    /// Its pg_wal has the history file of its timeline, or the timeline is the first, which has none.
+    pub has_history_file: bool,
 }
 
 /// Whom a server in recovery follows, as far as it can be seen from its host.
@@ -193,6 +199,48 @@ pub struct SlotFacts {
     pub restart_lsn: Option<Lsn>,
     /// `wal_status` of pg_replication_slots.
     pub wal_status: String,
+    /// Who streams from it now.
+    pub holder: Option<SlotHolder>,
+}
+
+/// The other end of a connection to the source's server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotClient {
+    /// IP address in the shortest form; `None` for a Unix-domain socket.
+    pub address: Option<String>,
+    /// Its port; 0 for a Unix-domain socket.
+    pub port: u16,
+}
+
+impl fmt::Display for SlotClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.address {
+            Some(address) => write!(f, "{address} port {}", self.port),
+            None => f.write_str("a socket of the source's host"),
+        }
+    }
+}
+
+/// A session of the source's server that has a slot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotHolder {
+    pub pid: i32,
+    pub application_name: String,
+    /// `None` where the role may not see it.
+    pub client: Option<SlotClient>,
+}
+
+impl fmt::Display for SlotHolder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {} of the source", self.pid)?;
+        if !self.application_name.is_empty() {
+            write!(f, ", \"{}\"", self.application_name)?;
+        }
+        match &self.client {
+            Some(client) => write!(f, " from {client}"),
+            None => Ok(()),
+        }
+    }
 }
 
 impl SlotFacts {
@@ -264,6 +312,8 @@ impl Condition {
 pub struct TargetCluster {
     /// Content of `PG_VERSION`; absent only in an interrupted seed.
     pub major: Option<u32>,
+    /// Whether `base` and `global` are there.
+    pub has_directories: bool,
     /// The control file, or the copy that an interrupted rebuild saved; absent in an interrupted
     /// seed.
     pub control: Option<ControlFile>,
@@ -286,12 +336,67 @@ pub struct TargetCluster {
     pub tablespaces: Vec<Tablespace>,
     pub pid_file: Vec<u8>,
     pub running: Running,
+    /// How its server streams, if one runs and does.
+    pub stream: Option<OwnStream>,
     /// Symbolic links inside the data directory where a rebuild must write and none may be.
     pub unexpected_links: Vec<String>,
     /// Whether another pg_reseed works on it.
     pub is_locked: bool,
     /// How its server is reached, and whom it follows.
     pub standing: Standing,
+    pub unarchived: UnarchivedWal,
+    /// Its replication slots, by name; not those that end with their session.
+    pub slots: Vec<TargetSlot>,
+}
+
+/// Files of the target's pg_wal that its server was still to archive (`archive_status/*.ready`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnarchivedWal {
+    /// Their names in pg_wal, in order.
+    pub files: Vec<String>,
+    pub bytes: u64,
+}
+
+/// A replication slot that the target has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetSlot {
+    pub name: String,
+    #[serde(flatten)]
+    pub kind: SlotKind,
+    /// The WAL that it keeps begins here, if it keeps any.
+    pub restart_lsn: Option<Lsn>,
+    /// It is a standby's copy of a slot on its primary.
+    pub is_synced: bool,
+}
+
+/// What a replication slot is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "kind")]
+pub enum SlotKind {
+    /// A standby, or another receiver of WAL.
+    Physical,
+    /// Logical decoding in a database, by a plugin.
+    Logical { database_oid: u32, plugin: String },
+    /// Its state file cannot be read.
+    Unknown,
+}
+
+/// The stream that the target's own server has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnStream {
+    /// The slot that its configuration names.
+    pub slot: Option<String>,
+    /// Its own ends of its walreceiver's TCP connections.
+    pub ends: Vec<SlotClient>,
+}
+
+impl TargetCluster {
+    /// Its major version, by `PG_VERSION` or else by its control file.
+    #[must_use]
+    pub fn major(&self) -> Option<u32> {
+        let of_control = || self.control.as_ref().and_then(ControlFile::major);
+        self.major.or_else(of_control)
+    }
 }
 
 /// Facts from an interrupted run's marker.
@@ -299,6 +404,8 @@ pub struct TargetCluster {
 pub struct Interrupted {
     pub started_unix_seconds: u64,
     pub start_lsn: Lsn,
+    /// The target held nothing before the first of the interrupted runs.
+    pub is_seed: bool,
 }
 
 /// Whether a server works in the target.
@@ -313,6 +420,8 @@ pub enum Running {
     Unclear {
         pid: u32,
     },
+    /// postmaster.pid holds no process number: a server is just starting, or it was torn by a crash.
+    TornPidFile,
     /// No postmaster, but processes of one still hold the directory.
     Orphans {
         detail: String,

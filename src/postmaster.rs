@@ -1,7 +1,15 @@
 //! The server in a data directory: does it run, stop it, start it.
 
 pub mod again;
+mod login;
+mod receiver;
 pub mod restore;
+mod setting;
+mod strays;
+
+pub use self::login::{Trial, try_login};
+pub use self::receiver::{Receiver, Receives, receiver};
+pub use self::setting::setting;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -13,11 +21,10 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 
 use crate::facts::Running;
-use crate::pg::lsn::Lsn;
-use crate::plan::guard::Login;
 
-/// How long the login may take.
-const LOGIN_WITHIN: Duration = Duration::from_secs(30);
+/// What in the environment says how to reach the source, and would be a setting of a server that we start, or let
+/// its walreceiver in only until the next start.
+const NOT_FOR_SERVERS: [&str; 3] = ["PGPORT", "PGOPTIONS", "PGPASSWORD"];
 
 /// How often a condition is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -39,6 +46,17 @@ pub enum PostmasterError {
     },
     #[error("the server did not start: {0}")]
     DidNotStart(String),
+    #[error(
+        "the server that was started works in \"{}\", not in \"{}\"{}",
+        .directory.display(), .pgdata.display(),
+        if *.is_stopped { "; it was stopped again".to_owned() } else { format!(", and does not stop (pid {pid})") }
+    )]
+    Elsewhere {
+        pid: u32,
+        directory: PathBuf,
+        pgdata: PathBuf,
+        is_stopped: bool,
+    },
 }
 
 /// The lines of postmaster.pid that matter (PostgreSQL `src/include/utils/pidfile.h`).
@@ -70,10 +88,10 @@ impl PidFile {
 /// CreateLockFile`): the pid in postmaster.pid is alive, or its shared memory is still attached. Also
 /// finds server processes without a pid file that have the directory as their working directory.
 ///
-/// `pid_file` is the content of postmaster.pid, empty when there is none.
+/// `pid_file` is the content of postmaster.pid, `None` when there is none.
 #[must_use]
-pub fn running(pgdata: &Path, pid_file: &[u8]) -> Running {
-    if let Some(found) = PidFile::parse(pid_file) {
+pub fn running(pgdata: &Path, pid_file: Option<&[u8]>) -> Running {
+    if let Some(found) = pid_file.and_then(PidFile::parse) {
         if is_alive(found.pid) && found.pid != std::process::id() {
             // A server's working directory is its data directory (`postmaster.c`, `ChangeToDataDir`).
             return if works_in(found.pid, pgdata) {
@@ -89,15 +107,14 @@ pub fn running(pgdata: &Path, pid_file: &[u8]) -> Running {
                 detail: format!("Shared memory segment {id} of a dead server is still in use."),
             };
         }
-    } else if !pid_file.is_empty() {
-        return Running::Orphans {
-            detail: "Its \"postmaster.pid\" holds no process number.".to_owned(),
-        };
     }
     match process_within(pgdata) {
         Some((pid, name)) => Running::Orphans {
             detail: format!("Process {pid} ({name}) works in it."),
         },
+        // A server writes its number a moment after it has made the file, and a loss of power leaves the one
+        // without the other.
+        None if pid_file.is_some_and(|text| PidFile::parse(text).is_none()) => Running::TornPidFile,
         None => Running::No,
     }
 }
@@ -196,8 +213,8 @@ pub async fn stop(pgdata: &Path, pid: u32, wait: Duration) -> Result<(), Postmas
         .map_err(|error| signal_error(error.into()))?;
     let begin = Instant::now();
     loop {
-        let pid_file = std::fs::read(pgdata.join("postmaster.pid")).unwrap_or_default();
-        if running(pgdata, &pid_file) == Running::No {
+        let pid_file = std::fs::read(pgdata.join("postmaster.pid")).ok();
+        if running(pgdata, pid_file.as_deref()) == Running::No {
             return Ok(());
         }
         if begin.elapsed() > wait {
@@ -270,7 +287,11 @@ pub async fn start(options: &StartOptions, wait: Duration) -> Result<u32, Postma
         let path = options.log_file.display();
         PostmasterError::DidNotStart(format!("could not open \"{path}\": {error}"))
     })?;
+    let before = strays::Before::look();
     let mut command = tokio::process::Command::new(&program);
+    for name in NOT_FOR_SERVERS {
+        command.env_remove(name);
+    }
     command
         .args(words)
         .stdin(Stdio::null())
@@ -313,14 +334,26 @@ pub async fn start(options: &StartOptions, wait: Duration) -> Result<u32, Postma
             PidFile::parse(&pid_file),
             matches!(status.as_str(), "starting" | "standby" | "ready"),
         ) && is_alive(found.pid)
+            && works_in(found.pid, &options.pgdata)
         {
             return Ok(found.pid);
+        }
+        if let Some(stray) = before.stray(&options.pgdata, options.config_file.as_deref()) {
+            return Err(PostmasterError::Elsewhere {
+                is_stopped: strays::stop(&stray, wait).await,
+                pid: stray.pid,
+                directory: stray.directory,
+                pgdata: options.pgdata.clone(),
+            });
         }
         if begin.elapsed() > wait {
             return Err(did_not_start(format!("after {} s", wait.as_secs())));
         }
         if log_tail(&options.log_file, log_before).contains("FATAL:")
-            && !matches!(running(&options.pgdata, &pid_file), Running::Server { .. })
+            && !matches!(
+                running(&options.pgdata, Some(&pid_file)),
+                Running::Server { .. }
+            )
         {
             return Err(did_not_start("it ended at once".to_owned()));
         }
@@ -332,111 +365,6 @@ pub async fn start(options: &StartOptions, wait: Duration) -> Result<u32, Postma
 #[must_use]
 pub fn lives(pid: u32) -> bool {
     is_alive(pid)
-}
-
-/// What the walreceiver of a server does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Receives {
-    /// There is none.
-    No,
-    /// There is one; its title does not say what it does (`update_process_title`).
-    Unknown,
-    /// It has written what it received up to here; `None` where the title is not understood.
-    Streams(Option<Lsn>),
-}
-
-/// Whether the server with this pid has a walreceiver, and what its title says (PostgreSQL
-/// `walreceiver.c:XLogWalRcvProcessMsg`).
-#[must_use]
-pub fn receives(pid: u32) -> Receives {
-    let Ok(processes) = std::fs::read_dir("/proc") else {
-        return Receives::No;
-    };
-    for process in processes.flatten() {
-        let read = |name: &str| std::fs::read_to_string(process.path().join(name));
-        let stat = read("stat").unwrap_or_default();
-        let parent = stat
-            .rsplit_once(") ")
-            .and_then(|(_, rest)| rest.split(' ').nth(1)?.parse::<u32>().ok());
-        if parent != Some(pid) {
-            continue;
-        }
-        let title = read("cmdline").unwrap_or_default();
-        if let Some((_, lsn)) = title.split_once("walreceiver streaming ") {
-            let lsn = lsn.trim_end_matches(['\0', ' ']);
-            return Receives::Streams(Lsn::parse(lsn).ok());
-        }
-        if title.contains("walreceiver") {
-            return Receives::Unknown;
-        }
-    }
-    Receives::No
-}
-
-/// Tries the standby's login with the very connection string that it will use, by libpq itself: `psql`
-/// beside the server's programs, or on the PATH. `None` when there is no `psql`.
-pub async fn try_login(bindir: Option<&Path>, primary_conninfo: &str) -> Option<Login> {
-    let program = bindir
-        .map(|directory| directory.join("psql"))
-        .filter(|program| program.is_file())
-        .unwrap_or_else(|| "psql".into());
-    let mut command = tokio::process::Command::new(&program);
-    command
-        .args([
-            "--no-psqlrc",
-            "--no-align",
-            "--tuples-only",
-            "--no-password",
-        ])
-        .args([
-            "--field-separator",
-            " ",
-            "--command",
-            "IDENTIFY_SYSTEM",
-            "--dbname",
-        ])
-        // As a walreceiver does: the name of the database is what password files are searched for
-        // (`libpqwalreceiver.c:libpqrcv_connect`).
-        .arg(format!(
-            "{primary_conninfo} dbname=replication replication=true"
-        ))
-        // The server will not have these; what it will have stands in the connection string.
-        .env_remove("PGPASSWORD")
-        .env_remove("PGOPTIONS")
-        .env_remove("PGDATABASE")
-        .env("PGAPPNAME", "pg_reseed")
-        .env("PGCONNECT_TIMEOUT", "15")
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
-    let output = match tokio::time::timeout(LOGIN_WITHIN, command.output()).await {
-        Err(_) => {
-            return Some(Login::Refused {
-                reason: format!("no answer within {} s", LOGIN_WITHIN.as_secs()),
-            });
-        }
-        Ok(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => return None,
-        Ok(Err(error)) => {
-            return Some(Login::Refused {
-                reason: format!("could not run \"{}\": {error}", program.display()),
-            });
-        }
-        Ok(Ok(output)) => output,
-    };
-    let said = String::from_utf8_lossy(&output.stdout);
-    let identifier = said
-        .split_whitespace()
-        .next()
-        .and_then(|word| word.parse().ok());
-    Some(match (output.status.success(), identifier) {
-        (true, Some(system_identifier)) => Login::Reached { system_identifier },
-        _ => {
-            let reason = String::from_utf8_lossy(&output.stderr);
-            let reason = reason.trim().trim_start_matches("psql: ");
-            Login::Refused {
-                reason: reason.trim_start_matches("error: ").to_owned(),
-            }
-        }
-    })
 }
 
 /// The last lines of a log behind an offset, for messages.
@@ -520,7 +448,7 @@ mod tests {
         };
         let mut stranger = sleep(Path::new("/"));
         assert_eq!(
-            running(dir.path(), format!("{}\n", stranger.id()).as_bytes()),
+            running(dir.path(), Some(format!("{}\n", stranger.id()).as_bytes())),
             Running::Unclear { pid: stranger.id() }
         );
         stranger.kill().unwrap();
@@ -528,20 +456,19 @@ mod tests {
         let mut child = sleep(dir.path());
         let text = format!("{}\n", child.id());
         assert_eq!(
-            running(dir.path(), text.as_bytes()),
+            running(dir.path(), Some(text.as_bytes())),
             Running::Server { pid: child.id() }
         );
         child.kill().unwrap();
         while !is_zombie(child.id()) {
             std::thread::yield_now();
         }
-        assert_eq!(running(dir.path(), text.as_bytes()), Running::No);
+        assert_eq!(running(dir.path(), Some(text.as_bytes())), Running::No);
         child.wait().unwrap();
-        assert_eq!(running(dir.path(), text.as_bytes()), Running::No);
-        assert_eq!(running(dir.path(), b""), Running::No);
-        assert!(matches!(
-            running(dir.path(), b"\n"),
-            Running::Orphans { .. }
-        ));
+        assert_eq!(running(dir.path(), Some(text.as_bytes())), Running::No);
+        assert_eq!(running(dir.path(), None), Running::No);
+        for torn in [&b""[..], b"\n", b"\0\0\0\0"] {
+            assert_eq!(running(dir.path(), Some(torn)), Running::TornPidFile);
+        }
     }
 }

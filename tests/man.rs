@@ -193,6 +193,9 @@ fn the_json_formats_are_documented() {
         ("rebuild", outcome, "DivergenceReport"),
         ("rebuild", outcome, "DamagedPage"),
         ("rebuild", outcome, "KeptWal"),
+        ("rebuild", "src/plan/leaving.rs", "Unarchived"),
+        ("rebuild", "src/plan/saved.rs", "Stretch"),
+        ("rebuild", "src/facts.rs", "TargetSlot"),
         ("rebuild", "src/ui/figures.rs", "Figures"),
         ("rebuild", "src/ui/mod.rs", "Ending"),
         ("inspect", outcome, "Inspection"),
@@ -260,7 +263,7 @@ fn short_help_of_rebuild() {
           --max-delete <N>
               Refuse to remove more files than this
           --keep-diverged-wal <DIR>
-              Save the WAL that only the target has to this directory
+              Save WAL that only the target has, or never archived, here
           --seed
               Make a new standby where nothing is
       -B, --bindir <BINDIR>
@@ -323,12 +326,14 @@ fn short_help_of_rebuild() {
 
     Overrides of refusals:
           --overwrite-foreign-cluster  Overwrite a cluster that never was the source's
+          --overwrite-unknown-cluster  Overwrite a cluster that cannot be told
           --discard-newer-timeline     Overwrite a target on a newer timeline
           --discard-newer-wal          Overwrite a target that is ahead of the source
           --leave-no-primary           Follow a source that is a standby of the target
           --no-login-check             Do not try the standby's connection first
           --reuse-tablespace-dirs      Use tablespace directories that have content
           --ignore-free-space          Do not check that there is enough room
+          --keep-incomplete-wal        Save the WAL that only the target has although parts are gone
           --allow-unknown-version      Go on with a PostgreSQL that is newer than known
 
     General options:

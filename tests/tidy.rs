@@ -166,7 +166,6 @@ const LONGER: &[(&str, &str)] = &[
     ("pg/layout.rs", "one table of names; a third is its tests"),
     ("plan/action.rs", "two thirds are tests"),
     ("it/guards.rs", "one test for each guard"),
-    ("it/rebuild.rs", "the scenarios of the main job"),
     ("tidy.rs", "one rule a line; a quarter is its tests"),
 ];
 

@@ -1,6 +1,7 @@
 //! One request, one answer, on a worker thread: digests, blocks, deltas, the control file. Stateless and
 //! idempotent given the list of files.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::control;
@@ -11,7 +12,7 @@ use crate::compare::blocks::{Baseline, keep_differing, piece_count};
 use crate::compare::rolling;
 use crate::digest::{DIGEST_BYTES, Digest, SessionKey};
 use crate::disk::DiskError;
-use crate::disk::read::{PieceReader, is_hole, read_most, read_padded};
+use crate::disk::read::{PieceReader, is_hole, read_most, read_padded, reopen};
 use crate::disk::root::Roots;
 use crate::geometry::{
     BitSet, EXTENT_BYTES, EntryId, RANGE_BYTES, SPANS_MAX, Span, WHOLE_MAX_BYTES, total_bytes,
@@ -35,6 +36,8 @@ const PAGE_PAUSE: std::time::Duration = std::time::Duration::from_millis(2);
 #[derive(Debug)]
 pub struct Reader {
     pub roots: Roots,
+    /// Configuration that is a link in the data directory: what it leads to.
+    pub linked: BTreeMap<RelPath, std::fs::File>,
     /// The files by their numbers.
     pub files: Arc<Manifest>,
     pub key: SessionKey,
@@ -243,6 +246,10 @@ impl Reader {
             )
         })?;
         let path = item.path();
+        if let Some(file) = self.linked.get(&path) {
+            let file = reopen(file, &path).map_err(|error| read_fault(&error))?;
+            return Ok((path, Some(file)));
+        }
         match self.roots.open_regular(&path) {
             Ok(file) => Ok((path, Some(file))),
             Err(error) if error.is_missing() => Ok((path, None)),

@@ -1,12 +1,20 @@
 //! The bracket: the time between start and stop of the backup, and the slot that keeps its WAL.
 
+use std::time::{Duration, Instant};
+
 use crate::errors::chain;
-use crate::facts::SlotFacts;
+use crate::facts::{SlotFacts, SlotHolder};
 use crate::pg::lsn::Lsn;
 use crate::sql::backup::Stopped;
 use crate::sql::slot::SlotState;
 use crate::sql::{Session, SqlError};
 use crate::wire::message::{Fault, FaultKind, SlotWish};
+
+/// How long the agent of a run that ends may still have the slot's name.
+const CLAIM_WITHIN: Duration = Duration::from_secs(5);
+
+/// How often it is tried.
+const CLAIM_EVERY: Duration = Duration::from_millis(100);
 
 /// A running backup. Only who holds one may make a reader of the data directory that counts.
 #[derive(Debug)]
@@ -90,6 +98,24 @@ pub async fn slot_facts(sql: &Session, name: &str) -> Result<Option<SlotFacts>, 
     sql.slot(name)
         .await
         .map_err(|error| server_fault("could not look at the replication slot", &error))
+}
+
+/// Takes the name of the standby's slot among all runs of pg_reseed, or only looks. A run that was just killed may
+/// take a moment to give it back.
+///
+/// # Errors
+/// The server's refusal.
+pub async fn claim(sql: &Session, name: &str, takes: bool) -> Result<Option<SlotHolder>, Fault> {
+    let begin = Instant::now();
+    loop {
+        let other = sql.claim_slot(name, takes).await.map_err(|error| {
+            server_fault("could not look who uses the replication slot", &error)
+        })?;
+        if other.is_none() || !takes || begin.elapsed() > CLAIM_WITHIN {
+            return Ok(other);
+        }
+        tokio::time::sleep(CLAIM_EVERY).await;
+    }
 }
 
 /// Whether a slot keeps all WAL from `start` on.

@@ -9,7 +9,7 @@ use super::lineage;
 use super::options::ServeOptions;
 use super::tree::read_fault;
 use crate::disk::facts as disk_facts;
-use crate::facts::{SourceFacts, Tablespace};
+use crate::facts::{SlotHolder, SourceFacts, Tablespace};
 use crate::pg::lsn::unbroken_since;
 use crate::sql::Session;
 use crate::wire::message::{Fault, FaultKind};
@@ -23,6 +23,7 @@ pub async fn source(
     sql: &Session,
     options: &ServeOptions,
     slot: Option<&str>,
+    slot_run: Option<SlotHolder>,
 ) -> Result<SourceFacts, Fault> {
     let server = sql
         .facts()
@@ -69,7 +70,9 @@ pub async fn source(
     let wal_facts = disk_facts::directory(&wal)
         .map_err(disk)?
         .ok_or_else(|| missing(&wal))?;
-    let pid_file = disk_facts::pid_file(&pgdata).map_err(disk)?;
+    let pid_file = disk_facts::pid_file(&pgdata)
+        .map_err(disk)?
+        .unwrap_or_default();
     let port_of_pid_file = String::from_utf8_lossy(&pid_file)
         .lines()
         .nth(3)
@@ -90,6 +93,7 @@ pub async fn source(
         host: disk_facts::host(),
         user: disk_facts::user(),
         version: sql.version(),
+        has_history_file: disk_facts::has_history(&wal, server.timeline),
         history: disk_facts::history(&wal, server.timeline).map_err(disk)?,
         oldest_wal: unbroken_since(
             disk_facts::segments(&wal, control.wal_segment_bytes)
@@ -113,6 +117,7 @@ pub async fn source(
         settings: server.settings,
         rights: server.rights,
         slot,
+        slot_run,
         synchronous_standby_names: server.synchronous_standby_names,
         slots,
         upstream,

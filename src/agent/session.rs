@@ -216,7 +216,11 @@ impl Session {
                      own --dbname) says how.",
                 )
             })?;
-        let facts = look::source(&sql, &self.options, slot).await?;
+        let slot_run = match slot {
+            Some(name) => bracket::claim(&sql, name, !self.configuration()?.is_survey).await?,
+            None => None,
+        };
+        let facts = look::source(&sql, &self.options, slot, slot_run).await?;
         let pgdata = String::from_utf8_lossy(&facts.data_directory);
         let identifier = facts.control.system_identifier;
         tracing::info!("{CLUSTER_LINE}{identifier} in \"{pgdata}\"");
@@ -290,9 +294,10 @@ impl Session {
                 log_directory: RelPath::parse(facts.log_directory.as_bytes()).ok(),
                 tablespaces,
             };
-            let tree = tree::walk(&roots, &rules, configuration.jobs)?;
+            let mut tree = tree::walk(&roots, &rules, configuration.jobs)?;
             self.reader = Some(Arc::new(Reader {
                 roots,
+                linked: std::mem::take(&mut tree.linked),
                 files: Arc::clone(&tree.manifest),
                 key: configuration.key,
                 effort: Arc::clone(&self.effort),
@@ -322,6 +327,8 @@ impl Session {
             end: next.is_none().then(|| ManifestEnd {
                 tablespaces: tree.tablespaces.clone(),
                 skipped: tree.skipped.clone(),
+                unreadable: tree.unreadable.clone(),
+                unreadable_more: tree.unreadable_more,
             }),
         };
         Ok((answer, body))
@@ -428,6 +435,7 @@ impl Session {
         let roots = Roots::open(&wal, []).map_err(|error| read_fault(&error))?;
         self.reader = Some(Arc::new(Reader {
             roots,
+            linked: BTreeMap::new(),
             files: Arc::new(listing),
             key: configuration.key,
             effort: Arc::clone(&self.effort),

@@ -1,10 +1,12 @@
 //! The walk that makes the manifest: everything that a base backup would send, in directory order.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
+use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
+use crate::disk::read::open_linked;
 use crate::disk::root::Roots;
 use crate::disk::walk::{self, Kind, Place};
 use crate::errors::chain;
@@ -24,6 +26,12 @@ pub struct Tree {
     pub parts: Vec<EntryId>,
     /// Foreign links and special files, which a base backup leaves out too, and what may not be read.
     pub skipped: Vec<String>,
+    /// Configuration that is a link, with what it leads to: only what the walk saw there is ever read.
+    pub linked: BTreeMap<RelPath, File>,
+    /// Data that may not be read, as many as are named.
+    pub unreadable: Vec<String>,
+    /// How many more there are.
+    pub unreadable_more: u64,
     pub tablespaces: Vec<Tablespace>,
 }
 
@@ -37,10 +45,15 @@ pub struct WalkRules {
     pub tablespaces: Vec<Tablespace>,
 }
 
+/// How many files are named that may not be read.
+const UNREADABLE_NAMED: usize = 100;
+
 /// What a visit saw.
 struct Seen<'a> {
     folders: Vec<Folder<EntryKind>>,
     skipped: Vec<RelPath>,
+    unreadable: Vec<RelPath>,
+    linked: BTreeMap<RelPath, File>,
     below: Vec<Place<'a>>,
 }
 
@@ -55,16 +68,28 @@ pub fn walk(roots: &Roots, rules: &WalkRules, threads: usize) -> Result<Tree, Fa
         let below = std::mem::take(&mut seen.below);
         Ok::<_, Fault>((seen, below))
     })?;
-    let (mut folders, mut skipped) = (Vec::new(), Vec::new());
+    let (mut folders, mut skipped, mut unreadable) = (Vec::new(), Vec::new(), Vec::new());
+    let mut linked = BTreeMap::new();
     for seen in visits {
         folders.extend(seen.folders);
         skipped.extend(seen.skipped);
+        unreadable.extend(seen.unreadable);
+        linked.extend(seen.linked);
     }
+    unreadable.extend(unreadable_histories(roots)?);
     skipped.sort_by(RelPath::cmp_components);
+    unreadable.sort_by(RelPath::cmp_components);
     let manifest = Listing::from_folders(folders).map_err(|error| list_fault(&error))?;
     Ok(Tree {
         parts: listing::part_starts(&manifest),
         manifest: Arc::new(manifest),
+        linked,
+        unreadable_more: unreadable.len().saturating_sub(UNREADABLE_NAMED) as u64,
+        unreadable: unreadable
+            .iter()
+            .take(UNREADABLE_NAMED)
+            .map(ToString::to_string)
+            .collect(),
         skipped: skipped.iter().map(ToString::to_string).collect(),
         tablespaces: rules.tablespaces.clone(),
     })
@@ -79,12 +104,18 @@ fn visit<'a>(
     let mut seen = Seen {
         folders: Vec::new(),
         skipped: Vec::new(),
+        unreadable: Vec::new(),
+        linked: BTreeMap::new(),
         below: Vec::new(),
     };
     let mut directory = match place.read() {
         Ok(directory) => directory,
         // Dropped since its parent was listed.
         Err(error) if error.is_missing() && place.at().is_some() => return Ok(seen),
+        Err(error) if error.is_denied() && place.at().is_some() => {
+            seen.unreadable.extend(place.at().cloned());
+            return Ok(seen);
+        }
         Err(error) => return Err(read_fault(&error)),
     };
     let unlogged = place
@@ -112,9 +143,25 @@ fn visit<'a>(
     }
     let mut folder = Folder::new(place.at().cloned());
     folder.reserve(directory.len(), directory.name_bytes());
-    directory.sizes::<Fault>(threads, |name, kind, size| {
+    if !directory.is_searchable() {
+        // It may be listed, but nothing in it may be opened.
+        seen.unreadable.extend(place.at().cloned());
+        return Ok(seen);
+    }
+    let (at, unreadable, linked) = (place.at(), &mut seen.unreadable, &seen.linked);
+    directory.looks::<Fault>(threads, |name, kind, look| {
+        if look.is_some_and(|look| !directory.is_readable(name, &look)) {
+            unreadable.extend(path_of(at, name));
+        }
+        let mut size = look.map_or(0, |look| look.size);
         let kind = match kind {
             Kind::File => EntryKind::File,
+            Kind::Symlink
+                if let Some(file) = path_of(at, name).and_then(|path| linked.get(&path)) =>
+            {
+                size = file.metadata().map_or(0, |found| found.len());
+                EntryKind::File
+            }
             // Of the others only directories are wanted, and links to such as are emptied.
             _ => EntryKind::Directory,
         };
@@ -124,6 +171,32 @@ fn visit<'a>(
     })?;
     seen.folders.push(folder);
     Ok(seen)
+}
+
+fn path_of(at: Option<&RelPath>, name: &[u8]) -> Option<RelPath> {
+    match at {
+        None => RelPath::parse(name),
+        Some(at) => at.join(name),
+    }
+    .ok()
+}
+
+/// Histories in pg_wal that may not be read: all of them travel, at the end.
+fn unreadable_histories(roots: &Roots) -> Result<Vec<RelPath>, Fault> {
+    let wal = RelPath::parse(b"pg_wal").expect("a constant of one component");
+    let mut directory = match walk::Directory::read(&roots.display(&wal)) {
+        Err(error) if error.is_missing() => return Ok(Vec::new()),
+        directory => directory?,
+    };
+    directory.retain(|name, _| name.ends_with(b".history"));
+    let mut unreadable = Vec::new();
+    directory.looks::<Fault>(1, |name, _, look| {
+        if look.is_some_and(|look| !directory.is_readable(name, &look)) {
+            unreadable.extend(wal.join(name));
+        }
+        Ok(())
+    })?;
+    Ok(unreadable)
 }
 
 /// Whether a name is an entry of the manifest in its own directory. Notes what else it means.
@@ -184,6 +257,13 @@ fn is_wanted<'a>(
                 if rules.log_directory.as_ref() != Some(&path) {
                     seen.below.push(place.below(path));
                 }
+                Ok(true)
+            }
+            Kind::Symlink
+                if layout::is_configuration_file(&path)
+                    && let Ok(Some(file)) = open_linked(&here()) =>
+            {
+                seen.linked.insert(path, file);
                 Ok(true)
             }
             Kind::Symlink | Kind::Special => {

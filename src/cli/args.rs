@@ -39,6 +39,8 @@ use crate::wire::message::Compression;
     disable_help_flag = true,
     disable_version_flag = true,
     disable_help_subcommand = true,
+    // The last one counts, as in psql and pg_basebackup; lists add up all the same.
+    args_override_self = true,
     max_term_width = 100,
     override_usage = "pg_reseed rebuild [OPTION]...\n       pg_reseed inspect [OPTION]...\n       pg_reseed serve [OPTION]..."
 )]
@@ -128,11 +130,18 @@ pub struct RebuildArguments {
     /// and TLS keys and certificates. "source" takes the source's. "target" keeps the standby's own. Files
     /// of this kind that only the source has, and unknown files at the top of its data directory, are
     /// copied nevertheless, except private keys; not if the target's configuration lies outside of PGDATA,
-    /// see --config-file. A seeded directory has none of its own and takes the source's.
+    /// see --config-file. A seeded directory has none of its own and takes the source's. In these,
+    /// data_directory is left out, as is external_pid_file on the source's own host, and paths in the source's data
+    /// directory become those in PGDATA; warnings tell of it.
     ///
     /// Files outside of the data directories, such as those in /etc/postgresql, are not changed. The
     /// settings that make the directory a standby of the source are written to postgresql.auto.conf in
-    /// any case.
+    /// any case, and so is what overrides the settings of other files that would end its role: recovery targets,
+    /// promote_trigger_file. Commands of theirs that stay in force, such as restore_command, are told of. Before
+    /// the target can start, the server's program is asked (postgres -C) whether all of it holds.
+    ///
+    /// A postgresql.conf or pg_hba.conf of the target's own without any content is refused: a killed pg_rewind
+    /// leaves such files.
     #[arg(
         long,
         value_enum,
@@ -161,13 +170,14 @@ pub struct RebuildArguments {
     #[arg(long, value_name = "N", help_heading = TARGET)]
     pub max_delete: Option<u64>,
 
-    /// Save the WAL that only the target has to this directory
+    /// Save WAL that only the target has, or never archived, here
     ///
     /// Saves the WAL that only the target has, from where its history left the source's, to DIR before anything
-    /// is removed, with the history files and a note on how to read it. It is the only copy of the
-    /// transactions that were lost by the failover. DIR must be absolute, outside of PGDATA, and missing,
-    /// empty, or made by an earlier run of this option, whose files of the same names are replaced. Nothing is
-    /// saved when the target has no WAL of its own.
+    /// is removed, with the history files and a note on what it is and how to read it; and WAL that the target was
+    /// still to archive, so that it can be brought to the archive. Segments that the server has removed from pg_wal
+    /// already are gone: if any of the target's own are missing, that is a reason to refuse, see --keep-incomplete-wal.
+    /// DIR must be absolute, outside of PGDATA, and missing, empty, or made by an earlier run of this option, whose
+    /// files of the same names are replaced. Nothing is saved when there is nothing of either kind.
     #[arg(long, value_name = "DIR", help_heading = TARGET)]
     pub keep_diverged_wal: Option<PathBuf>,
 
@@ -193,7 +203,8 @@ pub struct RebuildArguments {
     ///
     /// The main configuration file of the target's server when it is not PGDATA/postgresql.conf, as on
     /// Debian, where it is in /etc/postgresql. It is read, never written, and it is handed to a server
-    /// that --start starts. When it lies outside of PGDATA, no configuration of the source is copied
+    /// that --start starts. If data_directory in it, or in what it includes, is another directory than PGDATA, the
+    /// run is refused. When it lies outside of PGDATA, no configuration of the source is copied
     /// into PGDATA, unless with --config source or into a new directory.
     #[arg(long, value_name = "FILE", help_heading = TARGET)]
     pub config_file: Option<PathBuf>,
@@ -222,8 +233,8 @@ pub struct RebuildArguments {
     /// Replication slot that the standby shall use
     ///
     /// The physical replication slot of the source that the standby will use. It becomes
-    /// primary_slot_name. It must exist, unless --create-slot is given, and must not be in use, unless by a server in
-    /// PGDATA that --stop stops. It keeps
+    /// primary_slot_name. It must exist, unless --create-slot is given, and must not be in use, by a standby (a server in
+    /// PGDATA that --stop stops may have it) or by another run of pg_reseed. It keeps
     /// the source's WAL during the run. An existing slot that never reserved WAL cannot do that: then a
     /// temporary slot does, and the standby's slot reserves WAL when the standby first connects.
     ///
@@ -363,7 +374,9 @@ pub struct RebuildArguments {
     ///
     /// Starts the standby with pg_ctl at the end, and waits until it streams from the source and has
     /// replayed everything that makes it consistent. Only then the temporary slot is released. If it
-    /// does not come to that within --wait seconds, the exit status is 6. Where a cluster manager or
+    /// does not come to that within --wait seconds, the exit status is 6. A server that comes up in another
+    /// directory than PGDATA is stopped again, and the exit status is 6. PGPORT, PGOPTIONS and PGPASSWORD, which
+    /// are meant for the source, do not reach the server. Where a cluster manager or
     /// systemd is in charge of the server, start it there instead.
     #[arg(long, help_heading = RUN)]
     pub start: bool,
@@ -648,6 +661,16 @@ pub struct OverrideArguments {
     #[arg(long)]
     pub overwrite_foreign_cluster: bool,
 
+    /// Overwrite a cluster that cannot be told
+    ///
+    /// Goes on although the target has no global/pg_control that can be read, as an interrupted pg_rewind,
+    /// pg_basebackup or restore leaves it: nothing but its PG_VERSION, which must be that of the source, and its
+    /// directories say what it is. Everything in it is compared, so an earlier copy of the source's cluster costs what
+    /// differs; if it is another cluster, all its data is lost. Check PGDATA twice. --overwrite-foreign-cluster includes
+    /// this.
+    #[arg(long)]
+    pub overwrite_unknown_cluster: bool,
+
     /// Overwrite a target on a newer timeline
     ///
     /// Goes on although the target is on a newer timeline than the source. As a rule this means that the
@@ -694,6 +717,15 @@ pub struct OverrideArguments {
     /// compress, share blocks or grow on demand. When the disk fills nevertheless, the run stops half-way.
     #[arg(long)]
     pub ignore_free_space: bool,
+
+    /// Save the WAL that only the target has although parts are gone
+    ///
+    /// Goes on although --keep-diverged-wal cannot save all WAL that only the target has, because the server has
+    /// removed segments of it from pg_wal already. What is there is saved; the transactions that wrote to the
+    /// missing segments cannot be read from it. Without this option that is a reason to refuse, so that an archive can
+    /// be searched for these segments first.
+    #[arg(long, requires = "keep_diverged_wal")]
+    pub keep_incomplete_wal: bool,
 
     /// Go on with a PostgreSQL that is newer than known
     ///
@@ -900,6 +932,40 @@ pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Arguments, cla
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_an_option_that_is_given_twice_the_last_one_counts_and_lists_add_up() {
+        let line = "pg_reseed rebuild -D /a -D /b -h db1 --host db2 -p 1 -p 2 -n -n --start --start -P json -P plain \
+                    --config source --config target -j 1 --jobs 2 -T /a=/b -T /c=/d --keep x --keep y -v -v";
+        let words = line
+            .split(' ')
+            .filter(|word| !word.is_empty())
+            .map(Into::into);
+        let Command::Rebuild(typed) = parse(words).unwrap().command else {
+            panic!("not a rebuild");
+        };
+        assert_eq!(typed.pgdata, Some("/b".into()));
+        assert_eq!(typed.connection.host.as_deref(), Some("db2"));
+        assert_eq!((typed.connection.port, typed.jobs), (Some(2), Some(2)));
+        assert!(typed.dry_run && typed.start);
+        assert_eq!(
+            (typed.progress, typed.config),
+            (Style::Plain, ConfigSide::Target)
+        );
+        assert_eq!((typed.tablespace_mapping.len(), typed.keep.len()), (2, 2));
+        assert_eq!(typed.verbose, 2);
+        let both = "pg_reseed rebuild -D /a -q -q -v"
+            .split(' ')
+            .map(Into::into);
+        assert!(parse(both).is_err());
+        for line in [
+            "pg_reseed inspect -D /a -D /b --json --json -S a -S b",
+            "pg_reseed serve --stdio --stdio -D /a -D /b",
+        ] {
+            let words = line.split(' ').map(Into::into);
+            assert!(parse(words).is_ok(), "{line}");
+        }
+    }
 
     #[test]
     fn definitions_are_sound() {

@@ -29,7 +29,8 @@ use crate::client::look::debian;
 use crate::client::options::RebuildOptions;
 use crate::client::outcome::Outcome;
 use crate::event::Stage;
-use crate::ui::report::{self, FailureReport};
+use crate::ui::file::{self, FailureReport};
+use crate::ui::report::{self, Warned};
 use crate::ui::{Ending, Style, Ui, inspection, log};
 
 /// Does what the arguments say.
@@ -139,11 +140,16 @@ fn rebuild(meant: &Rebuild) -> ExitCode {
 
     let pgdata = meant.options.pgdata.display().to_string();
     let ending = exit::ending(&result, &pgdata);
+    let warned = if ui.shows_to_people() {
+        Warned::Already
+    } else {
+        Warned::NotYet
+    };
     let is_told = ui.end(ending.clone());
     let written = match (&meant.report, &result) {
         (None, _) => Ok(()),
-        (Some(path), Ok(outcome)) => report::write(path, outcome),
-        (Some(path), Err(_)) => report::write(
+        (Some(path), Ok(outcome)) => file::write(path, outcome),
+        (Some(path), Err(_)) => file::write(
             path,
             &FailureReport {
                 ending: &ending,
@@ -162,7 +168,7 @@ fn rebuild(meant: &Rebuild) -> ExitCode {
     match &result {
         Ok(outcome) if meant.shows_summary => {
             // Fails when nobody reads any more.
-            let _ = io::stdout().write_all(report::summary(outcome).as_bytes());
+            let _ = io::stdout().write_all(report::summary(outcome, warned).as_bytes());
         }
         Err(_) if !is_told => exit::print_error(&exit::lines(&ending)),
         _ => {}

@@ -307,9 +307,9 @@ pub fn inspect(typed: InspectArguments, around: &Surroundings) -> Result<Inspect
         options: InspectOptions {
             pgdata,
             cluster: typed.debian.cluster,
+            config_file: recorded.map(|cluster| cluster.config_file),
             source,
             slot: typed.slot,
-            config_file: recorded.map(|cluster| cluster.config_file),
         },
         is_json: typed.json,
         verbosity: i16::from(typed.verbose),
@@ -598,11 +598,15 @@ fn plain(path: &Path) -> PathBuf {
 fn overrides(typed: &OverrideArguments, seed: bool) -> Overrides {
     Overrides {
         overwrite_foreign_cluster: typed.overwrite_foreign_cluster,
+        // Whoever may overwrite another cluster may overwrite one that may be another.
+        overwrite_unknown_cluster: typed.overwrite_unknown_cluster
+            || typed.overwrite_foreign_cluster,
         discard_newer_timeline: typed.discard_newer_timeline,
         discard_newer_wal: typed.discard_newer_wal,
         no_login_check: typed.no_login_check,
         reuse_tablespace_dirs: typed.reuse_tablespace_dirs,
         ignore_free_space: typed.ignore_free_space,
+        keep_incomplete_wal: typed.keep_incomplete_wal,
         allow_unknown_version: typed.allow_unknown_version,
         leave_no_primary: typed.leave_no_primary,
         seed,

@@ -9,7 +9,7 @@ use crate::client::failure::{AGAIN, Failure, Kind, TargetState};
 use crate::client::finish::launch::Finished;
 use crate::client::finish::summary::damaged_pages;
 use crate::client::finish::wal::{self, Stopped};
-use crate::client::look::conf;
+use crate::client::look::{adoption, conf, server, settings};
 use crate::client::outcome::DamagedPage;
 use crate::client::prepare::Half;
 use crate::client::run::Run;
@@ -20,7 +20,7 @@ use crate::client::transfer::sink::Sink;
 use crate::client::transfer::work::Work;
 use crate::disk::DiskError;
 use crate::disk::confine::{self, Confined};
-use crate::disk::target::{ClosedTarget, Finish};
+use crate::disk::target::{ClosedTarget, Settle};
 use crate::errors::chain;
 use crate::event::{Counters, Stage};
 use crate::facts::{SourceFacts, TargetCluster};
@@ -29,6 +29,7 @@ use crate::pg::control::poison_checkpoint;
 use crate::pg::label::BackupLabel;
 use crate::pg::layout;
 use crate::pg::lsn::Lsn;
+use crate::plan::adoption::Home;
 use crate::plan::guard::{self, Cleared};
 use crate::plan::refusal::Refusal;
 use crate::plan::replay::{self, Spoiled};
@@ -53,6 +54,7 @@ pub(super) struct Carried {
     old_auto_conf: Vec<u8>,
     standby: StandbySettings,
     configuration: Option<Staged>,
+    adoption: Option<Home>,
     bindir: Option<PathBuf>,
 }
 
@@ -115,6 +117,7 @@ fn carried(half: Half, brought: Brought, damaged: Vec<DamagedPage>) -> Carried {
         old_auto_conf: half.old_auto_conf,
         standby: half.standby,
         configuration: half.configuration,
+        adoption: half.adoption,
         bindir: half.bindir,
     }
 }
@@ -232,6 +235,8 @@ async fn again(run: &Run<'_>, half: &mut Half, spoiled: &Spoiled) -> Result<(), 
     let lists = lists(run, &half.source, true, &half.facts, findings).await;
     let work = lists.and_then(|lists| plan(run, &half.facts, findings, &lists));
     half.work = work.map_err(half_way)?;
+    workers::in_place(|| half.target.mend(&half.work.mend))
+        .map_err(|error| Failure::half_way(&error))?;
     Ok(())
 }
 
@@ -244,26 +249,47 @@ pub(super) async fn finish(run: &Run<'_>, carried: Carried) -> Result<Finished, 
     if let Some(configuration) = &carried.configuration {
         workers::in_place(|| configuration.settle(run))?;
     }
-    let base = conf::base(&run.options.pgdata, run.options.config_file.as_deref());
-    for problem in &base.problems {
+    let old_auto_conf = match &carried.adoption {
+        Some(home) => workers::in_place(|| {
+            adoption::adopt(run, &carried.target, home, &carried.old_auto_conf)
+        })
+        .map_err(|error| Failure::half_way(&error))?,
+        None => carried.old_auto_conf,
+    };
+    let mut base = conf::base(&run.options.pgdata, run.options.config_file.as_deref());
+    let included = server::included(&run.options.pgdata, &old_auto_conf);
+    for problem in base.problems.iter().chain(&included.problems) {
         run.warn(problem);
     }
-    let auto_conf =
-        standby_plan::auto_conf(&carried.old_auto_conf, &base.settings, &carried.standby)
-            .map_err(|error| Failure::half_way(&error))?;
+    // What either of them sets, ours must override.
+    base.settings.extend(included.settings);
+    let auto_conf = standby_plan::auto_conf(&old_auto_conf, &base.settings, &carried.standby)
+        .map_err(|error| Failure::half_way(&error))?;
     let target = Arc::try_unwrap(carried.target).map_err(|_| {
         let error = "the target is still being written (this is a bug in pg_reseed)";
         Failure::new(TargetState::HalfWay, error).hint(AGAIN)
     })?;
     let (label, control) = (carried.label, carried.control);
+    let settled = run.workers.run(move || {
+        target.settle(&Settle {
+            backup_label: &label.bytes,
+            auto_conf: &auto_conf,
+        })?;
+        Ok::<_, DiskError>(target)
+    });
+    let target = settled
+        .await
+        .map_err(|error| Failure::half_way(&error))?
+        .map_err(|error| Failure::half_way(&error))?;
+    // As the files lie now, and while no server can start yet.
+    let major = carried.facts.version.major();
+    server::prove(run, carried.bindir.as_deref(), &carried.standby, major).await?;
+    if !settings::has_own_configuration(run.options, carried.cleared.findings().is_seed) {
+        // It was not here yet.
+        server::tell(run);
+    }
     run.workers
-        .run(move || {
-            target.finish(&Finish {
-                backup_label: &label.bytes,
-                auto_conf: &auto_conf,
-                control: &control,
-            })
-        })
+        .run(move || target.finish(&control))
         .await
         .map_err(|error| Failure::half_way(&error))?
         .map_err(|error| Failure::half_way(&error))?;

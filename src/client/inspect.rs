@@ -4,9 +4,12 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::client::close::keep;
 use crate::client::failure::{Failure, TargetState};
 use crate::client::finish::summary;
+use crate::client::look::leaving;
 use crate::client::look::lineage;
+use crate::client::look::server;
 use crate::client::look::target::{self, Hold};
 use crate::client::options::{InspectOptions, InspectSource};
 use crate::client::outcome::{
@@ -19,6 +22,7 @@ use crate::disk::walk;
 use crate::event::Events;
 use crate::facts::{Condition, Running, SourceFacts, TargetCluster, TargetFacts};
 use crate::pg::lsn::unbroken_since;
+use crate::pg::timeline::history_file_name;
 use crate::pg::version::tablespace_directory;
 use crate::plan::advice::{Advice, advise};
 use crate::plan::lineage::{Lineage, Remark, lineage as lineage_of};
@@ -40,7 +44,7 @@ pub async fn inspect(options: &InspectOptions, events: &Events) -> Result<Inspec
         let target = target::look(pgdata, &hold)?;
         drop::<Hold>(hold);
         let own = match &target.condition {
-            Condition::Cluster(cluster) => Some(report_of(pgdata, cluster)?),
+            Condition::Cluster(cluster) => Some(report_of(options, cluster)?),
             _ => None,
         };
         Ok::<_, crate::disk::DiskError>((target, own))
@@ -55,6 +59,11 @@ pub async fn inspect(options: &InspectOptions, events: &Events) -> Result<Inspec
         relation: None,
         relation_in_words: None,
         divergence: None,
+        missing_wal: Vec::new(),
+        warnings: match &target.condition {
+            Condition::Cluster(cluster) => leaving::warnings(cluster, None, false),
+            _ => Vec::new(),
+        },
         advice: None,
         sentences: Vec::new(),
         command: None,
@@ -136,12 +145,34 @@ fn conclude(
         }),
     });
     inspection.divergence = summary::divergence(&relation, cluster);
+    if let Some(cluster) = cluster {
+        let source = Some((facts, &relation));
+        inspection.warnings = leaving::warnings(cluster, source, false);
+        if let Some(report) = &mut inspection.cluster {
+            report.unarchived = leaving::unarchived(cluster, source);
+        }
+        if cluster.interrupted.is_none() && inspection.divergence.is_some() {
+            inspection.missing_wal = keep::missing(&options.pgdata, cluster, &relation)?;
+        }
+    }
     inspection.relation = Some(relation.name());
     inspection.relation_in_words = Some(relation.to_string());
     inspection.sentences = advice.sentences();
     inspection
         .sentences
         .extend(remarks(options, target, facts, &lineage));
+    let cluster_report = inspection.cluster.as_ref();
+    if cluster_report.is_some_and(|cluster| !cluster.configuration_problems.is_empty()) {
+        let mend = "Whatever you do, mend the directory's configuration before you start a server.";
+        inspection.sentences.push(mend.to_owned());
+    }
+    if !facts.has_history_file {
+        let file = history_file_name(facts.timeline);
+        inspection.sentences.push(format!(
+            "\"pg_wal/{file}\" is missing on the source: no standby can stream from it that does not get that file \
+             elsewhere."
+        ));
+    }
     // An interrupted run is finished by its own command, with all its options.
     if advice.is_rebuild() && advice != Advice::RunAgain {
         let mut command = command(options, source)?;
@@ -221,9 +252,10 @@ fn condition(target: &TargetFacts) -> &'static str {
 }
 
 fn report_of(
-    pgdata: &Path,
+    options: &InspectOptions,
     cluster: &TargetCluster,
 ) -> Result<ClusterReport, crate::disk::DiskError> {
+    let pgdata: &Path = &options.pgdata;
     let control = cluster.control.as_ref();
     let wal = pgdata.join("pg_wal");
     let wal_begin = control
@@ -252,6 +284,18 @@ fn report_of(
     Ok(ClusterReport {
         major: cluster.major,
         problem: cluster.control_problem.clone(),
+        // What an interrupted seed has brought is not its own yet.
+        configuration_problems: match cluster.interrupted {
+            Some(_) => Vec::new(),
+            None => server::problems(pgdata, options.config_file.as_deref())
+                .iter()
+                .map(|refusal| {
+                    let mut sentence = words::capital(&refusal.error());
+                    sentence.push_str(". ");
+                    sentence + &refusal.detail()
+                })
+                .collect(),
+        },
         system_identifier: control.map(|control| control.system_identifier.to_string()),
         state: control.map(|control| control.state),
         server_pid: match cluster.running {
@@ -263,6 +307,10 @@ fn report_of(
             Running::Unclear { pid } => Some(format!(
                 "Its postmaster.pid names process {pid}, which works elsewhere."
             )),
+            Running::TornPidFile => Some(
+                "Its postmaster.pid holds no process number: a server is just starting, or a crash has torn it."
+                    .to_owned(),
+            ),
             Running::Orphans { detail } => Some(detail.clone()),
         },
         is_locked: cluster.is_locked,
@@ -288,6 +336,8 @@ fn report_of(
                 is_there: space.identity.is_some(),
             })
             .collect(),
+        unarchived: leaving::unarchived(cluster, None),
+        slots: cluster.slots.clone(),
         interrupted: cluster.interrupted.as_ref().map(|run| InterruptedReport {
             start_lsn: run.start_lsn,
             age_seconds: seconds_since(run.started_unix_seconds),

@@ -111,12 +111,12 @@ pub struct InspectOptions {
     pub pgdata: PathBuf,
     /// The name by which it was found.
     pub cluster: Option<ClusterName>,
+    /// Configuration file that is on record for it.
+    pub config_file: Option<PathBuf>,
     /// The server that the directory shall follow; `None` looks at the directory alone.
     pub source: Option<InspectSource>,
     /// The standby's slot on the source.
     pub slot: Option<String>,
-    /// Configuration file of the directory's server when it is on record elsewhere.
-    pub config_file: Option<PathBuf>,
 }
 
 /// How `inspect` reaches the source, with what was typed: the advice is a command with the same words.

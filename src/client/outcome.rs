@@ -2,10 +2,13 @@
 
 use serde::Serialize;
 
+use crate::facts::TargetSlot;
 use crate::pg::control::ClusterState;
 use crate::pg::lsn::Lsn;
 use crate::pg::timeline::{HistoryEntry, TimelineId};
 use crate::plan::advice::Advice;
+use crate::plan::leaving::Unarchived;
+use crate::plan::saved::Stretch;
 
 /// What kind of run it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -31,14 +34,18 @@ pub struct DivergenceReport {
     pub is_exact: bool,
 }
 
-/// WAL that only the target had, saved elsewhere.
+/// WAL that only the target had, or that was never archived, saved elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct KeptWal {
     pub directory: String,
     pub files: u64,
     pub bytes: u64,
-    /// Where it begins.
-    pub from: Lsn,
+    /// Where what only the target had begins; `null` when it had nothing of its own.
+    pub from: Option<Lsn>,
+    /// How many of the files were never archived.
+    pub unarchived_files: u64,
+    /// What only the target had and was not in its pg_wal any more.
+    pub missing: Vec<Stretch>,
 }
 
 /// A block that fails PostgreSQL's own checksum on the source.
@@ -80,6 +87,10 @@ pub struct Outcome {
     pub divergence: Option<DivergenceReport>,
     /// What `--keep-diverged-wal` saved.
     pub kept_wal: Option<KeptWal>,
+    /// WAL of the target that was never archived.
+    pub unarchived: Option<Unarchived>,
+    /// The target's replication slots, which do not come back.
+    pub removed_slots: Vec<TargetSlot>,
     /// Absent in a dry run.
     pub start_lsn: Option<Lsn>,
     pub stop_lsn: Option<Lsn>,
@@ -128,6 +139,10 @@ pub struct Inspection {
     pub relation: Option<&'static str>,
     pub relation_in_words: Option<String>,
     pub divergence: Option<DivergenceReport>,
+    /// What of the WAL that only it has is not in its pg_wal any more.
+    pub missing_wal: Vec<Stretch>,
+    /// What a rebuild would take away beside its data: one sentence each.
+    pub warnings: Vec<String>,
     pub advice: Option<Advice>,
     /// The advice in words.
     pub sentences: Vec<String>,
@@ -142,6 +157,8 @@ pub struct ClusterReport {
     pub major: Option<u32>,
     /// Why there is no control file to tell.
     pub problem: Option<String>,
+    /// What is wrong with its configuration: the server that it makes would be another, or none. Sentences.
+    pub configuration_problems: Vec<String>,
     pub system_identifier: Option<String>,
     pub state: Option<ClusterState>,
     /// The server that runs in it.
@@ -166,6 +183,10 @@ pub struct ClusterReport {
     pub wal_segment_bytes: Option<u32>,
     pub tablespaces: Vec<TablespaceReport>,
     pub interrupted: Option<InterruptedReport>,
+    /// Its WAL that was never archived.
+    pub unarchived: Option<Unarchived>,
+    /// Its replication slots.
+    pub slots: Vec<TargetSlot>,
     /// Files and their bytes without pg_wal, tablespaces included.
     pub files: u64,
     pub bytes: u64,

@@ -12,25 +12,28 @@ use crate::client::close::lock::Close;
 use crate::client::close::stop;
 use crate::client::failure::{Failure, TargetState};
 use crate::client::finish::watch;
-use crate::client::look::conf;
 use crate::client::look::judge::{
     bindir, choose_slot, judge, judge_before_stop, judge_login, judge_wal_supply, remark, slot_wish,
 };
+use crate::client::look::leaving;
 use crate::client::look::lineage;
 use crate::client::look::settings;
 use crate::client::look::target::{self, Hold};
+use crate::client::look::{adoption, conf, server};
 use crate::client::options::RebuildOptions;
 use crate::client::run::Run;
 use crate::client::source::{Source, SourceError};
-use crate::client::transfer::lists::{Lists, lists, plan};
+use crate::client::transfer::lists::{Lists, judge_rights_before_stop, lists, plan};
 use crate::client::transfer::whole::fetch_small;
 use crate::client::transfer::work::Work;
 use crate::disk::target::ClosedTarget;
 use crate::event::Stage;
 use crate::facts::{Condition, Live, Running, SourceFacts, TargetCluster, TargetFacts};
 use crate::pg::lsn::Lsn;
+use crate::plan::adoption::Home;
 use crate::plan::guard::{self, Cleared, Findings};
 use crate::plan::refusal::Refusal;
+use crate::plan::relation::relate;
 use crate::plan::slots;
 use crate::plan::standby as standby_plan;
 use crate::wire::message::{Answer, Request, SlotWish};
@@ -61,6 +64,8 @@ pub(super) struct Half {
     pub old_auto_conf: Vec<u8>,
     pub standby: standby_plan::StandbySettings,
     pub configuration: Option<Staged>,
+    /// The source's configuration comes into the data directory.
+    pub adoption: Option<Home>,
     pub bindir: Option<PathBuf>,
 }
 
@@ -129,8 +134,9 @@ async fn close_in_order(
         .map_err(|error| error.untouched())?;
 
     run.stage(Stage::Judge);
-    keep::judge_place(options)?;
+    keep::judge_place(options, &target)?;
     choose_slot(run, &target, &facts);
+    keep::judge_completeness(run, &target, &relate(&target, &facts))?;
     let to_stop = server_to_stop(options, &target);
     let mut cleared = None;
     let before_stop = match to_stop {
@@ -142,10 +148,13 @@ async fn close_in_order(
     };
     remark(run, &target, &facts);
     judge_wal_supply(run, &facts)?;
+    settings::warn_of_history(run, &facts);
+    settings::warn_of_mending(run, &target);
     let bindir = bindir(options, &facts)?;
     let is_interrupted = is_interrupted(&target);
     let configuration = configuration::fetch(run, source, is_interrupted).await?;
     let is_seed = before_stop.is_seed;
+    server::judge_server(run, is_seed, bindir.as_deref()).await?;
     let name = settings::application_name(options, &target.host.name, is_seed);
     let name = name.as_deref();
     if settings::has_own_configuration(options, is_seed) {
@@ -155,6 +164,7 @@ async fn close_in_order(
         settings::raised(options, &facts, &auto_conf)?;
         settings::warn_of_slot_sync(run, &auto_conf);
     }
+    let adoption = adoption::home(options, &facts, &target.host, is_seed);
     // The backup begins while the target's server still runs, so that the list of files is judged then: unless that
     // server does not say where it stands, since the backup's own WAL would hide that it is ahead; and unless the slot
     // that it streams with, which moves on until it is stopped, must keep all from the start of the backup on.
@@ -179,6 +189,7 @@ async fn close_in_order(
             .await?,
         );
     } else {
+        judge_rights_before_stop(run, &facts, &before_stop).await?;
         judge_login(run, name, &facts, bindir.as_deref()).await?;
     }
     if let Some(pid) = to_stop {
@@ -204,6 +215,11 @@ async fn close_in_order(
         Some(cleared) => cleared,
         None => judge(run, &target, &facts)?,
     };
+    if to_stop.is_some() {
+        // Its last checkpoint may have removed segments.
+        keep::judge_completeness(run, &target, &cleared.findings().relation)?;
+    }
+    leaving::warn(run, &target, &facts);
     let findings = cleared.findings();
     let (start_lsn, lists) = match begun {
         Some((start_lsn, lists)) if to_stop.is_some() => {
@@ -252,6 +268,7 @@ async fn close_in_order(
         before: before.as_ref(),
         start_lsn,
         old_auto_conf: &old_auto_conf,
+        mend: &work.mend,
     };
     let closed = workers::in_place(|| close.close(hold))?;
     Ok(Box::new(Half {
@@ -265,6 +282,7 @@ async fn close_in_order(
         old_auto_conf,
         standby,
         configuration,
+        adoption,
         bindir,
     }))
 }
@@ -373,6 +391,28 @@ fn live(target: &TargetFacts) -> Option<&Live> {
     }
 }
 
+/// Says that an existing slot may be somebody else's: its WAL has been asked for, and nothing shows by whom.
+fn say_whose(run: &Run<'_>, facts: &SourceFacts) {
+    let Some((slot, lsn)) = facts
+        .slot
+        .as_ref()
+        .and_then(|slot| Some((slot, slot.restart_lsn?)))
+    else {
+        return;
+    };
+    let options = run.options;
+    let auto_conf = conf::auto_conf(&options.pgdata).unwrap_or_default();
+    let own =
+        settings::own_base(options).followed_by(&options.pgdata.join(conf::AUTO_CONF), &auto_conf);
+    if own.settings.get("primary_slot_name") != Some(&slot.name) {
+        run.events.note(format!(
+            "Replication slot \"{}\" of the source keeps WAL from {lsn} on, and the target's configuration did not \
+             name it: if a standby that is stopped uses it, only one of them can stream.",
+            slot.name
+        ));
+    }
+}
+
 async fn open_bracket(
     run: &Run<'_>,
     source: &Source,
@@ -392,6 +432,7 @@ async fn open_bracket(
         run.events
             .note("The replication slot exists already and is used.");
     }
+    say_whose(run, facts);
     let is_new = matches!(slot, SlotWish::Create(_));
     let start_lsn = source
         .start_backup(run.options.fast_checkpoint, slot)

@@ -62,15 +62,16 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Tells a warning, now and in the outcome.
+    /// Tells a warning, once, now and in the outcome.
     pub(super) fn warn(&self, sentence: impl Into<String>) {
         let sentence = sentence.into();
-        if let Ok(mut warnings) = self.warnings.lock()
-            && !warnings.contains(&sentence)
-        {
-            self.events.warn(&sentence);
-            warnings.push(sentence);
+        if let Ok(mut warnings) = self.warnings.lock() {
+            if warnings.contains(&sentence) {
+                return;
+            }
+            warnings.push(sentence.clone());
         }
+        self.events.warn(sentence);
     }
 
     /// Tells a remark as loud as it is.

@@ -8,11 +8,12 @@ use crate::client::close::configuration;
 use crate::client::close::keep;
 use crate::client::failure::Failure;
 use crate::client::finish::summary::{self, Told};
-use crate::client::look::conf;
 use crate::client::look::judge::{
     bindir, choose_slot, judge, judge_before_stop, judge_login, judge_wal_supply, remark,
 };
+use crate::client::look::leaving;
 use crate::client::look::settings;
+use crate::client::look::{adoption, conf, server};
 use crate::client::outcome::Outcome;
 use crate::client::prepare::{facts, is_interrupted, server_to_stop};
 use crate::client::run::Run;
@@ -23,6 +24,7 @@ use crate::client::transfer::sink::Sink;
 use crate::disk::root::Roots;
 use crate::event::{Counters, Stage};
 use crate::facts::{Condition, TargetFacts};
+use crate::plan::relation::relate;
 use crate::plan::standby as standby_plan;
 
 /// Compares without a backup and without changing anything.
@@ -39,7 +41,8 @@ pub(super) async fn survey(
         .await
         .map_err(|error| error.untouched())?;
     run.stage(Stage::Judge);
-    keep::judge_place(options)?;
+    keep::judge_place(options, target)?;
+    keep::judge_completeness(run, target, &relate(target, &facts))?;
     choose_slot(run, target, &facts);
     let server_to_stop = server_to_stop(options, target);
     let findings = match server_to_stop {
@@ -52,12 +55,19 @@ pub(super) async fn survey(
             .note(format!("It would stop the target's server (PID {pid})."));
     }
     judge_wal_supply(run, &facts)?;
+    settings::warn_of_history(run, &facts);
+    settings::warn_of_mending(run, target);
     let bindir = bindir(options, &facts)?;
     let is_seed = findings.is_seed;
+    server::judge_server(run, is_seed, bindir.as_deref()).await?;
+    if let Some(home) = adoption::home(options, &facts, &target.host, is_seed) {
+        adoption::foretell(run, source, &home).await;
+    }
     let name = settings::application_name(options, &target.host.name, is_seed);
     let name = name.as_deref();
     judge_login(run, name, &facts, bindir.as_deref()).await?;
     configuration::fetch(run, source, is_interrupted(target)).await?;
+    leaving::warn(run, target, &facts);
     run.admitted.notify_one();
     run.stage(Stage::Manifest);
     let has_content = target.condition.is_cluster();

@@ -5,14 +5,16 @@
 //! postgresql.auto.conf that makes a server refuse with the name of the remedy, the marker, and then the
 //! control file goes: a marker is never in a directory that starts as what it was.
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::DiskError;
+use super::access;
 use super::durable;
 use super::facts;
+use super::root::Roots;
 use super::walk;
+use crate::path::RelPath;
 use crate::pg::control::ControlFile;
 use crate::pg::layout;
 use crate::plan::tablespaces::Placement;
@@ -24,6 +26,10 @@ pub struct ClosePlan<'a> {
     pub marker: &'a [u8],
     /// The text of postgresql.auto.conf while the rebuild is unfinished.
     pub closed_auto_conf: &'a [u8],
+    /// What the data directory's permission bits become, where a server would refuse them as they are.
+    pub data_directory_mode: Option<u32>,
+    /// Files and directories whose owner, this user, its permission bits keep out.
+    pub mend: &'a [RelPath],
     /// New directories get 0750 instead of 0700, new files 0640 instead of 0600.
     pub group_access: bool,
     /// Where pg_wal of a target without one shall be.
@@ -46,6 +52,8 @@ pub enum Expected<'a> {
     Interrupted,
     /// A cluster with this control file.
     Cluster(&'a ControlFile),
+    /// A data directory whose control file is missing or cannot be read.
+    Unknown,
 }
 
 impl Expected<'_> {
@@ -55,11 +63,13 @@ impl Expected<'_> {
             matches!(&control, Err(error) if error.kind() == std::io::ErrorKind::NotFound);
         match self {
             // Our own pid file is there by now.
-            Expected::Empty => {
-                walk::list(pgdata).is_ok_and(|listed| walk::first_of_others(&listed).is_none())
-            }
+            Expected::Empty => walk::first_of_content(pgdata).is_ok_and(|found| found.is_none()),
             // One that is still there belongs to a run that was killed while it closed the target.
             Expected::Interrupted => is_missing || pgdata.join(layout::MARKER).exists(),
+            Expected::Unknown => match control {
+                Ok(bytes) => ControlFile::decode(&bytes).is_err(),
+                Err(_) => is_missing,
+            },
             Expected::Cluster(judged) => control
                 .ok()
                 .and_then(|bytes| ControlFile::decode(&bytes).ok())
@@ -97,11 +107,14 @@ pub(super) fn close(
     let pid_file = if is_empty {
         None
     } else {
-        Some(PidFileLock::take(pgdata, plan.stale_pid_file)?)
+        let is_closed = matches!(plan.expected, Expected::Interrupted);
+        Some(PidFileLock::take(pgdata, plan.stale_pid_file, is_closed)?)
     };
     if !plan.expected.is_there(pgdata) {
         return Err(CloseError::Changed);
     }
+    // What the owner can mend must be mended before anything is lost: that it cannot shows now.
+    mend(pgdata, plan).map_err(CloseError::Untouched)?;
     if is_empty {
         // The first of all files, so that the same command knows what it finds.
         durable::replace(&pgdata.join(layout::MARKER), plan.marker, file_mode)
@@ -112,6 +125,26 @@ pub(super) fn close(
     lock_out(pgdata, plan, file_mode)?;
     drop(pid_file);
     relink(pgdata, plan, directory_mode).map_err(CloseError::HalfWay)
+}
+
+/// Lets the owner, and the server, work where permission bits keep them out.
+fn mend(pgdata: &Path, plan: &ClosePlan<'_>) -> Result<(), DiskError> {
+    if let Some(mode) = plan.data_directory_mode {
+        change_mode(pgdata, mode)?;
+    }
+    if plan.mend.is_empty() {
+        return Ok(());
+    }
+    let located: Vec<(u32, PathBuf)> = plan
+        .placements
+        .iter()
+        .filter_map(|placement| Some((placement.oid, placement.location_path()?)))
+        .collect();
+    let located = located.iter().map(|(oid, path)| (*oid, path.as_path()));
+    let roots = Roots::open(pgdata, located)?;
+    plan.mend
+        .iter()
+        .try_for_each(|path| access::open_to_owner(&roots, path))
 }
 
 /// Makes every server refuse to start.
@@ -197,7 +230,21 @@ fn relink(pgdata: &Path, plan: &ClosePlan<'_>, directory_mode: u32) -> Result<()
             None => make_directories(&link, directory_mode)?,
         }
     }
+    // Without its link, after a loss of power, what lies there by then would be somebody's.
+    if plan.placements.iter().any(|placement| placement.relink) {
+        durable::sync_directory(&pgdata.join("pg_tblspc"))?;
+    }
     Ok(())
+}
+
+/// The line of our own postmaster.pid that no server writes: there a server tells when it started.
+const OUR_PID_FILE: &str = "pg_reseed";
+
+/// Whether a postmaster.pid was written by a run of pg_reseed and by no server.
+#[must_use]
+pub fn is_our_pid_file(text: &[u8]) -> bool {
+    let lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').collect();
+    matches!(lines[..], [_, _, third, b""] if third == OUR_PID_FILE.as_bytes())
 }
 
 /// postmaster.pid, taken the way a server takes it: whoever makes it first has the directory. Held only
@@ -205,20 +252,20 @@ fn relink(pgdata: &Path, plan: &ClosePlan<'_>, directory_mode: u32) -> Result<()
 struct PidFileLock(PathBuf);
 
 impl PidFileLock {
-    fn take(pgdata: &Path, stale: &[u8]) -> Result<Self, CloseError> {
+    /// Takes it. A server removes a stale one too; `stale` is what the guards have found to be one. Any other
+    /// content is a server that just started, and so is none at all, unless no server can start since `is_closed`.
+    fn take(pgdata: &Path, stale: &[u8], is_closed: bool) -> Result<Self, CloseError> {
         let path = pgdata.join("postmaster.pid");
-        let make = || {
-            OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&path)
-        };
-        let file = match make() {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                // A server removes a stale one too; any other content is a server that just started.
-                let text = std::fs::read(&path).unwrap_or_default();
-                if stale.is_empty() || text != stale {
+        let text = format!(
+            "{}\n{}\n{OUR_PID_FILE}\n",
+            std::process::id(),
+            pgdata.display()
+        );
+        let make = || durable::make_new(&path, text.as_bytes(), 0o600);
+        let made = match make() {
+            Ok(false) => {
+                let found = std::fs::read(&path).unwrap_or_default();
+                if found != stale || found.is_empty() && !is_closed {
                     return Err(CloseError::Started(path));
                 }
                 std::fs::remove_file(&path).map_err(|error| {
@@ -228,29 +275,21 @@ impl PidFileLock {
             }
             made => made,
         };
-        match file {
-            Ok(file) => {
-                let text = format!("{}\n{}\n", std::process::id(), pgdata.display());
-                let lock = Self(path);
-                file.write_all_at(text.as_bytes(), 0).map_err(|error| {
-                    CloseError::Untouched(DiskError::new("write", &lock.0, error))
-                })?;
-                Ok(lock)
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                Err(CloseError::Started(path))
-            }
-            Err(error) => Err(CloseError::Untouched(DiskError::new(
-                "create", &path, error,
-            ))),
+        match made {
+            Ok(true) => Ok(Self(path)),
+            Ok(false) => Err(CloseError::Started(path)),
+            Err(error) => Err(CloseError::Untouched(error)),
         }
     }
 }
 
 impl Drop for PidFileLock {
     fn drop(&mut self) {
-        // Left behind it is a stale pid file, which the next server removes.
-        let _ = std::fs::remove_file(&self.0);
+        // It must not come back after a loss of power. Left behind, it is a stale one, which the next server and the
+        // next run remove.
+        if let Err(error) = durable::remove(&self.0) {
+            tracing::warn!("{error}: {}", error.source);
+        }
     }
 }
 
@@ -260,6 +299,10 @@ impl Drop for PidFileLock {
 /// The system's error.
 pub fn make_data_directory(path: &Path, mode: u32) -> Result<(), DiskError> {
     make_directories(path, mode)?;
+    change_mode(path, mode)
+}
+
+fn change_mode(path: &Path, mode: u32) -> Result<(), DiskError> {
     std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
         .map_err(|error| DiskError::new("change the permissions of", path, error))
 }

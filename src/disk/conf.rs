@@ -25,6 +25,11 @@ const FILE_WEIGHT: u64 = 4096;
 pub struct Base {
     /// Names in lower case; the last line of each name wins.
     pub settings: BTreeMap<String, String>,
+    /// The file whose line it is, for each of the settings.
+    pub origins: BTreeMap<String, PathBuf>,
+    /// What `data_directory` the server finds: only in this very spelling, and never in `postgresql.auto.conf`,
+    /// which it looks for in that directory (PostgreSQL `guc.c:SelectConfigFiles`; tried with 13 to 18).
+    pub data_directory: Option<String>,
     /// The files that were read, with their texts.
     pub files: BTreeMap<PathBuf, Vec<u8>>,
     /// The directories whose files are included.
@@ -43,6 +48,36 @@ pub fn read(path: &Path, must_exist: bool) -> Base {
     };
     let _ = reading.file(path, must_exist, 0);
     reading.base
+}
+
+impl Base {
+    /// Reads on with the text of `postgresql.auto.conf` at `path`, as the server does after all that
+    /// `postgresql.conf` includes. Includes are followed there too.
+    #[must_use]
+    pub fn followed_by(mut self, path: &Path, text: &[u8]) -> Self {
+        let data_directory = self.data_directory.take();
+        let mut reading = Reading {
+            base: self,
+            room: TOTAL_MAX,
+        };
+        let _ = reading.text(path, text, 0);
+        Self {
+            data_directory,
+            ..reading.base
+        }
+    }
+
+    /// What the files set that the text of `postgresql.auto.conf` at `path` includes, without its own lines.
+    #[must_use]
+    pub fn included_by(path: &Path, text: &[u8]) -> Self {
+        let only = conf::edit(text, |directive| match directive {
+            Directive::Setting { .. } => conf::Edit::Remove,
+            _ => conf::Edit::Keep,
+        });
+        let mut found = Self::default().followed_by(path, &only);
+        found.files.remove(path);
+        found
+    }
 }
 
 /// Breaks off where a server would, or where there is more than anybody means.
@@ -81,8 +116,13 @@ impl Reading {
         let Some(text) = text else {
             return ControlFlow::Continue(());
         };
-        let parsed = conf::parse(&text);
-        self.base.files.insert(path.to_owned(), text);
+        self.text(path, &text, depth)
+    }
+
+    fn text(&mut self, path: &Path, text: &[u8], depth: usize) -> ControlFlow<()> {
+        let shown = path.display();
+        let parsed = conf::parse(text);
+        self.base.files.insert(path.to_owned(), text.to_owned());
         let lines = parsed.unwrap_or_else(|error| {
             self.problem(format!(
                 "A server would not start with \"{shown}\": {error}."
@@ -93,6 +133,10 @@ impl Reading {
         for line in lines {
             match line.directive {
                 Directive::Setting { name, value } => {
+                    if name == "data_directory" && line.is_lower_case {
+                        self.base.data_directory = Some(value.clone());
+                    }
+                    self.base.origins.insert(name.clone(), path.to_owned());
                     self.base.settings.insert(name, value);
                 }
                 Directive::Include(name) => self.file(&beside(&name), true, depth + 1)?,
@@ -184,6 +228,33 @@ mod tests {
         ];
         assert_eq!(files, wanted.map(at));
         assert_eq!(base.directories, [at("conf.d")]);
+    }
+
+    #[test]
+    fn the_data_directory_is_found_where_and_as_the_server_finds_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::write(
+            at("postgresql.conf"),
+            "data_directory = '/a'\ninclude 'more.conf'\nData_Directory = '/c'\n",
+        )
+        .unwrap();
+        std::fs::write(at("more.conf"), "data_directory = '/b'\n").unwrap();
+        std::fs::write(
+            at("auto"),
+            "recovery_target_name = 'x'\ndata_directory = '/d'\n",
+        )
+        .unwrap();
+        let auto = at("postgresql.auto.conf");
+        let text = b"port = 1\ninclude 'auto'\n";
+        let base = read(&at("postgresql.conf"), true).followed_by(&auto, text);
+        assert_eq!(base.data_directory.as_deref(), Some("/b"));
+        assert_eq!(base.settings["recovery_target_name"], "x");
+        assert_eq!(base.settings["port"], "1");
+        assert_eq!(base.origins["recovery_target_name"], at("auto"));
+        let included = Base::included_by(&auto, text);
+        assert_eq!(included.settings.get("port"), None);
+        assert_eq!(included.settings["recovery_target_name"], "x");
     }
 
     #[test]

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use super::DiskError;
 use super::read::{read_if_there, read_small};
 use super::walk::{self, Kind};
-use crate::facts::{FileIdentity, HostIdentity, Tablespace};
-use crate::pg::lsn::SegmentName;
+use crate::facts::{FileIdentity, HostIdentity, SlotKind, Tablespace, TargetSlot, UnarchivedWal};
+use crate::pg::lsn::{SegmentName, WalFile};
 use crate::pg::relfile;
+use crate::pg::slot::{STATE_MAX_BYTES, SlotState};
 use crate::pg::timeline::{History, TimelineId, history_file_name};
 
 /// Longest history file, pid file or label that is read.
@@ -195,6 +196,15 @@ pub fn history(wal: &Path, tip: TimelineId) -> Result<History, DiskError> {
     }
 }
 
+/// Whether a pg_wal directory has the history file that a standby on `tip` asks for. The first timeline has none.
+///
+/// A walreceiver fetches the files from its start's timeline to the server's own, and ends if the server lacks one
+/// (PostgreSQL `walreceiver.c:WalRcvFetchTimeLineHistoryFiles`).
+#[must_use]
+pub fn has_history(wal: &Path, tip: TimelineId) -> bool {
+    tip.0 == 1 || wal.join(history_file_name(tip)).is_file()
+}
+
 /// The WAL segments in a pg_wal directory, those included that are not finished and named `.partial`.
 ///
 /// # Errors
@@ -209,12 +219,89 @@ pub fn segments(wal: &Path, wal_segment_bytes: u32) -> Result<Vec<SegmentName>, 
     Ok(listed.iter().filter_map(parse).collect())
 }
 
-/// The content of postmaster.pid; empty when there is none.
+/// The files of a pg_wal directory that wait to be archived. A status without its file waits for nothing.
 ///
 /// # Errors
 /// The system's error.
-pub fn pid_file(pgdata: &Path) -> Result<Vec<u8>, DiskError> {
-    Ok(read_if_there(&pgdata.join("postmaster.pid"), SMALL_FILE_MAX)?.unwrap_or_default())
+pub fn unarchived(wal: &Path) -> Result<UnarchivedWal, DiskError> {
+    let listed = match walk::list(&wal.join("archive_status")) {
+        Ok(listed) => listed,
+        Err(error) if error.is_missing() => return Ok(UnarchivedWal::default()),
+        Err(error) => return Err(error),
+    };
+    let mut found = UnarchivedWal::default();
+    for status in listed {
+        let Some(name) = status.name.strip_suffix(b".ready") else {
+            continue;
+        };
+        let Ok(name) = std::str::from_utf8(name) else {
+            continue;
+        };
+        if WalFile::classify(name.as_bytes()) != WalFile::Other
+            && let Ok(file) = std::fs::symlink_metadata(wal.join(name))
+        {
+            found.files.push(name.to_owned());
+            found.bytes = found.bytes.saturating_add(file.len());
+        }
+    }
+    found.files.sort();
+    Ok(found)
+}
+
+/// The replication slots of a data directory. Those that do not outlive their session are none, and neither is what
+/// a server was making or removing when it ended (`slot.c:StartupReplicationSlots`).
+///
+/// # Errors
+/// The system's error.
+pub fn slots(pgdata: &Path) -> Result<Vec<TargetSlot>, DiskError> {
+    let directory = pgdata.join("pg_replslot");
+    let listed = match walk::list(&directory) {
+        Ok(listed) => listed,
+        Err(error) if error.is_missing() => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut slots = Vec::new();
+    for found in listed {
+        if found.kind != Kind::Directory || found.name.ends_with(b".tmp") {
+            continue;
+        }
+        let state = directory.join(found.file_name()).join("state");
+        // One that cannot be read is a slot all the same.
+        let bytes = read_if_there(&state, STATE_MAX_BYTES).ok().flatten();
+        let name = String::from_utf8_lossy(&found.name).into_owned();
+        let slot = match bytes.as_deref().and_then(SlotState::decode) {
+            Some(state) if !state.is_persistent => continue,
+            Some(state) => TargetSlot {
+                name,
+                kind: match (state.database, state.plugin) {
+                    (None, _) => SlotKind::Physical,
+                    (Some(database_oid), plugin) => SlotKind::Logical {
+                        database_oid,
+                        plugin: plugin.unwrap_or_default(),
+                    },
+                },
+                restart_lsn: state.restart_lsn,
+                is_synced: state.is_synced,
+            },
+            None => TargetSlot {
+                name,
+                kind: SlotKind::Unknown,
+                restart_lsn: None,
+                is_synced: false,
+            },
+        };
+        slots.push(slot);
+    }
+    slots.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(slots)
+}
+
+/// The content of postmaster.pid; `None` when there is none.
+///
+/// # Errors
+/// The system's error.
+pub fn pid_file(pgdata: &Path) -> Result<Option<Vec<u8>>, DiskError> {
+    read_if_there(&pgdata.join("postmaster.pid"), SMALL_FILE_MAX)
 }
 
 /// The major version in PG_VERSION; `None` when there is no such file.

@@ -3,6 +3,7 @@
 //! [`root`] opens beneath a data directory, [`walk`] lists it, [`read`] reads it. Only [`target`]
 //! writes, with [`close`], [`writing`] and [`durable`] below it; the agent names neither.
 
+pub mod access;
 pub mod close;
 pub mod conf;
 pub mod confine;
@@ -12,6 +13,7 @@ pub mod facts;
 pub mod keep;
 pub mod read;
 pub mod root;
+mod spread;
 pub mod target;
 pub mod wal;
 pub mod walk;
@@ -39,6 +41,12 @@ impl DiskError {
             path: path.to_owned(),
             source: source.into(),
         }
+    }
+
+    /// Whether the system did not allow it to this user.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        self.source.kind() == io::ErrorKind::PermissionDenied
     }
 
     /// Whether the file or a directory on the way to it does not exist (any more).

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +14,7 @@ use crate::buffer::Buffer;
 use crate::compare::blocks::{digest_pieces, digest_zeros};
 use crate::digest::SessionKey;
 use crate::geometry::{Span, pieces};
+use crate::path::RelPath;
 
 /// Bytes of a cached file that are read at once to be hashed: few calls, and still in the processor's cache when
 /// they are hashed. A multiple of the extents and of the blocks.
@@ -198,6 +200,35 @@ pub(super) fn regular(file: File, path: impl Fn() -> PathBuf) -> Result<File, Di
     Err(DiskError::new("read", &path(), problem))
 }
 
+/// Longest file that is read for what a link in the place of a configuration file leads to.
+const LINKED_MAX: u64 = 16 * 1024 * 1024;
+
+/// Opens the regular file that a path leads to, links followed; `None` when there is none, or none of a configuration
+/// file's size.
+///
+/// # Errors
+/// The system's error.
+pub fn open_linked(path: &Path) -> Result<Option<File>, DiskError> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = File::from(
+        rustix::fs::open(path, flags, Mode::empty())
+            .map_err(|error| DiskError::new("open", path, error))?,
+    );
+    let found = file
+        .metadata()
+        .map_err(|error| DiskError::new("stat", path, error))?;
+    Ok((found.is_file() && found.len() <= LINKED_MAX).then_some(file))
+}
+
+/// Opens the same file once more, with a position of its own. `path` is its path in the data directory, for messages.
+///
+/// # Errors
+/// The system's error.
+pub fn reopen(file: &File, path: &RelPath) -> Result<File, DiskError> {
+    File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+        .map_err(|error| DiskError::new("open", path.as_path(), error))
+}
+
 /// Reads a whole small file.
 ///
 /// # Errors
@@ -218,6 +249,26 @@ pub fn read_small(path: &Path, limit: u64) -> Result<Vec<u8>, DiskError> {
         ));
     }
     Ok(bytes)
+}
+
+/// As [`read_if_there`]; a link to the null device is as good as no file.
+///
+/// # Errors
+/// As [`read_small`].
+pub fn read_unless_null(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, DiskError> {
+    if is_null_device(path) {
+        return Ok(None);
+    }
+    read_if_there(path, limit)
+}
+
+/// Whether a path leads to the null device (`Documentation/admin-guide/devices.txt`: character device 1, 3).
+fn is_null_device(path: &Path) -> bool {
+    rustix::fs::stat(path).is_ok_and(|found| {
+        let device = found.st_rdev;
+        rustix::fs::FileType::from_raw_mode(found.st_mode).is_char_device()
+            && (rustix::fs::major(device), rustix::fs::minor(device)) == (1, 3)
+    })
 }
 
 /// As [`read_small`], `None` when the file does not exist.

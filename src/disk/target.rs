@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 
 use super::DiskError;
+use super::access;
 use super::close::{self, CloseError, ClosePlan};
 use super::durable;
 use super::facts;
@@ -65,13 +66,11 @@ pub struct ClosedTarget {
     sync: bool,
 }
 
-/// What a finished target holds beside the copied files.
+/// What a settled target holds beside the copied files.
 #[derive(Debug)]
-pub struct Finish<'a> {
+pub struct Settle<'a> {
     pub backup_label: &'a [u8],
     pub auto_conf: &'a [u8],
-    /// The control file to install: the source's, its checkpoint poisoned.
-    pub control: &'a [u8],
 }
 
 impl ClosedTarget {
@@ -122,6 +121,16 @@ impl ClosedTarget {
     #[must_use]
     pub fn roots(&self) -> &Roots {
         &self.roots
+    }
+
+    /// Gives the owner, this user, the permission bits to work on files and directories.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn mend(&self, paths: &[RelPath]) -> Result<(), DiskError> {
+        paths
+            .iter()
+            .try_for_each(|path| access::open_to_owner(&self.roots, path))
     }
 
     /// Makes a directory, if it is not there. Its parent is.
@@ -334,19 +343,36 @@ impl ClosedTarget {
         Ok(())
     }
 
-    /// Makes the target a standby that can start: label, signal, configuration, sync, and last of all the
-    /// control file.
+    /// Makes the target a standby: label, signal, sync, configuration. It still cannot start.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn settle(&self, settle: &Settle<'_>) -> Result<(), DiskError> {
+        let pgdata = &self.held.pgdata;
+        let mode = self.file_mode;
+        durable::replace(&pgdata.join("backup_label"), settle.backup_label, mode)?;
+        durable::replace(&pgdata.join("standby.signal"), b"", mode)?;
+        self.sync()?;
+        durable::replace(&pgdata.join("postgresql.auto.conf"), settle.auto_conf, mode)
+    }
+
+    /// Replaces the text of a configuration file that came from the source.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn rewrite(&self, path: &RelPath, text: &[u8]) -> Result<(), DiskError> {
+        let path = self.held.pgdata.join(path.as_path());
+        durable::replace(&path, text, self.file_mode)
+    }
+
+    /// Makes the settled target one that can start: the control file comes last of all. `control` is the source's, its checkpoint poisoned.
     ///
     /// # Errors
     /// The system's error; the target then still cannot start.
-    pub fn finish(self, finish: &Finish<'_>) -> Result<(), DiskError> {
+    pub fn finish(self, control: &[u8]) -> Result<(), DiskError> {
         let pgdata = self.held.pgdata.clone();
         let mode = self.file_mode;
-        durable::replace(&pgdata.join("backup_label"), finish.backup_label, mode)?;
-        durable::replace(&pgdata.join("standby.signal"), b"", mode)?;
-        self.sync()?;
-        durable::replace(&pgdata.join("postgresql.auto.conf"), finish.auto_conf, mode)?;
-        durable::replace(&pgdata.join("global/pg_control"), finish.control, mode)?;
+        durable::replace(&pgdata.join("global/pg_control"), control, mode)?;
         // The target is whole. What remains are our own traces, which mean nothing from here on.
         for trace in [durable::TEMPORARY, layout::SAVED_CONTROL, layout::MARKER] {
             if let Err(error) = durable::remove(&pgdata.join(trace)) {

@@ -5,19 +5,20 @@ use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread::ScopedJoinHandle;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat};
+use rustix::fs::{FileType, Mode, OFlags, RawDir};
 use rustix::io::Errno;
 
 use super::DiskError;
+use super::access::{self, Look};
 use super::durable;
 use super::root::Root;
+pub use super::spread::spread;
 use crate::path::RelPath;
 use crate::pg::layout;
+use crate::plan::access::Bar;
 
 /// What a name in a directory is, without following links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +40,12 @@ pub struct Listed {
 }
 
 impl Kind {
+    /// What the bits of `st_mode` say.
+    #[must_use]
+    pub fn of_mode(mode: u32) -> Self {
+        kind_of(FileType::from_raw_mode(mode)).unwrap_or(Kind::Special)
+    }
+
     /// As the layout sees it: special files count as files.
     #[must_use]
     pub fn in_layout(self) -> layout::Kind {
@@ -123,6 +130,7 @@ const SIZES_PER_THREAD: usize = 8192;
 /// not looked at yet.
 pub struct Directory {
     handle: OwnedFd,
+    itself: Look,
     path: PathBuf,
     names: Vec<u8>,
     found: Vec<Found>,
@@ -150,8 +158,11 @@ impl Directory {
     }
 
     fn read_opened(handle: OwnedFd, path: PathBuf) -> Result<Self, DiskError> {
+        let itself =
+            Look::at(&handle, b"").map_err(|error| DiskError::new("look at", &path, error))?;
         let mut directory = Self {
             handle,
+            itself,
             path,
             names: Vec::new(),
             found: Vec::new(),
@@ -169,9 +180,7 @@ impl Directory {
                 Some(kind) => kind,
                 // The file system does not say it here.
                 None => match look(&directory.handle, &directory.path, name)? {
-                    Some(looked) => {
-                        kind_of(FileType::from_raw_mode(looked.st_mode)).unwrap_or(Kind::Special)
-                    }
+                    Some(looked) => looked.kind,
                     None => continue,
                 },
             };
@@ -239,45 +248,86 @@ impl Directory {
         threads: usize,
         mut tell: impl FnMut(&[u8], Kind, u64) -> Result<(), E>,
     ) -> Result<(), E> {
-        // Some at a time, so that few sizes have to be remembered.
+        self.looks(threads, |name, kind, look| {
+            tell(name, kind, look.map_or(0, |look| look.size))
+        })
+    }
+
+    /// As [`Directory::sizes`], with all that the system tells of each file.
+    ///
+    /// # Errors
+    /// As [`Directory::sizes`].
+    pub fn looks<E: From<DiskError>>(
+        &self,
+        threads: usize,
+        mut tell: impl FnMut(&[u8], Kind, Option<Look>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        // Some at a time, so that few have to be remembered.
         for batch in self.found.chunks(threads.max(1) * SIZES_PER_THREAD) {
             let mut parts = batch.chunks(SIZES_PER_THREAD);
             let first = parts.next().unwrap_or_default();
-            let sizes = std::thread::scope(|scope| {
+            let looks = std::thread::scope(|scope| {
                 let begin = |part| {
-                    let job = move || self.sizes_of(part);
+                    let job = move || self.looks_of(part);
                     (part, std::thread::Builder::new().spawn_scoped(scope, job))
                 };
                 let others: Vec<_> = parts.map(begin).collect();
-                let mut sizes = self.sizes_of(first)?;
+                let mut looks = self.looks_of(first)?;
                 for (part, other) in others {
-                    sizes.extend(match other.map(ScopedJoinHandle::join) {
+                    looks.extend(match other.map(ScopedJoinHandle::join) {
                         Ok(Ok(found)) => found?,
                         Ok(Err(panic)) => std::panic::resume_unwind(panic),
                         // No thread to be had.
-                        Err(_) => self.sizes_of(part)?,
+                        Err(_) => self.looks_of(part)?,
                     });
                 }
-                Ok::<_, DiskError>(sizes)
+                Ok::<_, DiskError>(looks)
             })?;
-            for (found, size) in batch.iter().zip(sizes) {
-                if let Some(size) = size {
-                    tell(found.name(&self.names), found.kind, size)?;
+            for (found, look) in batch.iter().zip(looks) {
+                if found.kind != Kind::File {
+                    tell(found.name(&self.names), found.kind, None)?;
+                } else if look.is_some() {
+                    tell(found.name(&self.names), found.kind, look)?;
                 }
             }
         }
         Ok(())
     }
 
-    fn sizes_of(&self, part: &[Found]) -> Result<Vec<Option<u64>>, DiskError> {
-        let sizes = part.iter().map(|found| match found.kind {
-            Kind::File => {
-                let looked = look(&self.handle, &self.path, found.name(&self.names))?;
-                Ok(looked.map(|looked| u64::try_from(looked.st_size).unwrap_or(0)))
-            }
-            _ => Ok(Some(0)),
+    /// What the system tells of each file; `None` for what is none, and for what vanished.
+    fn looks_of(&self, part: &[Found]) -> Result<Vec<Option<Look>>, DiskError> {
+        let looks = part.iter().map(|found| match found.kind {
+            Kind::File => look(&self.handle, &self.path, found.name(&self.names)),
+            _ => Ok(None),
         });
-        sizes.collect()
+        looks.collect()
+    }
+
+    /// Whether this user may open what is in it.
+    #[must_use]
+    pub fn is_searchable(&self) -> bool {
+        access::is_searchable(&self.handle)
+    }
+
+    /// Whether this user may read a file of it.
+    #[must_use]
+    pub fn is_readable(&self, name: &[u8], look: &Look) -> bool {
+        look.is_readable(&self.handle, name)
+    }
+
+    /// What keeps this user from changing a file of it.
+    #[must_use]
+    pub fn bar_of(&self, name: &[u8], look: &Look) -> Option<Bar> {
+        look.bar(&self.handle, name, &self.itself)
+    }
+
+    /// What keeps this user from making and removing something in it.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn bar_within(&self) -> Result<Option<Bar>, DiskError> {
+        access::bar_within(&self.handle)
+            .map_err(|error| DiskError::new("look at", &self.path, error))
     }
 }
 
@@ -298,8 +348,8 @@ fn kind_of(found: FileType) -> Option<Kind> {
 }
 
 /// Looks at a name without following a link; `None` when it is gone.
-fn look(directory: &OwnedFd, path: &Path, name: &[u8]) -> Result<Option<Stat>, DiskError> {
-    match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+fn look(directory: &OwnedFd, path: &Path, name: &[u8]) -> Result<Option<Look>, DiskError> {
+    match Look::at(directory, name) {
         Ok(looked) => Ok(Some(looked)),
         Err(Errno::NOENT) => Ok(None),
         Err(error) => {
@@ -324,86 +374,23 @@ pub fn list(path: &Path) -> Result<Vec<Listed>, DiskError> {
     Ok(names)
 }
 
-/// What the threads of a walk share.
-struct Walk<P, T, E> {
-    pending: Vec<P>,
-    visiting: usize,
-    seen: Vec<T>,
-    failed: Option<E>,
-}
-
-/// Visits places, and those that a visit adds, by several threads; returns what was seen, in no order. The
-/// last place that was added comes first, so that few wait.
+/// The first name in a data directory to be that is more than a seed may find there: what a run that was killed at its
+/// very beginning has left, and a pg_wal, or a link to one, that is empty, as for a file system of its own.
 ///
 /// # Errors
-/// The first that a visit returns; places that were not visited yet are given up.
-pub fn spread<P: Send, T: Send, E: Send>(
-    start: Vec<P>,
-    threads: usize,
-    visit: impl Fn(P) -> Result<(T, Vec<P>), E> + Sync,
-) -> Result<Vec<T>, E> {
-    let walk = Mutex::new(Walk {
-        pending: start,
-        visiting: 0,
-        seen: Vec::new(),
-        failed: None,
-    });
-    let changed = Condvar::new();
-    // A thread that panics poisons nothing that others could see half-made.
-    let lock = || walk.lock().unwrap_or_else(PoisonError::into_inner);
-    let work = || {
-        let mut now = lock();
-        loop {
-            if now.failed.is_some() {
-                return;
-            }
-            if let Some(place) = now.pending.pop() {
-                now.visiting += 1;
-                drop(now);
-                let visited = std::panic::catch_unwind(AssertUnwindSafe(|| visit(place)));
-                now = lock();
-                now.visiting -= 1;
-                changed.notify_all();
-                match visited {
-                    Ok(Ok((seen, more))) => {
-                        now.seen.push(seen);
-                        now.pending.extend(more);
-                    }
-                    Ok(Err(error)) => now.failed = Some(error),
-                    Err(panic) => {
-                        // The others must not wait for what never comes.
-                        now.pending.clear();
-                        drop(now);
-                        std::panic::resume_unwind(panic);
-                    }
-                }
-            } else if now.visiting == 0 {
-                return;
-            } else {
-                now = changed.wait(now).unwrap_or_else(PoisonError::into_inner);
-            }
+/// The system's error.
+pub fn first_of_content(pgdata: &Path) -> Result<Option<Listed>, DiskError> {
+    let listed = list(pgdata)?;
+    for found in listed {
+        let is_trace = found.name == durable::TEMPORARY.as_bytes();
+        let is_empty_wal = found.name == b"pg_wal"
+            && matches!(found.kind, Kind::Directory | Kind::Symlink)
+            && Directory::read(&pgdata.join("pg_wal")).is_ok_and(|wal| wal.is_empty());
+        if !is_trace && !is_empty_wal {
+            return Ok(Some(found));
         }
-    };
-    std::thread::scope(|scope| {
-        for _ in 1..threads {
-            // With fewer threads it takes longer.
-            let _ = std::thread::Builder::new().spawn_scoped(scope, work);
-        }
-        work();
-    });
-    let walk = walk.into_inner().unwrap_or_else(PoisonError::into_inner);
-    match walk.failed {
-        None => Ok(walk.seen),
-        Some(error) => Err(error),
     }
-}
-
-/// The first name that a run which was killed at its very beginning cannot have left behind.
-#[must_use]
-pub fn first_of_others(listed: &[Listed]) -> Option<&Listed> {
-    listed
-        .iter()
-        .find(|found| found.name != durable::TEMPORARY.as_bytes())
+    Ok(None)
 }
 
 /// Whether this user may read a file or look into a directory, links not followed.

@@ -24,6 +24,9 @@ pub struct Line {
     /// Counts from 1.
     pub number: usize,
     pub directive: Directive,
+    /// Whether the name stands there in lower case: the server looks for `data_directory` in no other spelling
+    /// (`strcmp` in `guc.c:ProcessConfigFileInternal`).
+    pub is_lower_case: bool,
 }
 
 /// What a line says. Text that is not UTF-8 has its bad bytes replaced.
@@ -72,7 +75,11 @@ pub fn parse(text: &[u8]) -> Result<Vec<Line>, ConfError> {
         let number = index + 1;
         match parse_line(line) {
             Ok(None) => {}
-            Ok(Some(directive)) => lines.push(Line { number, directive }),
+            Ok(Some(directive)) => lines.push(Line {
+                number,
+                directive,
+                is_lower_case: is_lower_case(line),
+            }),
             Err(rest) => {
                 let near = String::from_utf8_lossy(&line[line.len() - rest..]);
                 return Err(ConfError {
@@ -83,6 +90,13 @@ pub fn parse(text: &[u8]) -> Result<Vec<Line>, ConfError> {
         }
     }
     Ok(lines)
+}
+
+/// Whether the name that a line begins with has no capital letter.
+fn is_lower_case(line: &[u8]) -> bool {
+    let name = line.trim_ascii_start();
+    let length = run(name, is_letter_or_digit);
+    !name[..length].iter().any(u8::is_ascii_uppercase)
 }
 
 /// The settings that hold after all lines: the last line of each name wins. Includes are not

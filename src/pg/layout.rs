@@ -451,6 +451,39 @@ pub fn is_indispensable(path: &RelPath) -> bool {
     matches!(path.as_bytes(), VERSION_FILE | b"global/pg_filenode.map")
 }
 
+/// Whether a path is where a server reads its configuration, keys or certificates unless it is told otherwise: what a
+/// link there leads to is what it uses.
+#[must_use]
+pub fn is_configuration_file(path: &RelPath) -> bool {
+    is_configuration(path.as_bytes())
+}
+
+/// Files that go when a target is closed, or are replaced then.
+pub const REPLACED_BY_CLOSING: [&str; 2] = ["global/pg_control", "postgresql.auto.conf"];
+
+/// Whether a server keeps data in this directory.
+#[must_use]
+pub fn is_managed(directory: &RelPath) -> bool {
+    classify(directory, Kind::Directory, &HostLocal::none()) == Class::Synchronised
+}
+
+/// Whether a server runs with group access: with a data directory of these permission bits its new files get 0640 and
+/// its new directories 0750 (PostgreSQL `file_perm.c:SetDataDirectoryCreatePerm`).
+#[must_use]
+pub fn has_group_access(mode: u32) -> bool {
+    mode & 0o050 == 0o050
+}
+
+/// What the permission bits of a data directory must become, if a server refuses it as it is (PostgreSQL
+/// `miscinit.c:checkDataDir`: 0700 or 0750 at most) or its owner cannot work in it.
+#[must_use]
+pub fn mended_directory_mode(mode: u32) -> Option<u32> {
+    let is_refused = mode & 0o027 != 0;
+    let is_closed_to_owner = mode & 0o700 != 0o700;
+    let wanted = if has_group_access(mode) { 0o750 } else { 0o700 };
+    (is_refused || is_closed_to_owner).then_some(wanted)
+}
+
 /// Every directory that a data directory must have, even if empty; parents come first (`subdirs` in
 /// `src/bin/initdb/initdb.c`).
 #[must_use]

@@ -17,6 +17,7 @@ pub mod opts;
 pub mod page;
 pub mod relfile;
 pub mod segment;
+pub mod slot;
 pub mod timeline;
 pub mod version;
 pub mod wal;

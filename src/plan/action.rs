@@ -11,7 +11,7 @@
 use std::collections::HashSet;
 
 use crate::geometry::{EXTENT_BYTES, ROLLING_MAX_BYTES};
-use crate::manifest::{Entry, EntryKind, Listing, Manifest, join};
+use crate::manifest::{Entry, EntryKind, Item, Listing, Manifest, join};
 use crate::path::RelPath;
 use crate::pg::layout::{
     Class, HostLocal, Kind, classify, is_statistics, is_written_whole, tablespace_oid,
@@ -103,6 +103,9 @@ pub fn decide(
 fn follow_policy(entry: &Entry, target: Option<TargetEntry>, policy: HostPolicy) -> Action {
     match (policy, target) {
         (HostPolicy::TakeSource, _) => synchronise(entry, target),
+        (HostPolicy::FillGaps, Some(here)) if is_void(&entry.path, here) => {
+            synchronise(entry, target)
+        }
         (_, Some(_)) => Action::Keep,
         (HostPolicy::Keep, None) => Action::Skip,
         (HostPolicy::FillGaps, None) if is_private_key(&entry.path) => Action::Skip,
@@ -154,6 +157,13 @@ fn update(entry: &Entry, target_bytes: u64) -> Action {
         compare_bytes,
         fetch_bytes: source_bytes - compare_bytes,
     }
+}
+
+/// Whether what the target has is as good as nothing: a `pg_hba.conf` without content, with which no server starts
+/// (PostgreSQL `hba.c:load_hba`), as a killed `pg_rewind` leaves it.
+#[must_use]
+pub fn is_void(path: &RelPath, here: TargetEntry) -> bool {
+    path.as_bytes() == b"pg_hba.conf" && here.kind == Kind::File && here.size == 0
 }
 
 /// Whether a name is that of a private key, by the habits of `ssl_key_file`.
@@ -270,6 +280,7 @@ pub fn removals(
             found.emptied.push(path);
         } else if class == Class::HostLocal
             && !(policy == HostPolicy::TakeSource && is_in_manifest)
+            && !(policy == HostPolicy::FillGaps && is_in_manifest && is_void(&path, here(item)))
             && item.directory.is_none_or(|above| !host_local.covers(above))
         {
             found.kept_own.push(path);
@@ -285,6 +296,13 @@ pub fn removals(
         });
     found.remove = Listing::of_items(going);
     found
+}
+
+fn here(item: Item<'_, Kind>) -> TargetEntry {
+    TargetEntry {
+        kind: item.kind,
+        size: item.size,
+    }
 }
 
 /// Notes the directories above a path.
@@ -392,6 +410,26 @@ mod tests {
             prop_assert!(fetch_bytes == 0 || compare_bytes.is_multiple_of(EXTENT));
             prop_assert!(compare_bytes >= source.min(target));
         }
+    }
+
+    #[test]
+    fn an_access_file_without_content_is_filled() {
+        for (name, size, policy, is_kept) in [
+            ("pg_hba.conf", 0, HostPolicy::FillGaps, false),
+            ("pg_hba.conf", 1, HostPolicy::FillGaps, true),
+            ("pg_hba.conf", 0, HostPolicy::Keep, true),
+            // These may well be empty.
+            ("pg_ident.conf", 0, HostPolicy::FillGaps, true),
+            ("postgresql.conf", 0, HostPolicy::FillGaps, true),
+        ] {
+            let action = decide(&file(name, 9), has(Kind::File, size), &host_local(), policy);
+            assert_eq!(action == Action::Keep, is_kept, "{name} {size} {policy:?}");
+        }
+        let mut kept = host_local();
+        kept.add_pattern("pg_hba.conf").unwrap();
+        let entry = file("pg_hba.conf", 9);
+        let action = decide(&entry, has(Kind::File, 0), &kept, HostPolicy::FillGaps);
+        assert_eq!(action, Action::Keep);
     }
 
     #[test]

@@ -337,6 +337,7 @@ mod tests {
             is_physical: true,
             active: false,
             restart_lsn: Some(Lsn(needs.0 + 0x10_0028)),
+            holder: None,
             wal_status: "reserved".to_owned(),
         });
         assert_eq!(kept(&source), Some(Keeper::Slot));
@@ -457,6 +458,7 @@ mod tests {
         );
         let interrupted = target(|cluster| {
             cluster.interrupted = Some(Interrupted {
+                is_seed: false,
                 started_unix_seconds: 0,
                 start_lsn: Lsn(1),
             });

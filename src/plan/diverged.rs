@@ -1,13 +1,8 @@
-//! The WAL that only the target has: which files of its pg_wal hold it, and the note that goes with them.
-
-use std::path::Path;
+//! The WAL that only the target has: where it begins, and which files of its pg_wal hold it.
 
 use crate::pg::lsn::{Lsn, SegmentName, WalFile};
 use crate::pg::timeline::{History, TimelineId};
 use crate::plan::relation::Relation;
-
-/// The file in a directory of saved WAL that says what it is.
-pub const NOTE: &str = "README.pg_reseed";
 
 /// Where the WAL begins that only the target has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,38 +57,6 @@ impl Divergence {
             }
             WalFile::BackupHistory | WalFile::Other => false,
         }
-    }
-
-    /// The words of the note; `first` is the first segment that was saved.
-    #[must_use]
-    pub fn note(
-        &self,
-        pgdata: &str,
-        host: &str,
-        major: u32,
-        directory: &Path,
-        first: &str,
-    ) -> String {
-        let Self { timeline, from, .. } = self;
-        let start = if *from == Lsn::INVALID {
-            first.to_owned()
-        } else {
-            format!("--start={from}")
-        };
-        let directory = directory.display();
-        format!(
-            "Write-ahead log that only the data directory \"{pgdata}\" on host \"{host}\" had, saved by pg_reseed\n\
-             before the directory was made a standby. It is the only copy of the transactions that were\n\
-             committed there behind {from} on timeline {timeline} and lost.\n\
-             \n\
-             To read it, with the programs of PostgreSQL {major}:\n\
-             \n\
-             \x20   pg_waldump --path=\"{directory}\" --timeline={timeline} {start}\n\
-             \n\
-             pg_waldump shows which relations and rows were written, not their text; --stats sums up. To get the\n\
-             rows back, restore a backup of the old primary and let it recover with these files.\n\
-             Remove the directory when it is not needed any more.\n"
-        )
     }
 }
 
@@ -177,18 +140,7 @@ mod tests {
         });
         let history = History::single(TimelineId(3));
         let all = Divergence::of(&Relation::Interrupted { before }, &history).unwrap();
-        let note = all.note("/p", "h", 15, Path::new("/d"), "000000030000000000000001");
-        assert!(
-            note.contains("--timeline=3 000000030000000000000001\n"),
-            "{note}"
-        );
+        assert_eq!((all.timeline, all.from), (TimelineId(3), Lsn::INVALID));
         assert!(all.includes(b"000000010000000000000001", 16 * MIB));
-    }
-
-    #[test]
-    fn the_note_names_the_command() {
-        let note = diverged().note("/srv/pg/15", "db1", 15, Path::new("/srv/lost"), "");
-        assert!(note.contains("pg_waldump --path=\"/srv/lost\" --timeline=1 --start=0/3000060"));
-        assert!(note.lines().all(|line| line.len() < 110), "{note}");
     }
 }

@@ -443,6 +443,7 @@ mod tests {
         assert!(!scene.is_of_target());
         let mut scene = Scene::new();
         scene.cluster().interrupted = Some(Interrupted {
+            is_seed: false,
             started_unix_seconds: 1,
             start_lsn: Lsn(1),
         });

@@ -7,6 +7,8 @@
 //! - [`relation`]: how the target's history relates to the source's.
 //! - [`lineage`]: where the source leads: to a primary that is not the target.
 //! - [`diverged`]: which WAL only the target has.
+//! - [`saved`]: what of it can be saved, and the note beside it.
+//! - [`leaving`]: what goes beside the data and is missed by others.
 //! - [`guard`]: the reasons to refuse, and the proof that there was none.
 //! - [`overrides`]: what the DBA has said may happen all the same.
 //! - [`refusal`]: each reason in words for the DBA.
@@ -14,20 +16,27 @@
 //! - [`slots`]: the replication slot that the standby uses, and those that are left without one.
 //! - [`action`]: what happens to each entry of the manifest, and what must go.
 //! - [`settings`]: what the standby must not have lower than the source.
+//! - [`in_force`]: what else the standby's configuration says, and what of it may surprise.
+//! - [`adoption`]: what becomes of the source's configuration files in its data directory.
 //! - [`configuration`]: what the source's configuration becomes on a host that has none.
 //! - [`standby`]: the configuration that makes the target a standby.
 //! - [`words`]: figures as people read them.
 
+pub mod access;
 pub mod action;
+pub mod adoption;
 pub mod advice;
 pub mod configuration;
 pub mod diverged;
 pub mod guard;
+pub mod in_force;
+pub mod leaving;
 pub mod lineage;
 pub mod overrides;
 pub mod refusal;
 pub mod relation;
 pub mod replay;
+pub mod saved;
 pub mod settings;
 pub mod slots;
 pub mod standby;

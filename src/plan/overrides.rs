@@ -9,6 +9,8 @@
 pub struct Overrides {
     /// `--overwrite-foreign-cluster`: the target has another system identifier.
     pub overwrite_foreign_cluster: bool,
+    /// `--overwrite-unknown-cluster`: no control file tells which cluster the target is.
+    pub overwrite_unknown_cluster: bool,
     /// `--discard-newer-timeline`: the target may be the real primary.
     pub discard_newer_timeline: bool,
     /// `--discard-newer-wal`: the target is ahead on the source's timeline.
@@ -24,6 +26,8 @@ pub struct Overrides {
     pub leave_no_primary: bool,
     /// `--seed`: a data directory that does not exist is meant.
     pub seed: bool,
+    /// `--keep-incomplete-wal`: what is saved of the target's own WAL has gaps.
+    pub keep_incomplete_wal: bool,
     /// `--allow-unknown-version`: the source's major is newer than those that are known.
     pub allow_unknown_version: bool,
 }

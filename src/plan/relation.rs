@@ -153,10 +153,11 @@ pub fn relate(target: &TargetFacts, source: &SourceFacts) -> Relation {
         Condition::Missing | Condition::Empty { .. } => Relation::Seed,
         Condition::Unknown { .. } => Relation::Unknown,
         Condition::Cluster(cluster) if cluster.interrupted.is_some() => {
-            let before = if cluster.control.is_some() {
-                relate_cluster(cluster, source)
-            } else {
+            let was_seed = cluster.interrupted.as_ref().is_some_and(|run| run.is_seed);
+            let before = if cluster.control.is_none() && was_seed {
                 Relation::Seed
+            } else {
+                relate_cluster(cluster, source)
             };
             Relation::Interrupted {
                 before: Box::new(before),
@@ -227,6 +228,14 @@ fn relate_cluster(cluster: &TargetCluster, source: &SourceFacts) -> Relation {
 
 fn relate_on_one_timeline(timeline: TimelineId, target_end: Lsn, source: &SourceFacts) -> Relation {
     let source_end = source.current_lsn;
+    // A position at which a page begins may be told behind the page's header: pg_rewind asks for where the next record
+    // begins, we for where the last one ended.
+    let is_between = source_end
+        .0
+        .is_multiple_of(u64::from(source.control.wal_block_bytes))
+        && target_end > source_end
+        && PAGE_HEADERS.contains(&target_end.bytes_since(source_end));
+    let target_end = if is_between { source_end } else { target_end };
     match target_end.cmp(&source_end) {
         std::cmp::Ordering::Less => Relation::Lagging {
             timeline,
@@ -258,6 +267,10 @@ fn timeline_reached(cluster: &TargetCluster) -> Option<TimelineId> {
     .flatten()
     .max_by_key(|timeline| timeline.0)
 }
+
+/// Lengths of the header of a page of WAL: of most, and of the first of a segment (PostgreSQL `xlog_internal.h:
+/// XLogPageHeaderData`, `XLogLongPageHeaderData`).
+const PAGE_HEADERS: [u64; 2] = [24, 40];
 
 /// Length of a checkpoint's record: 24 bytes of `XLogRecord`, 2 of data header, 88 of `CheckPoint`,
 /// aligned to 8; the same from 13 to 18. A page header in its middle comes on top.
@@ -466,6 +479,24 @@ mod tests {
     }
 
     #[test]
+    fn behind_a_page_header_is_where_the_page_begins() {
+        let at = |source_end: u64, more: u64| {
+            related(|cluster, source| {
+                source.current_lsn = Lsn(source_end);
+                cluster.history = source.history.clone();
+                let mut control = control(2, 0x400_0028, ClusterState::InArchiveRecovery);
+                control.min_recovery_point = Lsn(source_end + more);
+                cluster.control = Some(control);
+            })
+            .name()
+        };
+        assert_eq!(at(END.0, 24), "same");
+        assert_eq!(at(END.0, 40), "same");
+        assert_eq!(at(END.0, 48), "ahead-same-timeline");
+        assert_eq!(at(END.0 + 8, 24), "ahead-same-timeline");
+    }
+
+    #[test]
     fn timelines_of_one_number_but_two_beginnings_diverge_at_the_earlier() {
         let relation = related(|cluster, _| {
             shut_down_at(cluster, 2, 0x310_0028);
@@ -532,6 +563,7 @@ mod tests {
     #[test]
     fn an_interrupted_run_remembers_what_was() {
         let marker = Some(Interrupted {
+            is_seed: true,
             started_unix_seconds: 1,
             start_lsn: Lsn(1),
         });

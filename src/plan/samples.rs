@@ -2,7 +2,7 @@
 
 use crate::facts::{
     Condition, FileIdentity, HostIdentity, Running, SourceFacts, SourceRights, SourceSettings,
-    Standing, Tablespace, TargetCluster, TargetFacts,
+    Standing, Tablespace, TargetCluster, TargetFacts, UnarchivedWal,
 };
 use crate::pg::control::{ClusterState, ControlFile, WalLevel};
 use crate::pg::lsn::Lsn;
@@ -117,9 +117,11 @@ pub fn source() -> SourceFacts {
             replication: true,
         },
         slot: None,
+        slot_run: None,
         synchronous_standby_names: String::new(),
         slots: Vec::new(),
         upstream: None,
+        has_history_file: true,
     }
 }
 
@@ -127,6 +129,7 @@ pub fn source() -> SourceFacts {
 pub fn cluster(checkpoint: u64) -> TargetCluster {
     TargetCluster {
         major: Some(15),
+        has_directories: true,
         control: Some(control(1, checkpoint, ClusterState::ShutDown)),
         control_problem: None,
         interrupted: None,
@@ -141,9 +144,12 @@ pub fn cluster(checkpoint: u64) -> TargetCluster {
         tablespaces: Vec::new(),
         pid_file: Vec::new(),
         running: Running::No,
+        stream: None,
         unexpected_links: Vec::new(),
         is_locked: false,
         standing: Standing::default(),
+        unarchived: UnarchivedWal::default(),
+        slots: Vec::new(),
     }
 }
 

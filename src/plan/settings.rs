@@ -97,7 +97,7 @@ fn is_true(value: &str) -> bool {
 }
 
 /// As [`is_true`].
-fn is_false(value: &str) -> bool {
+pub(super) fn is_false(value: &str) -> bool {
     let value = value.to_ascii_lowercase();
     matches!(value.as_str(), "of" | "off" | "0")
         || (!value.is_empty() && ("false".starts_with(&value) || "no".starts_with(&value)))

@@ -133,6 +133,7 @@ mod tests {
             active: false,
             restart_lsn: Some(Lsn(0x300_0000)),
             wal_status: "reserved".to_owned(),
+            holder: None,
         }
     }
 

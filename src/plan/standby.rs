@@ -44,6 +44,9 @@ const OF_A_FORMER_ROLE: [&str; 4] = [
     "restore_command",
 ];
 
+/// A file that promotes the standby as soon as it is there (13 to 15). It may be: the old primary's switchover left it.
+const TRIGGER: &str = "promote_trigger_file";
+
 const TIMELINE: &str = "recovery_target_timeline";
 const FOLLOW_NEWEST: &str = "latest";
 
@@ -83,7 +86,8 @@ pub enum AutoConfError {
 /// Makes the text of `postgresql.auto.conf` of the standby.
 ///
 /// `old` is the target's text, with or without the lines of [`closed_auto_conf`]. `base` is what
-/// `postgresql.conf` and its includes set, names in lower case, without `old` itself.
+/// `postgresql.conf` and its includes set, and what `old` includes, names in lower case, without the lines of
+/// `old` itself.
 ///
 /// # Errors
 /// [`AutoConfError`].
@@ -99,7 +103,7 @@ pub fn auto_conf(
         conf::quote_value(value).map_err(|reason| AutoConfError::Unwritable { name, reason })?;
     }
     let remove = [
-        &["primary_conninfo", "primary_slot_name", TIMELINE],
+        &["primary_conninfo", "primary_slot_name", TRIGGER, TIMELINE],
         &TARGETS[..],
         &TARGET_MANNERS[..],
         &OF_A_FORMER_ROLE[..],
@@ -136,6 +140,9 @@ fn settings<'a>(
     }
     let targets = TARGETS.into_iter().filter(|name| is_set(name));
     set.extend(targets.map(|name| (name, "")));
+    if is_set(TRIGGER) {
+        set.push((TRIGGER, ""));
+    }
     // It is the default, so that nothing is needed where nobody says otherwise.
     let follows_newest = |value: &String| value.eq_ignore_ascii_case(FOLLOW_NEWEST);
     match &wanted.recovery_target_timeline {
@@ -148,6 +155,29 @@ fn settings<'a>(
     let raised = wanted.raised.iter();
     set.extend(raised.map(|(name, value)| (*name, value.as_str())));
     set
+}
+
+/// What a server of this major must say of its role with the new text: settings and values.
+#[must_use]
+pub fn role(wanted: &StandbySettings, major: u32) -> Vec<(&'static str, String)> {
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    let mut role = vec![
+        ("primary_conninfo", wanted.primary_conninfo.clone()),
+        ("primary_slot_name", text(&wanted.slot)),
+    ];
+    role.extend(TARGETS.map(|name| (name, String::new())));
+    if major < 16 {
+        role.push((TRIGGER, String::new()));
+    }
+    let timeline = wanted.recovery_target_timeline.as_deref();
+    role.push((TIMELINE, timeline.unwrap_or(FOLLOW_NEWEST).to_owned()));
+    for (name, command) in [
+        ("restore_command", &wanted.restore_command),
+        ("archive_cleanup_command", &wanted.archive_cleanup_command),
+    ] {
+        role.extend(command.clone().map(|command| (name, command)));
+    }
+    role
 }
 
 /// Makes the `primary_conninfo` of the standby of how the client was told to reach the source.
@@ -316,8 +346,9 @@ primary_conninfo = 'host=b user=repli passfile=''/home/it\\\\''s/pass'' applicat
             ("recovery_target_action", "promote"),
             ("recovery_target_timeline", "current"),
             ("recovery_target_name", ""),
+            ("promote_trigger_file", "/tmp/trigger"),
         ];
-        let text = made("", &settings, &wanted());
+        let text = made("promote_trigger_file = 'x'\n", &settings, &wanted());
         let lines: Vec<&str> = text.lines().skip(1).collect();
         assert_eq!(
             lines,
@@ -325,6 +356,7 @@ primary_conninfo = 'host=b user=repli passfile=''/home/it\\\\''s/pass'' applicat
                 "primary_slot_name = ''",
                 "recovery_target = ''",
                 "recovery_target_time = ''",
+                "promote_trigger_file = ''",
                 "recovery_target_timeline = 'latest'"
             ]
         );

@@ -1,6 +1,7 @@
 //! What the server says about itself, and about who streams from it.
 
 use super::backup::parse_lsn;
+use super::slot::client;
 use super::{Session, SqlError};
 use crate::facts::{SourceRights, SourceSettings};
 use crate::pg::lsn::Lsn;
@@ -142,7 +143,8 @@ impl Session {
             .client
             .query(
                 "SELECT r.pid, COALESCE(r.application_name, ''), COALESCE(r.state, ''), \
-                 s.slot_name::text, r.flush_lsn::text, r.replay_lsn::text \
+                 s.slot_name::text, r.flush_lsn::text, r.replay_lsn::text, \
+                 host(r.client_addr), r.client_port, (extract(epoch FROM r.backend_start) * 1000000)::int8 \
                  FROM pg_stat_replication r \
                  LEFT JOIN pg_replication_slots s ON s.active_pid = r.pid",
                 &[],
@@ -158,6 +160,8 @@ impl Session {
                     slot: row.get(3),
                     flush_lsn: lsn(4)?,
                     replay_lsn: lsn(5)?,
+                    client: client(row.get(6), row.get(7)),
+                    began: row.get(8),
                 })
             })
             .collect()

@@ -3,7 +3,8 @@
 
 use super::backup::parse_lsn;
 use super::{Session, SqlError};
-use crate::facts::SlotFacts;
+use crate::digest::SessionKey;
+use crate::facts::{SlotClient, SlotFacts, SlotHolder};
 
 /// A slot's state and the WAL that it holds back.
 #[derive(Debug, Clone)]
@@ -17,6 +18,29 @@ pub struct SlotState {
 /// The current end of WAL, on a primary and on a standby.
 const CURRENT_LSN: &str = "CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
                            ELSE pg_current_wal_lsn() END";
+
+/// Reads pid, name, address and port of a session from four columns.
+fn holder(row: &tokio_postgres::Row, from: usize) -> Option<SlotHolder> {
+    Some(SlotHolder {
+        pid: row.get::<_, Option<i32>>(from)?,
+        application_name: row.get(from + 1),
+        client: client(row.get(from + 2), row.get(from + 3)),
+    })
+}
+
+/// The other end of a session, by `client_addr` and `client_port`, which is -1 for a Unix-domain socket and NULL
+/// where the role may not see it.
+pub(super) fn client(address: Option<&str>, port: Option<i32>) -> Option<SlotClient> {
+    let address = address.map(|text| {
+        let parsed = text.parse::<std::net::IpAddr>();
+        parsed.map_or_else(|_| text.to_owned(), |ip| ip.to_canonical().to_string())
+    });
+    let port = port?;
+    Some(SlotClient {
+        address,
+        port: u16::try_from(port).unwrap_or(0),
+    })
+}
 
 impl Session {
     /// Makes a physical slot that reserves WAL at once.
@@ -52,15 +76,22 @@ impl Session {
         let row = self
             .client
             .query_opt(
-                "SELECT slot_name::text, slot_type = 'physical', active, restart_lsn::text, \
-                 COALESCE(wal_status, '') FROM pg_replication_slots WHERE slot_name = $1::text::name",
+                "SELECT s.slot_name::text, s.slot_type = 'physical', s.active, s.restart_lsn::text, \
+                 COALESCE(s.wal_status, ''), s.active_pid, COALESCE(a.application_name, ''), \
+                 host(a.client_addr), a.client_port \
+                 FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid \
+                 WHERE s.slot_name = $1::text::name",
                 &[&name],
             )
             .await?;
-        row.as_ref().map(slot_of).transpose()
+        let Some(row) = row else { return Ok(None) };
+        Ok(Some(SlotFacts {
+            holder: holder(&row, 5),
+            ..slot_of(&row)?
+        }))
     }
 
-    /// All physical slots that outlive their session.
+    /// All physical slots that outlive their session, without who has them.
     ///
     /// # Errors
     /// A failing statement.
@@ -74,6 +105,48 @@ impl Session {
             )
             .await?;
         rows.iter().map(slot_of).collect()
+    }
+
+    /// Takes a slot's name for this session among all runs of pg_reseed, or only looks whether one has it. An
+    /// advisory lock is no write, lives on a standby too, and ends with the session. It is one of a database, so that
+    /// others are looked for in all of them.
+    ///
+    /// Returns who else has it.
+    ///
+    /// # Errors
+    /// A failing statement.
+    pub async fn claim_slot(
+        &self,
+        name: &str,
+        takes: bool,
+    ) -> Result<Option<SlotHolder>, SqlError> {
+        let digest = SessionKey(*b"slot of a standby for pg_reseed.")
+            .digest(name.as_bytes())
+            .0;
+        let key = i64::from_be_bytes(std::array::from_fn(|at| digest[at]));
+        if takes {
+            self.client
+                .execute("SELECT pg_try_advisory_lock($1)", &[&key])
+                .await?;
+        }
+        let row = self
+            .client
+            .query_opt(
+                "SELECT l.pid, COALESCE(a.application_name, ''), host(a.client_addr), a.client_port \
+                 FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid \
+                 WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted AND l.pid <> pg_backend_pid() \
+                 AND (l.classid::int8 << 32) | l.objid::int8 = $1 LIMIT 1",
+                &[&key],
+            )
+            .await?;
+        let other = row.and_then(|row| holder(&row, 0));
+        if takes && other.is_some() {
+            // That of another database may be beside ours: each of two gives way.
+            self.client
+                .execute("SELECT pg_advisory_unlock($1)", &[&key])
+                .await?;
+        }
+        Ok(other)
     }
 
     /// How much WAL a slot holds back; `None` when it does not exist any more. Also serves as the
@@ -105,5 +178,6 @@ fn slot_of(row: &tokio_postgres::Row) -> Result<SlotFacts, SqlError> {
         active: row.get(2),
         restart_lsn: restart_lsn.map(parse_lsn).transpose()?,
         wal_status: row.get(4),
+        holder: None,
     })
 }

@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 
 use crate::client::outcome::{ClusterReport, Inspection, SourceReport};
+use crate::plan::leaving;
+use crate::plan::saved::Stretch;
 use crate::ui::report::{list, row};
 use crate::ui::words;
 
@@ -49,11 +51,28 @@ pub fn text(found: &Inspection) -> String {
             ),
         );
     }
+    if let Some(missing) = missing(&found.missing_wal) {
+        row(&mut text, "", format_args!("{missing}"));
+    }
+    list(&mut text, "Warnings", found.warnings.iter(), usize::MAX);
     list(&mut text, "Advice", found.sentences.iter(), usize::MAX);
     if let Some(command) = &found.command {
         row(&mut text, "Command", format_args!("{command}"));
     }
     text
+}
+
+/// What of the WAL that only it has cannot be saved any more.
+fn missing(gone: &[Stretch]) -> Option<String> {
+    let (first, rest) = gone.split_first()?;
+    let more = match rest.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Some(format!(
+        "of it pg_wal has no more {}{more}, which cannot be saved",
+        first.segments()
+    ))
 }
 
 fn own(text: &mut String, cluster: &ClusterReport) {
@@ -72,6 +91,9 @@ fn own(text: &mut String, cluster: &ClusterReport) {
         row(text, "In use", format_args!("pg_reseed works on it now"));
     }
     if let Some(problem) = &cluster.problem {
+        row(text, "Problem", format_args!("{problem}"));
+    }
+    for problem in &cluster.configuration_problems {
         row(text, "Problem", format_args!("{problem}"));
     }
     if let Some(identifier) = &cluster.system_identifier {
@@ -129,6 +151,19 @@ fn own(text: &mut String, cluster: &ClusterReport) {
             format_args!("pg_wal has no segment of its timeline"),
         ),
     }
+    if let Some(unarchived) = &cluster.unarchived {
+        row(
+            text,
+            "Not archived",
+            format_args!("{}", unarchived.summary()),
+        );
+    }
+    list(
+        text,
+        "Own slots",
+        cluster.slots.iter().map(leaving::slot),
+        usize::MAX,
+    );
     if let Some(checksums) = cluster.data_checksums {
         let checksums = if checksums { "on" } else { "off" };
         row(text, "Checksums", format_args!("{checksums}"));
@@ -224,6 +259,7 @@ mod tests {
         ClusterReport {
             major: Some(15),
             problem: None,
+            configuration_problems: Vec::new(),
             system_identifier: Some("7412345678901234567".to_owned()),
             state: Some(ClusterState::ShutDown),
             server_pid: None,
@@ -265,6 +301,8 @@ mod tests {
                 },
             ],
             interrupted: None,
+            unarchived: None,
+            slots: Vec::new(),
             files: 972,
             bytes: 1_800_000_000,
         }
@@ -280,6 +318,8 @@ mod tests {
             relation: None,
             relation_in_words: None,
             divergence: None,
+            missing_wal: Vec::new(),
+            warnings: Vec::new(),
             advice: None,
             sentences: Vec::new(),
             command: None,

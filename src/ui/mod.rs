@@ -7,6 +7,7 @@
 
 mod bar;
 mod figures;
+pub mod file;
 pub mod inspection;
 mod json;
 pub mod log;
@@ -134,6 +135,12 @@ impl Ui {
     #[must_use]
     pub fn stage(&self) -> Option<Stage> {
         self.screen.told().stage
+    }
+
+    /// Whether people read what is shown, and not a program.
+    #[must_use]
+    pub fn shows_to_people(&self) -> bool {
+        !self.is_json
     }
 
     /// Where the log goes while the run lasts.

@@ -1,15 +1,12 @@
-//! The result of a run: a summary for people, and the report for programs.
+//! The result of a run for people: the summary.
 
 use std::fmt::{self, Write as _};
-use std::fs::{self, File};
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
-
-use serde::Serialize;
 
 use crate::client::outcome::{DamagedPage, Mode, Outcome};
 use crate::errors::one_line;
-use crate::ui::{Ending, words};
+use crate::pg::lsn::Lsn;
+use crate::plan::leaving;
+use crate::ui::words;
 
 /// Most names and pages that the summary lists; the report has all.
 const LISTED_MAX: usize = 10;
@@ -17,9 +14,18 @@ const LISTED_MAX: usize = 10;
 /// Column in which the values begin.
 const INDENT: usize = 16;
 
-/// What the standard output of a finished run says.
+/// Whether a person has seen the warnings of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Warned {
+    /// On standard error, when they came up.
+    Already,
+    /// They went to a program.
+    NotYet,
+}
+
+/// What the standard output of a finished run says. Nothing is said twice.
 #[must_use]
-pub fn summary(outcome: &Outcome) -> String {
+pub fn summary(outcome: &Outcome, warned: Warned) -> String {
     let mut text = String::new();
     headline(&mut text, outcome);
     text.push('\n');
@@ -28,8 +34,18 @@ pub fn summary(outcome: &Outcome) -> String {
     backup(&mut text, outcome);
     time(&mut text, outcome);
     list(&mut text, "Kept", outcome.kept.iter(), LISTED_MAX);
-    let warnings = outcome.warnings.iter();
-    list(&mut text, "Warnings", warnings, usize::MAX);
+    match (warned, outcome.warnings.len() as u64) {
+        (_, 0) => {}
+        (Warned::Already, count) => row(
+            &mut text,
+            "Warnings",
+            format_args!("{} (see standard error)", words::number(count)),
+        ),
+        (Warned::NotYet, _) => {
+            let warnings = outcome.warnings.iter();
+            list(&mut text, "Warnings", warnings, usize::MAX);
+        }
+    }
     let damaged = outcome.damaged.iter().map(damage);
     list(&mut text, "Damaged pages", damaged, LISTED_MAX);
     let next = outcome.next_steps.iter();
@@ -101,14 +117,46 @@ fn history(text: &mut String, outcome: &Outcome) {
             text,
             "Saved WAL",
             format_args!(
-                "{} in {}, from {} on, in \"{}\"",
+                "{} in {}{}, in \"{}\"",
                 words::size(kept.bytes),
                 words::counted(kept.files, "file", "files"),
-                kept.from,
+                match kept.from {
+                    Some(Lsn::INVALID) | None => String::new(),
+                    Some(from) => format!(", from {from} on"),
+                },
                 kept.directory
             ),
         );
+        for missing in &kept.missing {
+            row(
+                text,
+                "",
+                format_args!("without {}, which pg_wal had no more", missing.segments()),
+            );
+        }
     }
+    let tense = |is: &'static str, was: &'static str| match outcome.mode {
+        Mode::DryRun => is,
+        Mode::Rebuild | Mode::Seed => was,
+    };
+    if let Some(unarchived) = &outcome.unarchived {
+        let saved = if unarchived.saved {
+            "; saved"
+        } else {
+            tense("; to be removed", "; removed")
+        };
+        row(
+            text,
+            "Not archived",
+            format_args!("{}{saved}", unarchived.summary()),
+        );
+    }
+    list(
+        text,
+        tense("Slots to go", "Slots gone"),
+        outcome.removed_slots.iter().map(leaving::slot),
+        LISTED_MAX,
+    );
 }
 
 /// What was compared, moved and saved.
@@ -247,57 +295,12 @@ fn put(text: &mut String, value: fmt::Arguments<'_>) {
         .expect("writing to a string cannot fail");
 }
 
-/// The report of a run that did not come to an outcome. Field names are stable.
-#[derive(Debug, Serialize)]
-pub struct FailureReport<'a> {
-    #[serde(flatten)]
-    pub ending: &'a Ending,
-    pub pg_reseed_version: &'static str,
-    pub pgdata: String,
-    pub seconds: f64,
-}
-
-/// Writes a report as JSON: whole or not at all.
-///
-/// # Errors
-/// When a file cannot be written or renamed.
-pub fn write(path: &Path, report: &impl Serialize) -> io::Result<()> {
-    let mut bytes = serde_json::to_vec_pretty(report).map_err(io::Error::other)?;
-    bytes.push(b'\n');
-    let beside = beside(path);
-    let written = write_and_rename(&beside, path, &bytes);
-    if written.is_err() {
-        let _ = fs::remove_file(&beside);
-    }
-    written
-}
-
-fn write_and_rename(beside: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    // In a directory that others may write to, what has this name already may be a link of theirs.
-    match fs::remove_file(beside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = File::create_new(beside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(beside, path)
-}
-
-/// A name of its own in the same directory, since a rename does not cross file systems.
-fn beside(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
-    path.with_file_name(name)
-}
-
 #[cfg(test)]
 mod tests {
     use insta::assert_snapshot;
 
     use super::*;
     use crate::client::outcome::{DivergenceReport, KeptWal, StageTime};
-    use crate::pg::lsn::Lsn;
     use crate::pg::timeline::TimelineId;
 
     fn rebuilt() -> Outcome {
@@ -323,8 +326,12 @@ mod tests {
                 directory: "/srv/lost".to_owned(),
                 files: 3,
                 bytes: 50_331_690,
-                from: Lsn(0x500_0000),
+                from: Some(Lsn(0x500_0000)),
+                unarchived_files: 0,
+                missing: Vec::new(),
             }),
+            unarchived: None,
+            removed_slots: Vec::new(),
             start_lsn: Some(Lsn(0x0700_0028)),
             stop_lsn: Some(Lsn(0x0900_0100)),
             compared_bytes: 13_314_398_617,
@@ -363,7 +370,7 @@ mod tests {
 
     #[test]
     fn summary_of_a_rebuild() {
-        assert_snapshot!(summary(&rebuilt()), @r#"
+        assert_snapshot!(summary(&rebuilt(), Warned::Already), @r#"
         "/srv/pg/15" is rebuilt as a standby of db2, and streams from it (PostgreSQL 15.18, timeline 2).
 
           The target    diverged from the source at 0/5000000 of timeline 1
@@ -403,7 +410,7 @@ mod tests {
             next_steps: vec!["Start the standby: pg_ctl -D /srv/pg/15 start".to_owned()],
             ..rebuilt()
         };
-        assert_snapshot!(summary(&outcome), @r#"
+        assert_snapshot!(summary(&outcome, Warned::NotYet), @r#"
         "/srv/pg/15" is seeded as a standby of db2 (PostgreSQL 15.18, timeline 2).
 
           The target    is empty: everything comes from the source
@@ -430,7 +437,7 @@ mod tests {
             streaming: false,
             ..rebuilt()
         };
-        assert_snapshot!(summary(&outcome), @r#"
+        assert_snapshot!(summary(&outcome, Warned::NotYet), @r#"
         Dry run: nothing was changed in "/srv/pg/15" (PostgreSQL 15.18, timeline 2).
 
           The target    diverged from the source at 0/5000000 of timeline 1
@@ -463,7 +470,7 @@ mod tests {
             next_steps: vec!["Repair the source.".to_owned(), "Run it again.".to_owned()],
             ..rebuilt()
         };
-        assert_snapshot!(summary(&outcome), @r#"
+        assert_snapshot!(summary(&outcome, Warned::NotYet), @r#"
         "/srv/pg/15" is rebuilt as a standby of db2, and streams from it (PostgreSQL 15.18, timeline 2).
         The source has 12 pages whose checksum is wrong; see below.
 
@@ -500,46 +507,13 @@ mod tests {
     }
 
     #[test]
-    fn a_report_replaces_the_one_before_and_leaves_nothing_else() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("report.json");
-        write(&path, &"old").unwrap();
-        write(&path, &rebuilt()).unwrap();
-        let text = fs::read_to_string(&path).unwrap();
-        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(value["mode"], "rebuild");
-        assert_eq!(value["divergence"]["lost_bytes"], 0x012A_4F10);
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn a_report_that_cannot_be_written_leaves_nothing() {
-        let directory = tempfile::tempdir().unwrap();
-        let missing = directory.path().join("missing").join("report.json");
-        assert!(write(&missing, &1).is_err());
-        // A directory stands where the report shall go: the rename fails.
-        let occupied = directory.path().join("occupied");
-        fs::create_dir_all(occupied.join("child")).unwrap();
-        assert!(write(&occupied, &1).is_err());
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn a_failure_is_reported_flat() {
-        let ending = Ending {
-            exit_status: 3,
-            outcome: "refused",
-            target: "untouched",
-            errors: vec!["no".to_owned()],
-            details: vec![],
-            hints: vec![],
+    fn warnings_that_were_seen_are_counted_and_not_repeated() {
+        let outcome = Outcome {
+            warnings: vec!["Beware.".to_owned()],
+            ..rebuilt()
         };
-        let report = FailureReport {
-            ending: &ending,
-            pg_reseed_version: "0.1.0",
-            pgdata: "/srv/pg/15".to_owned(),
-            seconds: 0.5,
-        };
-        assert_snapshot!(serde_json::to_string(&report).unwrap(), @r#"{"exit_status":3,"outcome":"refused","target":"untouched","errors":["no"],"details":[],"hints":[],"pg_reseed_version":"0.1.0","pgdata":"/srv/pg/15","seconds":0.5}"#);
+        let text = summary(&outcome, Warned::Already);
+        assert!(!text.contains("Beware.") && text.contains("Warnings      1 (see standard error)"));
+        assert!(summary(&outcome, Warned::NotYet).contains("Warnings      Beware.\n"));
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::{Digest, SessionKey};
 use crate::errors::one_line;
-use crate::facts::{SlotFacts, SourceConfiguration, SourceFacts, Tablespace};
+use crate::facts::{SlotClient, SlotFacts, SourceConfiguration, SourceFacts, Tablespace};
 use crate::geometry::{BitSet, EntryId, Span};
 use crate::pg::lsn::Lsn;
 use crate::pg::timeline::TimelineId;
@@ -299,11 +299,15 @@ pub struct Packed {
 }
 
 /// What the walk saw beside files and directories.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManifestEnd {
     pub tablespaces: Vec<Tablespace>,
     /// Foreign links and special files, which a base backup leaves out too, and what may not be read.
     pub skipped: Vec<String>,
+    /// Data that the agent may not read: the copy would lack it.
+    pub unreadable: Vec<String>,
+    /// How many more there are.
+    pub unreadable_more: u64,
 }
 
 /// A page of the source that fails PostgreSQL's checksum although it was read again.
@@ -334,6 +338,10 @@ pub struct WalSender {
     pub slot: Option<String>,
     pub flush_lsn: Option<Lsn>,
     pub replay_lsn: Option<Lsn>,
+    /// Whom it serves; `None` where the role may not see it.
+    pub client: Option<SlotClient>,
+    /// Microseconds since 1970 by the source's clock.
+    pub began: Option<i64>,
 }
 
 /// What kind of trouble the agent has.

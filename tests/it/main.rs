@@ -14,12 +14,15 @@
 )]
 
 mod between;
+mod chaos;
 mod cluster;
 mod crash;
 mod daemon;
+mod early;
 mod edges;
 mod frames;
 mod guards;
+mod heard;
 mod hostile_agent;
 mod hostile_client;
 mod inspect;
@@ -30,10 +33,13 @@ mod neighbour;
 mod oracle;
 mod rebuild;
 mod seed;
+mod slot_users;
 mod slots;
 mod standby;
+mod starts;
 mod syncrep;
 mod tls;
+mod torn;
 mod transport;
 mod traps;
 mod wal;

@@ -68,12 +68,9 @@ fn page_cache_of_the_source_stays_as_it_was() {
         eprintln!("files of this temporary folder never leave memory: set TMPDIR to a disk");
         return;
     }
-    fs::read(&hot).unwrap();
-    let standby = scene.vacant("standby");
-    // A seed reads each byte to send it, a rebuild each byte to hash it.
-    for options in [&[][..], &["--config", "source"]] {
-        Rebuild::new(&standby, &primary).args(options).succeed();
-        assert_eq!(cached_bytes(&hot), length(&hot).next_multiple_of(4096));
+    let leaves_hot_alone = |standby: &Cluster, options: &[&str]| {
+        fs::read(&hot).unwrap();
+        Rebuild::new(standby, &primary).args(options).succeed();
         // The kernel may hold back what another one looks at just now.
         let left = cached_bytes(&cold);
         assert!(
@@ -81,7 +78,21 @@ fn page_cache_of_the_source_stays_as_it_was() {
             "{options:?}: {left} bytes of {} came",
             length(&cold)
         );
-    }
+        let (stayed, whole) = (cached_bytes(&hot), length(&hot).next_multiple_of(4096));
+        eprintln!("{options:?}: {stayed} of {whole} bytes stayed");
+        stayed == whole
+    };
+    // A kernel that takes back what looks cold (DAMON's pageout) takes a page of anything now and then: a run that
+    // drops what was cached does so each time.
+    // A seed reads each byte to send it, a rebuild each byte to hash it.
+    let standby = (1..=3)
+        .map(|number| scene.vacant(&format!("standby{number}")))
+        .find(|standby| leaves_hot_alone(standby, &[]))
+        .expect("three seeds dropped what was cached");
+    assert!(
+        (1..=3).any(|_| leaves_hot_alone(&standby, &["--config", "source"])),
+        "three rebuilds dropped what was cached"
+    );
     assert_like_basebackup(&scene, &primary, standby.pgdata(), Since::Rebuilt);
 }
 

@@ -226,9 +226,9 @@ fn unlike_basebackup(scene: &Scene, source: &Cluster, target: &Path, since: Sinc
 }
 
 /// Whether two files of a relation differ in nothing that WAL describes. Pages of relations that differ
-/// carry the same LSN. A free space map is never described by WAL. A visibility map may lack bits or
-/// pages in the target (making its file is not logged, and `CREATE DATABASE ... STRATEGY wal_log` logs it
-/// without content), but it must not have more.
+/// carry the same LSN, and the target may lack empty pages at the end. A free space map is never described by
+/// WAL. A visibility map may lack bits or pages in the target (making its file is not logged, and `CREATE
+/// DATABASE ... STRATEGY wal_log` logs it without content), but it must not have more.
 fn same_but_for_hints(target: &Path, copy: &Path) -> bool {
     let name = target.file_name().unwrap().to_str().unwrap();
     if !is_relation_file(name) {
@@ -254,7 +254,9 @@ fn same_but_for_hints(target: &Path, copy: &Path) -> bool {
     let (Ok(theirs), Ok(ours)) = (theirs, ours) else {
         return false;
     };
-    ours.len() == theirs.len()
+    // From 16 on a server makes a file longer than it has rows for yet, and says so to nobody.
+    let beyond = theirs.get(ours.len()..);
+    beyond.is_some_and(|rest| rest.iter().all(|byte| *byte == 0))
         && ours
             .chunks(BLOCK)
             .zip(theirs.chunks(BLOCK))
@@ -542,6 +544,10 @@ fn judges_accept_a_base_backup_and_see_each_damage() {
         count_differing(standby.pgdata(), primary.pgdata()).common,
         counted.common + 1
     );
+    standby.write(&file, &good[..last_page]);
+    assert!(fails());
+    standby.write(&file, [&good[..], &[0; BLOCK]].concat());
+    assert!(fails());
     standby.write(&file, &good[..BLOCK]);
     assert!(fails());
     assert_eq!(

@@ -123,7 +123,7 @@ fn slot_of_the_targets_configuration_is_kept_or_named() {
         let left = "Replication slot \\\"mine\\\", which the target's configuration names, is left without a standby";
         assert!(warnings(&said).contains(left), "{said}");
         assert!(
-            said.stdout
+            said.stderr
                 .contains("SELECT pg_drop_replication_slot('mine');"),
             "{said}"
         );

@@ -9,6 +9,7 @@ use crate::client::run::Run;
 use crate::disk::close::{CloseError, ClosePlan, Expected, make_data_directory};
 use crate::disk::target::ClosedTarget;
 use crate::facts::{SourceFacts, TargetCluster};
+use crate::path::RelPath;
 use crate::pg::layout;
 use crate::pg::lsn::Lsn;
 use crate::plan::guard::Cleared;
@@ -23,6 +24,8 @@ pub struct Close<'a> {
     pub before: Option<&'a TargetCluster>,
     pub start_lsn: Lsn,
     pub old_auto_conf: &'a [u8],
+    /// What the owner's permission bits do not let it work on yet.
+    pub mend: &'a [RelPath],
 }
 
 impl Close<'_> {
@@ -33,10 +36,10 @@ impl Close<'_> {
     pub fn close(&self, hold: Hold) -> Result<ClosedTarget, Failure> {
         let options = self.run.options;
         let findings = self.cleared.findings();
-        let group_access = match self.before {
-            Some(cluster) => cluster.mode & 0o050 != 0,
-            None => self.facts.data_directory_mode & 0o050 != 0,
-        };
+        let group_access = layout::has_group_access(match self.before {
+            Some(cluster) => cluster.mode,
+            None => self.facts.data_directory_mode,
+        });
         if self.before.is_none() {
             let mode = if group_access { 0o750 } else { 0o700 };
             make_data_directory(&options.pgdata, mode)
@@ -58,6 +61,10 @@ impl Close<'_> {
         let plan = ClosePlan {
             marker: &marker,
             closed_auto_conf: &closed_auto_conf,
+            data_directory_mode: self
+                .before
+                .and_then(|cluster| layout::mended_directory_mode(cluster.mode)),
+            mend: self.mend,
             group_access,
             waldir: options.waldir.as_deref(),
             placements: &findings.placements,
@@ -86,7 +93,8 @@ impl Close<'_> {
             None => Expected::Empty,
             Some(cluster) => match (&cluster.interrupted, &cluster.control) {
                 (None, Some(control)) => Expected::Cluster(control),
-                _ => Expected::Interrupted,
+                (None, None) => Expected::Unknown,
+                (Some(_), _) => Expected::Interrupted,
             },
         }
     }
@@ -106,6 +114,8 @@ impl Close<'_> {
                 history: cluster.history.clone(),
                 newest_wal_timeline: cluster.newest_wal_timeline,
                 wal_segments_end: cluster.wal_segments_end,
+                unarchived: cluster.unarchived.clone(),
+                slots: cluster.slots.clone(),
             }),
         }
     }

@@ -99,7 +99,7 @@ pub async fn undo(run: &Run<'_>, failure: Failure) -> Failure {
 
 fn running(pgdata: &std::path::Path) -> Running {
     let pid_file = disk::pid_file(pgdata).unwrap_or_default();
-    postmaster::running(pgdata, &pid_file)
+    postmaster::running(pgdata, pid_file.as_deref())
 }
 
 /// A command as it can be typed.

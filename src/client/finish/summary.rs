@@ -1,5 +1,6 @@
 //! The outcome of a run: what was found, moved and kept, and what to do next.
 
+use crate::client::look::leaving;
 use crate::client::options::{RebuildOptions, Starter};
 use crate::client::outcome::{DamagedPage, DivergenceReport, Mode, Outcome};
 use crate::client::run::Run;
@@ -10,6 +11,7 @@ use crate::facts::{SourceFacts, TargetCluster};
 use crate::pg::lsn::Lsn;
 use crate::plan::configuration::MAIN_FILE;
 use crate::plan::guard::Findings;
+use crate::plan::leaving::Unarchived;
 use crate::plan::relation::Relation;
 use crate::plan::words;
 
@@ -58,6 +60,10 @@ pub fn outcome(run: &Run<'_>, told: &Told<'_>) -> Outcome {
         relation: findings.relation.to_string(),
         divergence: divergence(&findings.relation, told.before),
         kept_wal: run.kept_wal.get().cloned(),
+        unarchived: unarchived(run, told),
+        removed_slots: told
+            .before
+            .map_or_else(Vec::new, |cluster| cluster.slots.clone()),
         start_lsn: told.lsns.map(|(start, _)| start),
         stop_lsn: told.lsns.map(|(_, stop)| stop),
         compared_bytes: read(&counters.compared_bytes),
@@ -83,6 +89,17 @@ pub fn outcome(run: &Run<'_>, told: &Told<'_>) -> Outcome {
         stages: run.clock.stages(),
         seconds: run.clock.began.elapsed().as_secs_f64(),
     }
+}
+
+/// The WAL that was never archived, and whether it was saved.
+fn unarchived(run: &Run<'_>, told: &Told<'_>) -> Option<Unarchived> {
+    let relation = &told.findings.relation;
+    let found = leaving::unarchived(told.before?, Some((told.facts, relation)))?;
+    let kept = run.kept_wal.get();
+    Some(Unarchived {
+        saved: kept.is_some_and(|kept| kept.unarchived_files > 0),
+        ..found
+    })
 }
 
 /// The damaged pages that turned up, by their paths.

@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use crate::disk::DiskError;
 use crate::disk::conf::{self as disk_conf, Base, CONF_FILE_MAX};
-use crate::disk::read::read_if_there;
+use crate::disk::facts as disk;
+use crate::disk::read::read_unless_null;
 use crate::path::RelPath;
 use crate::pg::conf;
 use crate::plan::standby;
 
 /// What `ALTER SYSTEM` writes, always in the data directory.
-const AUTO_CONF: &str = "postgresql.auto.conf";
+pub const AUTO_CONF: &str = "postgresql.auto.conf";
 
 /// What the server logs to unless it is told otherwise.
 const LOG_DIRECTORY: &str = "log";
@@ -22,13 +23,19 @@ const LOG_DIRECTORY: &str = "log";
 /// The system's error.
 pub fn auto_conf(pgdata: &Path) -> Result<Vec<u8>, DiskError> {
     let path = pgdata.join(AUTO_CONF);
-    let text = read_if_there(&path, CONF_FILE_MAX)?.unwrap_or_default();
+    let text = read_unless_null(&path, CONF_FILE_MAX)?.unwrap_or_default();
     Ok(standby::opened(&text))
+}
+
+/// Where `postgresql.auto.conf` leads, if it is a link. It becomes a file: a server replaces a link too when it
+/// writes there (PostgreSQL `guc.c:AlterSystemSetConfigFile`).
+pub fn auto_conf_link(pgdata: &Path) -> Option<PathBuf> {
+    disk::link(&pgdata.join(AUTO_CONF))
 }
 
 /// Whether the target is locked by an unfinished rebuild.
 pub fn is_closed(pgdata: &Path) -> bool {
-    let text = read_if_there(&pgdata.join(AUTO_CONF), CONF_FILE_MAX);
+    let text = read_unless_null(&pgdata.join(AUTO_CONF), CONF_FILE_MAX);
     // What cannot be read locks a server out just as well.
     text.map_or(true, |text| standby::is_closed(&text.unwrap_or_default()))
 }

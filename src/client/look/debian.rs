@@ -37,8 +37,7 @@ pub fn find(name: &ClusterName, conf_root: Option<&Path>) -> Result<Recorded, St
     }
     let base = conf::base(&directory, Some(&config_file));
     let pgdata = base
-        .settings
-        .get("data_directory")
+        .data_directory
         .filter(|path| Path::new(path).is_absolute())
         .ok_or_else(|| {
             format!(

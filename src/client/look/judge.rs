@@ -10,6 +10,7 @@ use crate::facts::{Condition, Running, SourceFacts, TargetFacts};
 use crate::plan;
 use crate::plan::guard::{self, Cleared, Findings, Situation};
 use crate::plan::refusal::Refusal;
+use crate::plan::relation::relate;
 use crate::plan::slots;
 use crate::plan::tablespaces;
 use crate::postmaster;
@@ -58,6 +59,10 @@ fn in_situation<T>(
         is_slot_targets: runs && choice.is_some_and(|choice| choice.is_held_by_target),
         is_typed: options.is_typed,
         max_wal_retained: options.max_wal_retained,
+        has_restore_command: settings::has_restore_command(
+            options,
+            relate(target, facts).is_seed(),
+        ),
     };
     judge(&situation).map_err(|refusals| Failure::refused(&refusals))
 }
@@ -157,7 +162,7 @@ pub async fn judge_login(
         return Ok(());
     }
     let conninfo = settings::primary_conninfo(&run.options.primary, name)?;
-    let Some(login) = postmaster::try_login(bindir, &conninfo).await else {
+    let Some(trial) = postmaster::try_login(bindir, &conninfo).await else {
         return Err(Failure::new(
             TargetState::Untouched,
             "could not find psql to try the standby's login on the source",
@@ -166,6 +171,15 @@ pub async fn judge_login(
     };
     let shown = settings::primary_conninfo(&run.options.primary.without_secrets(), name)?;
     let expected = facts.control.system_identifier;
-    guard::login(&login, expected, &shown, overrides)
-        .map_err(|refusal| Failure::refused(&[refusal]))
+    guard::login(&trial.login, expected, &shown, overrides)
+        .map_err(|refusal| Failure::refused(&[refusal]))?;
+    if !trial.needs.is_empty() {
+        let needs = trial.needs.join(", ");
+        run.warn(format!(
+            "The standby's login works with {needs} of this session only. A server that is started without it, as \
+             systemd does, cannot stream: say host, port, user and passfile in -d, or put the service into \
+             .pg_service.conf of the server's user."
+        ));
+    }
+    Ok(())
 }

@@ -8,10 +8,9 @@ use crate::disk::facts as disk;
 use crate::disk::read::read_if_there;
 use crate::facts::{Condition, Live, Running, SourceFacts, Standing, TargetCluster, TargetFacts};
 use crate::link::name;
-use crate::pg::conf as pg_conf;
 use crate::pg::conninfo::Conninfo;
 use crate::pg::opts::Opts;
-use crate::postmaster::{self, Receives};
+use crate::postmaster::{self};
 use crate::sql::{Defaults, SOCKET_DIRECTORIES, Session};
 
 /// How long the target's server may take to say where it stands.
@@ -33,7 +32,7 @@ pub async fn complete(target: &mut TargetFacts, pgdata: &Path, config_file: Opti
     if let Condition::Cluster(cluster) = &mut target.condition {
         let mut standing = standing(pgdata, config_file, cluster);
         if let Running::Server { pid } = cluster.running {
-            standing.receives = postmaster::receives(pid) != Receives::No;
+            standing.receives = postmaster::receiver(pid).is_some();
             let asked = tokio::time::timeout(SAID_WITHIN, ask(&standing, &user));
             standing.live = asked.await.ok().flatten();
         }
@@ -51,11 +50,10 @@ fn standing(pgdata: &Path, config_file: Option<&Path>, cluster: &TargetCluster) 
     let opts = Opts::parse(&String::from_utf8_lossy(&opts)).unwrap_or_default();
     let last_file = opts.setting("config_file").map(PathBuf::from);
     let config_file = config_file.or(last_file.as_deref());
-    let mut settings = conf::base(pgdata, config_file).settings;
     let auto_conf = conf::auto_conf(pgdata).unwrap_or_default();
-    if let Ok(lines) = pg_conf::parse(&auto_conf) {
-        settings.extend(pg_conf::effective(&lines));
-    }
+    let settings = conf::base(pgdata, config_file)
+        .followed_by(&pgdata.join(conf::AUTO_CONF), &auto_conf)
+        .settings;
     let setting = |name: &str| {
         let found = opts.setting(name).or_else(|| settings.get(name).cloned());
         found.filter(|value| !value.is_empty())

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::facts::{TargetSlot, UnarchivedWal};
 use crate::pg::lsn::Lsn;
 use crate::pg::timeline::{History, TimelineId};
 
@@ -28,6 +29,11 @@ pub struct Before {
     pub history: History,
     pub newest_wal_timeline: Option<TimelineId>,
     pub wal_segments_end: Option<Lsn>,
+    // Earlier versions did not remember these.
+    #[serde(default)]
+    pub unarchived: UnarchivedWal,
+    #[serde(default)]
+    pub slots: Vec<TargetSlot>,
 }
 
 /// The words for whoever opens the marker.

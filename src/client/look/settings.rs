@@ -7,9 +7,11 @@ use crate::client::look::conf;
 use crate::client::options::RebuildOptions;
 use crate::client::run::Run;
 use crate::disk::conf::Base;
-use crate::facts::SourceFacts;
+use crate::facts::{Condition, SourceFacts, TargetFacts};
 use crate::pg::conf as pg_conf;
 use crate::pg::conninfo::Conninfo;
+use crate::pg::layout;
+use crate::pg::timeline::history_file_name;
 use crate::plan::configuration;
 use crate::plan::guard;
 use crate::plan::settings;
@@ -65,6 +67,48 @@ pub fn application_name(options: &RebuildOptions, host: &str, is_seed: bool) -> 
         return None;
     }
     Some(host.to_owned())
+}
+
+/// Whether the standby will have a restore_command: a given one, or its own.
+pub fn has_restore_command(options: &RebuildOptions, is_seed: bool) -> bool {
+    if options.restore_command.is_some() || !has_own_configuration(options, is_seed) {
+        return options.restore_command.is_some();
+    }
+    let auto_conf = conf::auto_conf(&options.pgdata).unwrap_or_default();
+    let own = with_auto_conf(own_base(options), &auto_conf);
+    own.get("restore_command")
+        .is_some_and(|command| !command.is_empty())
+}
+
+/// Warns of what of the target's own is set right by the way.
+pub fn warn_of_mending(run: &Run<'_>, target: &TargetFacts) {
+    if let Condition::Cluster(cluster) = &target.condition
+        && let Some(mended) = layout::mended_directory_mode(cluster.mode)
+    {
+        let mode = cluster.mode;
+        run.warn(format!(
+            "PostgreSQL refuses to start in a data directory with the permissions {mode:04o}: they become \
+             {mended:04o}."
+        ));
+    }
+    if let Some(place) = conf::auto_conf_link(&run.options.pgdata) {
+        let place = place.display();
+        run.warn(format!(
+            "\"postgresql.auto.conf\" is a link to \"{place}\": a file takes its place, since it must make the target \
+             a standby."
+        ));
+    }
+}
+
+/// Warns where a standby of this source streams only if it gets the history file elsewhere.
+pub fn warn_of_history(run: &Run<'_>, facts: &SourceFacts) {
+    if !facts.has_history_file {
+        let file = history_file_name(facts.timeline);
+        run.warn(format!(
+            "\"pg_wal/{file}\" is missing on the source: the standby streams only if its restore_command gets \
+             that file."
+        ));
+    }
 }
 
 /// What the target's own `postgresql.conf` says; nothing if it gets the source's.

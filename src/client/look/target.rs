@@ -6,19 +6,22 @@ use std::path::{Path, PathBuf};
 use crate::client::look::conf;
 use crate::client::look::marker::Marker;
 use crate::disk::DiskError;
+use crate::disk::close::is_our_pid_file;
 use crate::disk::facts as disk;
 use crate::disk::read::read_if_there;
 use crate::disk::target::Held;
 use crate::disk::walk::{self, Kind};
 use crate::errors::chain;
-use crate::facts::{Condition, Interrupted, Standing, TargetCluster, TargetFacts};
+use crate::facts::{
+    Condition, Interrupted, OwnStream, Running, Standing, TargetCluster, TargetFacts,
+};
 use crate::path::RelPath;
 use crate::pg::control::ControlFile;
 use crate::pg::layout::{self, Class, HostLocal};
 use crate::pg::lsn::Lsn;
 use crate::pg::timeline::{History, TimelineId};
 use crate::plan::tablespaces::{Place, PlaceState, TargetPlaces};
-use crate::postmaster;
+use crate::postmaster::{self, Receives};
 
 /// Longest marker or configuration file that is read.
 const SMALL_FILE_MAX: u64 = 16 * 1024 * 1024;
@@ -57,8 +60,8 @@ pub fn look(pgdata: &Path, hold: &Hold) -> Result<TargetFacts, DiskError> {
             let listed = walk::list(pgdata)?;
             let is_ours = listed.iter().any(|found| {
                 found.name == b"PG_VERSION" || found.name == layout::MARKER.as_bytes()
-            });
-            match walk::first_of_others(&listed) {
+            }) || ControlSource::InPlace.decode(pgdata).is_ok();
+            match walk::first_of_content(pgdata)? {
                 None => Condition::Empty {
                     is_owner: facts.is_owner,
                     identity: facts.identity,
@@ -66,10 +69,7 @@ pub fn look(pgdata: &Path, hold: &Hold) -> Result<TargetFacts, DiskError> {
                 Some(first) if !is_ours => Condition::Unknown {
                     example: String::from_utf8_lossy(&first.name).into_owned(),
                 },
-                Some(_) => {
-                    let is_locked = matches!(hold, Hold::Others);
-                    Condition::Cluster(Box::new(cluster(pgdata, facts, &listed, is_locked)?))
-                }
+                Some(_) => Condition::Cluster(Box::new(cluster(pgdata, facts, &listed, hold)?)),
             }
         }
     };
@@ -92,8 +92,9 @@ fn cluster(
     pgdata: &Path,
     facts: disk::DirectoryFacts,
     listed: &[walk::Listed],
-    is_locked: bool,
+    hold: &Hold,
 ) -> Result<TargetCluster, DiskError> {
+    let is_held = matches!(hold, Hold::Ours(_));
     // A marker that a run left behind when it was killed at its very end says nothing: the target may have
     // been a primary since.
     let marker = marker(pgdata)?
@@ -105,6 +106,10 @@ fn cluster(
         .map_or(TimelineId(1), ControlFile::timeline_reached);
     let before = marker.as_ref().and_then(|marker| marker.before.clone());
     // What an interrupted run has removed, its marker remembers.
+    let (unarchived, slots) = match &before {
+        Some(before) => (before.unarchived.clone(), before.slots.clone()),
+        None => (disk::unarchived(&wal)?, disk::slots(pgdata)?),
+    };
     let (history, newest_wal_timeline, wal_segments_end) = match (before, &control) {
         (Some(before), _) => (
             before.history,
@@ -122,14 +127,19 @@ fn cluster(
         (None, None) => (History::single(timeline), None, None),
     };
     let pid_file = disk::pid_file(pgdata)?;
+    let running = running(pgdata, pid_file.as_deref(), marker.is_some(), is_held);
     Ok(TargetCluster {
         // One that is no number is as good as none.
         major: disk::major_version(pgdata).ok().flatten(),
+        has_directories: ["base", "global"]
+            .iter()
+            .all(|name| disk::directory(&pgdata.join(name)).is_ok_and(|found| found.is_some())),
         control,
         control_problem,
         interrupted: marker.map(|marker| Interrupted {
             started_unix_seconds: marker.started_unix_seconds,
             start_lsn: marker.start_lsn,
+            is_seed: marker.is_seed,
         }),
         history,
         newest_wal_timeline,
@@ -144,12 +154,50 @@ fn cluster(
             .flatten()
             .map(|found| found.identity),
         tablespaces: disk::tablespaces(pgdata)?,
-        running: postmaster::running(pgdata, &pid_file),
-        pid_file,
+        stream: stream(pgdata, &running),
+        running,
+        pid_file: pid_file.unwrap_or_default(),
         unexpected_links: unexpected_links(pgdata, listed)?,
-        is_locked,
+        is_locked: matches!(hold, Hold::Others),
         standing: Standing::default(),
+        unarchived,
+        slots,
     })
+}
+
+/// How the server that runs in the target streams.
+fn stream(pgdata: &Path, running: &Running) -> Option<OwnStream> {
+    let Running::Server { pid } = running else {
+        return None;
+    };
+    let receiver = postmaster::receiver(*pid)?;
+    // One that only tries may be kept out by who has the slot, and a socket does not tell.
+    let tells = matches!(receiver.receives, Receives::Streams(_)) || !receiver.ends.is_empty();
+    if !tells && !receiver.is_steady() {
+        return None;
+    }
+    let auto_conf = conf::auto_conf(pgdata).unwrap_or_default();
+    let base = conf::base(pgdata, None).followed_by(&pgdata.join(conf::AUTO_CONF), &auto_conf);
+    Some(OwnStream {
+        slot: base.settings.get("primary_slot_name").cloned(),
+        ends: receiver.ends,
+    })
+}
+
+/// Whether a server works in the target. No server gets as far as to work in one that was closed, and a postmaster.pid
+/// of our own is that of a dead run as long as we hold the directory: what is left of one, after a loss of power
+/// without its content or with the number of a process of today, is none.
+fn running(pgdata: &Path, pid_file: Option<&[u8]>, is_closed: bool, is_held: bool) -> Running {
+    let is_ours = is_held && pid_file.is_some_and(is_our_pid_file);
+    if is_ours {
+        return postmaster::running(pgdata, None);
+    }
+    match postmaster::running(pgdata, pid_file) {
+        Running::Unclear { .. } | Running::TornPidFile if is_closed => {
+            postmaster::running(pgdata, None)
+        }
+        seen => seen,
+    }
 }
 
 /// The marker of an interrupted run. One that does not parse still says that a run was interrupted.

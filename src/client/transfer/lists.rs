@@ -9,14 +9,18 @@ use crate::client::look::settings;
 use crate::client::options::RebuildOptions;
 use crate::client::run::Run;
 use crate::client::source::{Source, SourceError};
-use crate::client::transfer::work::{self, TargetWalk, Work};
+use crate::client::transfer::rights::Rights;
+use crate::client::transfer::work::{self, TargetWalk, Walked, Work};
+use crate::disk::DiskError;
 use crate::disk::facts as disk;
 use crate::event::{Counters, Event};
 use crate::facts::SourceFacts;
 use crate::manifest::{self, EntryKind, Folder, Listing, Manifest};
 use crate::path::RelPath;
 use crate::pg::layout;
+use crate::plan::access::Bar;
 use crate::plan::guard::{self, Findings};
+use crate::plan::tablespaces;
 use crate::plan::words;
 use crate::wire::listing::{self, PARTS_MAX};
 use crate::wire::message::{Answer, ManifestEnd, Request};
@@ -30,7 +34,7 @@ const PARTS_AHEAD: usize = 8;
 pub struct Lists {
     manifest: Arc<Manifest>,
     end: ManifestEnd,
-    tree: Listing<layout::Kind>,
+    walked: Walked,
 }
 
 /// Lists what both sides have, at the same time; the target only when it `has_content`.
@@ -48,13 +52,14 @@ pub async fn lists(
     let walked = run.workers.run(move || walk.walk());
     let (manifest, walked) = futures_util::future::join(manifest(run, source), walked).await;
     let (manifest, end) = manifest.map_err(|error| error.untouched())?;
-    let tree = walked
+    let walked = walked
         .map_err(|error| Failure::untouched(&error))?
         .map_err(|error| Failure::untouched(&error))?;
+    judge_linked(run, source, facts, findings, &end).await?;
     Ok(Lists {
         manifest: Arc::new(manifest),
         end,
-        tree,
+        walked,
     })
 }
 
@@ -71,11 +76,40 @@ impl Lists {
     ) -> Result<Self, Failure> {
         let walk = TargetWalk::new(run.options, true, facts, findings);
         let walked = run.workers.run(move || walk.walk()).await;
-        let tree = walked
+        let walked = walked
             .map_err(|error| Failure::untouched(&error))?
             .map_err(|error| Failure::untouched(&error))?;
-        Ok(Self { tree, ..self })
+        Ok(Self { walked, ..self })
     }
+}
+
+/// Refuses where the configuration that comes from the source includes what is a link there and does not come.
+async fn judge_linked(
+    run: &Run<'_>,
+    source: &Source,
+    facts: &SourceFacts,
+    findings: &Findings,
+    end: &ManifestEnd,
+) -> Result<(), Failure> {
+    let is_seed = findings.is_seed;
+    let comes = run.options.target_config_dir.is_none()
+        && !settings::has_own_configuration(run.options, is_seed);
+    if !comes || end.skipped.is_empty() {
+        return Ok(());
+    }
+    // A role that may not ask where the configuration is has no answer here, and a server that cannot read its own
+    // would not run.
+    let asked = source.ask(&Request::Configuration, Vec::new()).await;
+    let Ok((Answer::Configuration(configuration), _)) = asked else {
+        return Ok(());
+    };
+    guard::linked_configuration(
+        &facts.host.name,
+        &facts.data_directory,
+        &configuration,
+        &end.skipped,
+    )
+    .map_err(|refusal| Failure::refused(&[refusal]))
 }
 
 async fn manifest(run: &Run<'_>, source: &Source) -> Result<(Manifest, ManifestEnd), SourceError> {
@@ -166,6 +200,54 @@ fn judge_names(
     Ok(())
 }
 
+/// Judges whether both sides may do what must be done there, and tells what is changed for it.
+fn judge_rights(
+    facts: &SourceFacts,
+    end: &ManifestEnd,
+    barred: &[(String, Bar)],
+) -> Result<(), Failure> {
+    let source = guard::Reader {
+        host: &facts.host.name,
+        user: &facts.user,
+        unreadable: &end.unreadable,
+        more: end.unreadable_more,
+    };
+    let (host, user) = (disk::host(), disk::user());
+    let writer = guard::Writer {
+        host: &host.name,
+        user: &user,
+        barred,
+    };
+    guard::rights(&source, &writer).map_err(|refusals| Failure::refused(&refusals))
+}
+
+/// Judges before the target's server is stopped whether what a rebuild has to change there can be: what is not certain
+/// without the source's list is judged with it.
+///
+/// # Errors
+/// A refusal, or a directory that cannot be looked at.
+pub async fn judge_rights_before_stop(
+    run: &Run<'_>,
+    facts: &SourceFacts,
+    findings: &Findings,
+) -> Result<(), Failure> {
+    let walk = TargetWalk::new(run.options, true, facts, findings);
+    let options = run.options.clone();
+    let (findings, version) = (findings.clone(), tablespaces::version_directory(facts));
+    let judged = run.workers.run(move || {
+        let walked = walk.walk()?;
+        let mut rights = Rights::new(&walked.bars);
+        rights.manage(&walked.tree);
+        rights.around(&options, &findings, &[], &version)?;
+        Ok::<_, DiskError>(rights.into_parts().1)
+    });
+    let barred = judged
+        .await
+        .map_err(|error| Failure::untouched(&error))?
+        .map_err(|error| Failure::untouched(&error))?;
+    judge_rights(facts, &ManifestEnd::default(), &barred)
+}
+
 /// Turns the manifest into work, and lets the guards judge that need sizes.
 pub fn plan(
     run: &Run<'_>,
@@ -176,10 +258,10 @@ pub fn plan(
     let Lists {
         manifest,
         end,
-        tree,
+        walked,
     } = lists;
     let options = run.options;
-    judge_names(options, manifest, tree)?;
+    judge_names(options, manifest, &walked.tree)?;
     let oids = end.tablespaces.iter().map(|space| space.oid);
     guard::new_tablespaces(&findings.placements, oids)
         .map_err(|refusal| Failure::refused(&[refusal]))?;
@@ -189,13 +271,20 @@ pub fn plan(
     }
     let host_local =
         work::host_local(options, facts, &base).map_err(|error| Failure::untouched(&error))?;
-    let make = || work::make(options, facts, findings, &host_local, manifest, tree);
+    let make = || work::make(options, facts, findings, &host_local, manifest, walked);
     let work = workers::in_place(make).map_err(|error| Failure::untouched(&error))?;
+    judge_rights(facts, end, &work.barred)?;
     guard::max_delete(options.max_delete, work.removed_files, || {
         work.some_removed()
     })
     .map_err(|refusal| Failure::refused(&[refusal]))?;
     guard::room(&work.room, &options.overrides).map_err(|refusals| Failure::refused(&refusals))?;
+    if !work.filled.is_empty() {
+        run.warn(format!(
+            "The target has {} without content, as an interrupted pg_rewind leaves it: the source's is taken.",
+            words::some_of(&work.filled)
+        ));
+    }
     if !end.skipped.is_empty() {
         run.warn(format!(
             "What is a link, a special file or not readable on the source is left out: {}.",

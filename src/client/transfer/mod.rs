@@ -5,6 +5,7 @@ pub mod error;
 mod land;
 pub mod lists;
 pub mod ranges;
+pub mod rights;
 pub mod sink;
 pub mod streams;
 pub mod task;

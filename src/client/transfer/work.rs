@@ -7,8 +7,10 @@ use std::sync::Arc;
 use crate::client::look::conf;
 use crate::client::look::settings;
 use crate::client::options::RebuildOptions;
+use crate::client::transfer::rights::{Bars, Rights};
 use crate::client::transfer::task::{Files, Planned};
 use crate::disk::DiskError;
+use crate::disk::access;
 use crate::disk::conf::Base;
 use crate::disk::facts as disk;
 use crate::disk::root::Root;
@@ -19,6 +21,7 @@ use crate::manifest::{self, Entry, EntryKind, Folder, Listing, Manifest};
 use crate::path::RelPath;
 use crate::pg::layout::{self, Class, HostLocal, PatternError};
 use crate::pg::relfile;
+use crate::plan::access::Bar;
 use crate::plan::action::{self, Action, HostPolicy, Removal, TargetEntry, Why};
 use crate::plan::guard::{Findings, RoomNeed};
 use crate::plan::tablespaces::{self, Placement};
@@ -46,6 +49,12 @@ pub struct Work {
     pub room: Vec<RoomNeed>,
     /// Bytes of all files of the manifest.
     pub full_copy_bytes: u64,
+    /// What the owner's permission bits keep it from, until it has changed them.
+    pub mend: Vec<RelPath>,
+    /// Files of the host that are there without content, and get the source's.
+    pub filled: Vec<String>,
+    /// What must change and cannot, and why.
+    pub barred: Vec<(String, Bar)>,
     /// The source's postgresql.auto.conf, where the new one grows from that.
     pub auto_conf: Option<(EntryId, u64)>,
 }
@@ -80,8 +89,9 @@ pub fn make(
     findings: &Findings,
     host_local: &HostLocal,
     manifest: &Arc<Manifest>,
-    tree: &Listing<layout::Kind>,
+    Walked { tree, bars }: &Walked,
 ) -> Result<Work, DiskError> {
+    let mut rights = Rights::new(bars);
     let policy = policy(options, findings);
     let mut work = Work {
         files: Files::of(Arc::clone(manifest)),
@@ -121,11 +131,24 @@ pub fn make(
         if action == Action::Keep && entry.kind == EntryKind::Directory && is_in_the_way {
             kept_from.insert(entry.path.clone());
         }
+        let is_filled = here.is_some_and(|here| action::is_void(&entry.path, here));
+        if is_filled && action != Action::Keep && policy == HostPolicy::FillGaps {
+            work.filled.push(entry.path.to_string());
+        }
+        let (action, here) = rights.settle(&entry, action, here, options.dry_run);
         if work.add(item.id, &entry, action, here) {
             growth.add(&entry.path, entry.size, here);
         }
     }
     work.judge_rest(findings, host_local, policy, tree, manifest);
+    rights.remove_all(&work.removals);
+    rights.around(
+        options,
+        findings,
+        &work.emptied,
+        &tablespaces::version_directory(facts),
+    )?;
+    (work.mend, work.barred) = rights.into_parts();
     work.count_stale(options, findings, &tablespaces::version_directory(facts))?;
     growth.add_bytes(
         None,
@@ -261,6 +284,18 @@ fn is_required(path: &RelPath) -> bool {
         .any(|name| name.as_bytes() == path.as_bytes())
 }
 
+/// What the walk through the target has found.
+pub struct Walked {
+    pub tree: Listing<layout::Kind>,
+    pub bars: Bars,
+}
+
+/// What a visit to one directory has found.
+struct Seen {
+    folder: Folder<layout::Kind>,
+    bars: Vec<(Option<RelPath>, Bar)>,
+}
+
 /// The walk through all that the target has, with tablespaces where they will be: a seed may find them there.
 /// What is emptied anyway is not looked into.
 pub struct TargetWalk {
@@ -297,9 +332,9 @@ impl TargetWalk {
     ///
     /// # Errors
     /// A directory that cannot be listed.
-    pub fn walk(&self) -> Result<Listing<layout::Kind>, DiskError> {
+    pub fn walk(&self) -> Result<Walked, DiskError> {
         let mut roots = Vec::new();
-        let mut folders = Vec::new();
+        let (mut folders, mut bars) = (Vec::new(), Bars::new());
         for (place, path) in &self.located {
             if disk::directory(place)?.is_some() {
                 let mut folder = Folder::new(path.parent());
@@ -317,39 +352,64 @@ impl TargetWalk {
             .map(|(root, at)| Place::new(root, at.cloned()))
             .collect();
         let visit = |place| self.visit(&place);
-        folders.extend(walk::spread(start, self.threads, visit)?);
-        Listing::from_folders(folders).map_err(|error| {
+        for seen in walk::spread(start, self.threads, visit)? {
+            folders.push(seen.folder);
+            bars.extend(seen.bars);
+        }
+        let tree = Listing::from_folders(folders).map_err(|error| {
             let place = self.content.as_deref().unwrap_or(Path::new("/"));
             DiskError::new("list", place, std::io::Error::other(error))
-        })
+        })?;
+        Ok(Walked { tree, bars })
     }
 
     /// Lists one directory, and tells which of those in it are to be visited.
-    fn visit<'a>(
-        &self,
-        place: &Place<'a>,
-    ) -> Result<(Folder<layout::Kind>, Vec<Place<'a>>), DiskError> {
-        let directory = place.read()?;
-        let mut folder = Folder::new(place.at().cloned());
-        folder.reserve(directory.len(), directory.name_bytes());
+    fn visit<'a>(&self, place: &Place<'a>) -> Result<(Seen, Vec<Place<'a>>), DiskError> {
+        let mut seen = Seen {
+            folder: Folder::new(place.at().cloned()),
+            bars: Vec::new(),
+        };
         let mut below = Vec::new();
-        directory.sizes::<DiskError>(self.threads, |name, kind, size| {
+        let bar = |at: Option<&RelPath>, bar| (at.cloned(), bar);
+        let directory = match place.read() {
+            Ok(directory) => directory,
+            Err(error) => match access::bar_of_closed(&place.path(), &error) {
+                // Whether that matters depends on what is to be done there.
+                Some(closed) if place.at().is_some() => {
+                    seen.bars.push(bar(place.at(), closed));
+                    return Ok((seen, below));
+                }
+                _ => return Err(error),
+            },
+        };
+        let within = directory.bar_within()?;
+        seen.bars
+            .extend(within.map(|within| bar(place.at(), within)));
+        if within.is_some() && !directory.is_searchable() {
+            return Ok((seen, below));
+        }
+        seen.folder.reserve(directory.len(), directory.name_bytes());
+        directory.looks::<DiskError>(self.threads, |name, kind, look| {
             let kind = kind.in_layout();
+            let size = look.map_or(0, |look| look.size);
             // A name that no manifest can hold is none of PostgreSQL's.
-            if folder.push(name, kind, size).is_ok() && kind == layout::Kind::Directory {
+            if seen.folder.push(name, kind, size).is_err() {
+                return Ok(());
+            }
+            if kind == layout::Kind::Directory {
                 below.extend(self.below(place, name));
+            }
+            if let Some(found) = look.and_then(|look| directory.bar_of(name, &look)) {
+                let path = path_of(place, name);
+                seen.bars.extend(path.map(|path| (Some(path), found)));
             }
             Ok(())
         })?;
-        Ok((folder, below))
+        Ok((seen, below))
     }
 
     fn below<'a>(&self, place: &Place<'a>, name: &[u8]) -> Option<Place<'a>> {
-        let path = match place.at() {
-            None => RelPath::parse(name),
-            Some(at) => at.join(name),
-        };
-        let path = path.ok()?;
+        let path = path_of(place, name)?;
         let class = layout::classify(&path, layout::Kind::Directory, &HostLocal::none());
         // What has a location is looked at there.
         let is_located = layout::tablespace_oid(&path).is_some()
@@ -360,6 +420,14 @@ impl TargetWalk {
         let is_visited = class != Class::EmptiedDirectory && !is_located;
         is_visited.then(|| place.below(path))
     }
+}
+
+fn path_of(place: &Place<'_>, name: &[u8]) -> Option<RelPath> {
+    match place.at() {
+        None => RelPath::parse(name),
+        Some(at) => at.join(name),
+    }
+    .ok()
 }
 
 /// How much each file system must take.

@@ -1,6 +1,8 @@
 //! Directories that options name: what is there would go, so nothing may be there.
 
+use crate::plan::overrides::Overrides;
 use crate::plan::refusal::Refusal;
+use crate::plan::saved::{Coverage, Stretch};
 use crate::plan::tablespaces::{PlaceState, TargetPlaces, canonical, is_inside};
 use crate::plan::words::text;
 
@@ -24,4 +26,52 @@ pub(super) fn judge(places: &TargetPlaces) -> Option<Refusal> {
         waldir: text(waldir),
         problem,
     })
+}
+
+/// Judges whether all WAL that only the target has is still there to be saved.
+///
+/// # Errors
+/// Parts are gone, and that may not be.
+pub fn diverged_wal(coverage: &Coverage, overrides: &Overrides) -> Result<(), Refusal> {
+    match coverage.lack() {
+        Some(lack) if !overrides.keep_incomplete_wal => Err(Refusal::DivergedWalIncomplete {
+            missing: coverage.gone.iter().map(Stretch::segments).collect(),
+            lack,
+        }),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pg::lsn::Lsn;
+    use crate::pg::timeline::TimelineId;
+
+    #[test]
+    fn less_than_all_is_saved_only_when_told() {
+        let whole = Coverage::default();
+        let partly = Coverage {
+            there: Vec::new(),
+            gone: vec![Stretch {
+                timeline: TimelineId(1),
+                first: "000000010000000000000003".to_owned(),
+                last: "000000010000000000000004".to_owned(),
+                from: Lsn(0x300_0060),
+                until: Some(Lsn(0x500_0000)),
+            }],
+        };
+        let accepted = Overrides {
+            keep_incomplete_wal: true,
+            ..Overrides::default()
+        };
+        assert!(diverged_wal(&whole, &Overrides::default()).is_ok());
+        assert!(diverged_wal(&partly, &accepted).is_ok());
+        let refusal = diverged_wal(&partly, &Overrides::default()).unwrap_err();
+        assert!(
+            refusal
+                .error()
+                .contains("000000010000000000000003 to 000000010000000000000004")
+        );
+    }
 }

@@ -3,7 +3,6 @@
 use super::situation::Situation;
 use super::target::cluster;
 use crate::facts::{SourceFacts, TargetCluster};
-use crate::pg::control::ControlFile;
 use crate::pg::version::SUPPORTED_MAJORS;
 use crate::plan::refusal::Refusal;
 use crate::plan::relation::Relation;
@@ -68,10 +67,7 @@ pub(super) fn judge(situation: &Situation, relation: &Relation) -> Vec<Refusal> 
 fn judge_layout(cluster: &TargetCluster, source: &SourceFacts) -> Option<Refusal> {
     let theirs = source.version.major();
     let control = cluster.control.as_ref();
-    let ours = cluster
-        .major
-        .or_else(|| control.and_then(ControlFile::major));
-    if let Some(ours) = ours.filter(|ours| *ours != theirs) {
+    if let Some(ours) = cluster.major().filter(|ours| *ours != theirs) {
         return Some(Refusal::OtherMajor {
             target: ours,
             source: theirs,

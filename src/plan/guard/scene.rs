@@ -18,6 +18,7 @@ pub struct Scene {
     pub is_slot_targets: bool,
     pub is_typed: bool,
     pub max_wal_retained: Option<u64>,
+    pub has_restore_command: bool,
 }
 
 impl Scene {
@@ -35,6 +36,7 @@ impl Scene {
             is_slot_targets: false,
             is_typed: false,
             max_wal_retained: None,
+            has_restore_command: false,
         }
     }
 
@@ -50,6 +52,7 @@ impl Scene {
             is_slot_targets: self.is_slot_targets,
             is_typed: self.is_typed,
             max_wal_retained: self.max_wal_retained,
+            has_restore_command: self.has_restore_command,
         }
     }
 

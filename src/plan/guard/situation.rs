@@ -32,4 +32,6 @@ pub struct Situation<'a> {
     pub is_typed: bool,
     /// `--max-wal-retained`: most bytes of WAL that the source may keep for the run.
     pub max_wal_retained: Option<u64>,
+    /// The standby will have a restore_command.
+    pub has_restore_command: bool,
 }

@@ -1,7 +1,7 @@
 //! The replication slot that keeps WAL for the run and its standby.
 
 use super::situation::{Situation, SlotWish};
-use crate::facts::SlotFacts;
+use crate::facts::{Condition, SlotFacts, SourceFacts, TargetFacts};
 use crate::plan::refusal::Refusal;
 
 /// Whether the run can have the slot that it needs.
@@ -19,8 +19,14 @@ pub(super) fn judge(situation: &Situation) -> Vec<Refusal> {
             let name = name.to_owned();
             if !facts.is_physical {
                 refusals.push(Refusal::SlotLogical { name });
-            } else if facts.active && !situation.is_slot_targets {
-                refusals.push(Refusal::SlotActive { name });
+            } else if facts.active
+                && !situation.is_slot_targets
+                && !is_of_target(situation.target, source)
+            {
+                refusals.push(Refusal::SlotActive {
+                    name,
+                    holder: facts.holder.clone(),
+                });
             } else if facts.wal_status == "lost" {
                 refusals.push(Refusal::SlotLost { name });
             } else if let (Some(restart), Some(limit)) =
@@ -35,6 +41,14 @@ pub(super) fn judge(situation: &Situation) -> Vec<Refusal> {
             }
         }
     }
+    if let (Some(holder), SlotWish::Existing(name) | SlotWish::Create(name)) =
+        (&source.slot_run, *slot)
+    {
+        refusals.push(Refusal::SlotOfRun {
+            name: name.to_owned(),
+            holder: holder.clone(),
+        });
+    }
     let makes_one = matches!(slot, SlotWish::Create(_)) && source.slot.is_none();
     let needs_new = needs_temporary_slot(situation) || makes_one;
     if needs_new && settings.used_replication_slots >= settings.max_replication_slots {
@@ -44,6 +58,27 @@ pub(super) fn judge(situation: &Situation) -> Vec<Refusal> {
         });
     }
     refusals
+}
+
+/// Whether it is the target's own server that streams from the slot, and gives it back when it is stopped: its
+/// walreceiver streams, is told to use this slot, and has the connection whose other end the source sees.
+#[must_use]
+pub fn is_of_target(target: &TargetFacts, source: &SourceFacts) -> bool {
+    let (Condition::Cluster(cluster), Some(slot)) = (&target.condition, &source.slot) else {
+        return false;
+    };
+    let (Some(stream), Some(holder)) = (&cluster.stream, &slot.holder) else {
+        return false;
+    };
+    stream.slot.as_ref() == Some(&slot.name)
+        && match &holder.client {
+            // A socket of the source's host: the target's server is there too, and has no other connection.
+            Some(client) if client.address.is_none() => {
+                stream.ends.is_empty() && target.host.is_same_kernel(&source.host)
+            }
+            Some(client) => stream.ends.contains(client),
+            None => false,
+        }
 }
 
 /// Judges, for a run that brings no WAL, whether the standby's slot can keep it from the beginning on.
@@ -84,6 +119,7 @@ mod tests {
     use super::super::scene::{Bend, Scene, refused};
     use super::super::verdict;
     use super::*;
+    use crate::facts::{OwnStream, SlotClient, SlotHolder};
     use crate::pg::lsn::Lsn;
 
     fn slot(restart_lsn: Option<u64>) -> SlotFacts {
@@ -93,6 +129,7 @@ mod tests {
             active: false,
             restart_lsn: restart_lsn.map(Lsn),
             wal_status: "reserved".to_owned(),
+            holder: None,
         }
     }
 
@@ -142,6 +179,81 @@ mod tests {
         for (name, bend) in cases {
             assert_eq!(refused(bend), [*name]);
         }
+    }
+
+    /// The target's own server streams from it, and its client's end is known.
+    fn own(s: &mut Scene, address: Option<&str>, port: u16) {
+        let end = SlotClient {
+            address: address.map(str::to_owned),
+            port,
+        };
+        s.slot = SlotWish::Existing("s");
+        s.source.slot = Some(SlotFacts {
+            active: true,
+            holder: Some(SlotHolder {
+                pid: 1,
+                application_name: "a".to_owned(),
+                client: Some(end),
+            }),
+            ..slot(Some(1))
+        });
+        s.cluster().stream = Some(OwnStream {
+            slot: Some("s".to_owned()),
+            ends: Vec::new(),
+        });
+    }
+
+    #[test]
+    fn only_the_targets_own_server_may_have_the_slot() {
+        let ends = |port| {
+            vec![SlotClient {
+                address: Some("10.0.0.1".to_owned()),
+                port,
+            }]
+        };
+        let cases: &[(bool, Bend)] = &[
+            (true, |s| own(s, Some("10.0.0.1"), 7)),
+            (false, |s| {
+                own(s, Some("10.0.0.1"), 7);
+                s.cluster().stream.as_mut().unwrap().slot = Some("t".to_owned());
+            }),
+            (false, |s| {
+                own(s, Some("10.0.0.1"), 7);
+                s.cluster().stream = None;
+            }),
+            (false, |s| own(s, Some("10.0.0.1"), 8)),
+            (false, |s| own(s, None, 0)),
+            (true, |s| {
+                own(s, None, 0);
+                s.on_one_kernel();
+            }),
+        ];
+        for (number, (is_own, bend)) in cases.iter().enumerate() {
+            let found = refused(|s| {
+                bend(s);
+                let is_tcp = s.source.slot.as_ref().unwrap().holder.as_ref().unwrap();
+                let is_tcp = is_tcp.client.as_ref().unwrap().address.is_some();
+                if let (true, Some(stream)) = (is_tcp, &mut s.cluster().stream) {
+                    stream.ends = ends(7);
+                }
+            });
+            let wanted: &[&str] = if *is_own { &[] } else { &["slot-active"] };
+            assert_eq!(found, wanted, "{number}");
+        }
+    }
+
+    #[test]
+    fn a_slot_of_another_run_is_refused_even_if_it_is_not_there_yet() {
+        let holder = SlotHolder {
+            pid: 1,
+            application_name: "pg_reseed".to_owned(),
+            client: None,
+        };
+        let refusals = refused(|s| {
+            s.slot = SlotWish::Create("s");
+            s.source.slot_run = Some(holder.clone());
+        });
+        assert_eq!(refusals, ["slot-of-run"]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::situation::Situation;
 use crate::facts::{Condition, Running, TargetCluster, TargetFacts};
+use crate::plan::overrides::Overrides;
 use crate::plan::refusal::Refusal;
 
 /// Whether this user may be it at all.
@@ -10,7 +11,7 @@ pub(super) fn judge_user(target: &TargetFacts) -> Option<Refusal> {
 }
 
 /// Whether the directory is one that this user may write, and nobody else does.
-pub(super) fn judge(target: &TargetFacts) -> Vec<Refusal> {
+pub(super) fn judge(target: &TargetFacts, overrides: &Overrides) -> Vec<Refusal> {
     let pgdata = || target.pgdata.clone();
     let not_owner = || Refusal::NotOwner {
         pgdata: pgdata(),
@@ -48,15 +49,22 @@ pub(super) fn judge(target: &TargetFacts) -> Vec<Refusal> {
                     pgdata: pgdata(),
                     pid: *pid,
                 }),
+                Running::TornPidFile => {
+                    refusals.push(Refusal::PidFileTorn { pgdata: pgdata() });
+                }
                 Running::Orphans { detail } => refusals.push(Refusal::Orphans {
                     pgdata: pgdata(),
                     detail: detail.clone(),
                 }),
             }
-            if let Some(problem) = unreadable(cluster) {
+            let is_data_directory = is_data_directory(cluster);
+            if let Some(problem) = unreadable(cluster)
+                && !(is_data_directory && overrides.overwrite_unknown_cluster)
+            {
                 refusals.push(Refusal::Unreadable {
                     pgdata: pgdata(),
                     problem,
+                    is_data_directory,
                 });
             }
             if !cluster.unexpected_links.is_empty() {
@@ -89,17 +97,19 @@ pub(super) fn judge_seed(situation: &Situation) -> Option<Refusal> {
 /// Why the cluster cannot be recognised. An interrupted seed has no control file of its own, and
 /// its marker proves that the directory was given to the tool.
 fn unreadable(cluster: &TargetCluster) -> Option<String> {
-    if cluster.interrupted.is_some() {
+    if cluster.interrupted.is_some() || cluster.major().is_some() && cluster.control.is_some() {
         return None;
     }
     if cluster.control.is_none() {
         let problem = cluster.control_problem.as_deref();
         return Some(problem.unwrap_or("it has no control file").to_owned());
     }
-    cluster
-        .major
-        .is_none()
-        .then(|| "it has no valid \"PG_VERSION\"".to_owned())
+    Some("it has no valid \"PG_VERSION\"".to_owned())
+}
+
+/// Whether `PG_VERSION` and the directories say that it is a data directory, even if nothing says of which cluster.
+fn is_data_directory(cluster: &TargetCluster) -> bool {
+    cluster.major.is_some() && cluster.has_directories
 }
 
 /// The cluster in the target, if one can be told.
@@ -139,13 +149,20 @@ mod tests {
             ("server-running", |s| {
                 s.cluster().running = Running::Server { pid: 42 };
             }),
+            ("pid-file-torn", |s| {
+                s.cluster().running = Running::TornPidFile;
+            }),
             ("orphans", |s| {
                 s.cluster().running = Running::Orphans {
                     detail: "PID 43 holds shared memory.".to_owned(),
                 };
             }),
             ("unreadable", |s| s.cluster().control = None),
-            ("unreadable", |s| s.cluster().major = None),
+            ("unreadable", |s| {
+                s.cluster().major = None;
+                s.control().catalog_version = 1;
+                s.source.control.catalog_version = 1;
+            }),
             ("unexpected-links", |s| {
                 s.cluster().unexpected_links = vec!["base".to_owned()];
             }),
@@ -178,5 +195,29 @@ mod tests {
             // A directory that is there was meant, also when it is empty.
             assert!(refused(doubt).is_empty());
         }
+    }
+
+    #[test]
+    fn a_data_directory_of_the_right_version_may_stand_for_its_control_file() {
+        let lost: Bend = |s| {
+            s.cluster().control = None;
+            s.overrides.overwrite_unknown_cluster = true;
+        };
+        assert_eq!(refused(lost), [""; 0]);
+        let but = |bend: Bend| {
+            refused(|s| {
+                lost(s);
+                bend(s);
+            })
+        };
+        assert_eq!(but(|s| s.cluster().major = Some(14)), ["other-major"]);
+        assert_eq!(but(|s| s.cluster().major = None), ["unreadable"]);
+        assert_eq!(but(|s| s.cluster().has_directories = false), ["unreadable"]);
+    }
+
+    #[test]
+    fn a_control_file_alone_tells_the_version_too() {
+        // An interrupted pg_rewind cuts each file off before it writes it.
+        assert_eq!(refused(|s| s.cluster().major = None), [""; 0]);
     }
 }

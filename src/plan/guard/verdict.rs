@@ -68,11 +68,11 @@ fn judge_but(
         return Err(refusals);
     }
     refusals.extend(lineage::judge(situation));
-    refusals.extend(target::judge(target));
+    refusals.extend(target::judge(target, situation.overrides));
     refusals.extend(target::judge_seed(situation));
     refusals.extend(directories::judge(situation.places));
     refusals.extend(kinship::judge(situation, &relation));
-    refusals.extend(source::judge(source));
+    refusals.extend(source::judge(situation));
     refusals.extend(slot::judge(situation));
     let placements = resolve(
         source,
@@ -139,6 +139,7 @@ mod tests {
     #[test]
     fn an_interrupted_run_can_be_repeated() {
         let marker = Interrupted {
+            is_seed: true,
             started_unix_seconds: 1,
             start_lsn: Lsn(1),
         };

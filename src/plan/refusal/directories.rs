@@ -2,6 +2,7 @@
 
 use super::reason::Refusal;
 use super::words::{Words, words};
+use crate::plan::words::some_of;
 
 pub(super) fn words_of(refusal: &Refusal) -> Option<Words> {
     Some(match refusal {
@@ -14,6 +15,17 @@ pub(super) fn words_of(refusal: &Refusal) -> Option<Words> {
             format!("diverged WAL cannot be saved in the directory \"{directory}\""),
             problem,
             "Give --keep-diverged-wal an empty or missing directory that no rebuild touches.",
+        ),
+        Refusal::DivergedWalIncomplete { missing, lack } => words(
+            format!(
+                "not all WAL that only the target has can be saved: {} missing",
+                match &missing[..] {
+                    [one] => format!("{one} is"),
+                    some => format!("{} are", some_of(some)),
+                }
+            ),
+            lack,
+            "Look for these segments in an archive of the target. To save what is there, add --keep-incomplete-wal.",
         ),
         Refusal::ConfigDirUnfit { directory, problem } => words(
             format!("the configuration cannot be copied to the directory \"{directory}\""),
@@ -36,6 +48,10 @@ pub(super) fn samples() -> Vec<Refusal> {
         Refusal::DivergedWalPlace {
             directory: s(),
             problem: "It is full.".to_owned(),
+        },
+        Refusal::DivergedWalIncomplete {
+            missing: vec![s()],
+            lack: "It is gone.".to_owned(),
         },
         Refusal::ConfigDirUnfit {
             directory: s(),

@@ -13,12 +13,13 @@
 //! - `lineage`: where the source leads.
 //! - `source`: whether the source can serve a standby.
 //! - `slot`: the replication slot.
-//! - `settings`: what the standby would have less of.
+//! - `settings`: what the standby would have less of, and what its configuration makes of its server.
 //! - `directories`: directories that options name.
 //! - `tablespaces`: where tablespaces go.
 //! - `login`: the standby's login.
 //! - `room`: room on the file systems.
 //! - `removals`: how many files go.
+//! - `rights`: what may not be read or written.
 
 mod directories;
 mod identity;
@@ -27,6 +28,7 @@ mod lineage;
 mod login;
 mod reason;
 mod removals;
+mod rights;
 mod room;
 mod settings;
 mod slot;
@@ -40,7 +42,7 @@ pub use self::reason::Refusal;
 use self::words::{Words, words};
 
 /// The words of each kind; none for reasons of another.
-const KINDS: [fn(&Refusal) -> Option<Words>; 12] = [
+const KINDS: [fn(&Refusal) -> Option<Words>; 13] = [
     target::words_of,
     identity::words_of,
     kinship::words_of,
@@ -53,6 +55,7 @@ const KINDS: [fn(&Refusal) -> Option<Words>; 12] = [
     login::words_of,
     room::words_of,
     removals::words_of,
+    rights::words_of,
 ];
 
 impl Refusal {
@@ -102,6 +105,7 @@ mod tests {
             login::samples(),
             room::samples(),
             removals::samples(),
+            rights::samples(),
         ]
         .concat()
     }
@@ -146,6 +150,7 @@ mod tests {
         for (name, option) in [
             ("server-running", "--stop"),
             ("foreign-cluster", "--overwrite-foreign-cluster"),
+            ("unreadable", "--overwrite-unknown-cluster"),
             ("newer-timeline", "--discard-newer-timeline"),
             ("newer-wal", "--discard-newer-wal"),
             ("location-in-use", "--reuse-tablespace-dirs"),
@@ -159,7 +164,9 @@ mod tests {
             ("source-follows-target", "--leave-no-primary"),
             ("seed-not-asked-for", "--seed"),
             ("slot-keeps-too-much", "--max-wal-retained"),
+            ("empty-configuration", "--config source"),
             ("diverged-wal-place", "--keep-diverged-wal"),
+            ("diverged-wal-incomplete", "--keep-incomplete-wal"),
         ] {
             let named: Vec<Refusal> = all().into_iter().filter(|r| r.name() == name).collect();
             assert!(!named.is_empty(), "{name}");

@@ -1,8 +1,10 @@
 //! All reasons to refuse, with their values and their stable names. A kind has its words in the file of its name.
 
+use crate::facts::SlotHolder;
 use crate::pg::lsn::Lsn;
 use crate::pg::timeline::TimelineId;
 use crate::pg::version::Version;
+use crate::plan::access::Bar;
 use crate::plan::settings::TooLow;
 
 /// A guard that does not let the run go on.
@@ -21,6 +23,8 @@ pub enum Refusal {
     Unreadable {
         pgdata: String,
         problem: String,
+        /// It has all else that makes a data directory.
+        is_data_directory: bool,
     },
     Locked {
         pgdata: String,
@@ -32,6 +36,10 @@ pub enum Refusal {
     PidFileUnclear {
         pgdata: String,
         pid: u32,
+    },
+    /// postmaster.pid without a process number.
+    PidFileTorn {
+        pgdata: String,
     },
     Orphans {
         pgdata: String,
@@ -114,6 +122,18 @@ pub enum Refusal {
         active: u32,
     },
     FullPageWritesOff,
+    /// The source's configuration includes what is a link in its data directory and so does not come.
+    LinkedConfiguration {
+        host: String,
+        links: Vec<String>,
+    },
+    /// The source's pg_wal lacks the history file of its timeline.
+    HistoryMissing {
+        host: String,
+        timeline: TimelineId,
+        /// Its name.
+        file: String,
+    },
 
     // The replication slot.
     NoFreeSlot {
@@ -128,6 +148,12 @@ pub enum Refusal {
     },
     SlotActive {
         name: String,
+        holder: Option<SlotHolder>,
+    },
+    /// Another run of pg_reseed has it.
+    SlotOfRun {
+        name: String,
+        holder: SlotHolder,
     },
     SlotLost {
         name: String,
@@ -147,6 +173,20 @@ pub enum Refusal {
         settings: Vec<TooLow>,
     },
 
+    // What the target's configuration makes of its server.
+    /// The server of this configuration works in another directory.
+    ServesElsewhere {
+        pgdata: String,
+        /// As the configuration has it.
+        data_directory: String,
+        /// Where that leads.
+        place: String,
+        file: String,
+    },
+    EmptyConfiguration {
+        files: Vec<String>,
+    },
+
     // Directories that options name.
     WaldirUnfit {
         waldir: String,
@@ -156,6 +196,13 @@ pub enum Refusal {
         directory: String,
         /// A sentence.
         problem: String,
+    },
+    /// Parts of what `--keep-diverged-wal` shall save are gone.
+    DivergedWalIncomplete {
+        /// Names of segments.
+        missing: Vec<String>,
+        /// Sentences.
+        lack: String,
     },
     ConfigDirUnfit {
         directory: String,
@@ -228,6 +275,23 @@ pub enum Refusal {
         available_bytes: u64,
     },
 
+    // What may not be read or written.
+    SourceUnreadable {
+        host: String,
+        /// The user that the agent is.
+        user: String,
+        paths: Vec<String>,
+        /// How many more there are.
+        more: u64,
+    },
+    TargetUnwritable {
+        host: String,
+        /// The user that the client is.
+        user: String,
+        /// Paths, and what bars the way there.
+        barred: Vec<(String, Bar)>,
+    },
+
     // How many files go.
     TooManyRemovals {
         limit: u64,
@@ -249,6 +313,7 @@ impl Refusal {
             Refusal::Locked { .. } => "locked",
             Refusal::ServerRunning { .. } => "server-running",
             Refusal::PidFileUnclear { .. } => "pid-file-unclear",
+            Refusal::PidFileTorn { .. } => "pid-file-torn",
             Refusal::Orphans { .. } => "orphans",
             Refusal::UnexpectedLinks { .. } => "unexpected-links",
             Refusal::SameDirectory { .. } => "same-directory",
@@ -268,15 +333,21 @@ impl Refusal {
             Refusal::WalLevelTooLow { .. } => "wal-level-too-low",
             Refusal::NoWalSender { .. } => "no-wal-sender",
             Refusal::FullPageWritesOff => "full-page-writes-off",
+            Refusal::LinkedConfiguration { .. } => "linked-configuration",
+            Refusal::HistoryMissing { .. } => "history-missing",
             Refusal::NoFreeSlot { .. } => "no-free-slot",
             Refusal::SlotMissing { .. } => "slot-missing",
             Refusal::SlotLogical { .. } => "slot-logical",
             Refusal::SlotActive { .. } => "slot-active",
+            Refusal::SlotOfRun { .. } => "slot-of-run",
             Refusal::SlotLost { .. } => "slot-lost",
             Refusal::SlotKeepsNothing { .. } => "slot-keeps-nothing",
             Refusal::SettingsTooLow { .. } => "settings-too-low",
+            Refusal::ServesElsewhere { .. } => "serves-elsewhere",
+            Refusal::EmptyConfiguration { .. } => "empty-configuration",
             Refusal::WaldirUnfit { .. } => "waldir-unfit",
             Refusal::DivergedWalPlace { .. } => "diverged-wal-place",
+            Refusal::DivergedWalIncomplete { .. } => "diverged-wal-incomplete",
             Refusal::ConfigDirUnfit { .. } => "config-dir-unfit",
             Refusal::MappingUnknown { .. } => "mapping-unknown",
             Refusal::MappingTwice { .. } => "mapping-twice",
@@ -291,6 +362,8 @@ impl Refusal {
             Refusal::LoginRefused { .. } => "login-refused",
             Refusal::LoginElsewhere { .. } => "login-elsewhere",
             Refusal::NoRoom { .. } => "no-room",
+            Refusal::SourceUnreadable { .. } => "source-unreadable",
+            Refusal::TargetUnwritable { .. } => "target-unwritable",
             Refusal::TooManyRemovals { .. } => "too-many-removals",
         }
     }

@@ -1,7 +1,13 @@
-//! Words for refusals: what the standby would have less of.
+//! Words for refusals: what the standby would have less of, and what its configuration makes of its server.
 
 use super::reason::Refusal;
 use super::words::{Words, words};
+
+/// Names in quotes, for the middle of a line.
+fn quoted(names: &[String]) -> String {
+    let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
+    quoted.join(", ")
+}
 
 pub(super) fn words_of(refusal: &Refusal) -> Option<Words> {
     Some(match refusal {
@@ -27,6 +33,30 @@ pub(super) fn words_of(refusal: &Refusal) -> Option<Words> {
                     .join(", ")
             ),
         ),
+        Refusal::ServesElsewhere {
+            pgdata,
+            data_directory,
+            place,
+            file,
+        } => words(
+            format!("the target's configuration is that of a server in \"{place}\""),
+            format!(
+                "\"data_directory\" is \"{data_directory}\" in \"{file}\": a server that is started with it would not \
+                 work in \"{pgdata}\", but there, and perhaps as a second primary."
+            ),
+            format!(
+                "Remove \"data_directory\" from that file or set it to '{}'; or give the right file with --config-file, or the right directory with -D.",
+                pgdata.replace('\'', "''")
+            ),
+        ),
+        Refusal::EmptyConfiguration { files } => words(
+            format!(
+                "configuration of the target without content: {}",
+                quoted(files)
+            ),
+            "A killed pg_rewind leaves such files, since it empties a file before it writes the source's content. The target would keep them as its own.",
+            "Use --config source, or put the target's own content back; a comment counts as content.",
+        ),
         _ => return None,
     })
 }
@@ -36,11 +66,21 @@ pub(super) fn words_of(refusal: &Refusal) -> Option<Words> {
 pub(super) fn samples() -> Vec<Refusal> {
     use crate::plan::settings::TooLow;
 
-    vec![Refusal::SettingsTooLow {
-        settings: vec![TooLow {
-            name: "max_connections",
-            target: 100,
-            source: 200,
-        }],
-    }]
+    let s = || "x".to_owned();
+    vec![
+        Refusal::SettingsTooLow {
+            settings: vec![TooLow {
+                name: "max_connections",
+                target: 100,
+                source: 200,
+            }],
+        },
+        Refusal::ServesElsewhere {
+            pgdata: s(),
+            data_directory: s(),
+            place: s(),
+            file: s(),
+        },
+        Refusal::EmptyConfiguration { files: vec![s()] },
+    ]
 }

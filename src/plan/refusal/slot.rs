@@ -23,10 +23,22 @@ pub(super) fn words_of(refusal: &Refusal) -> Option<Words> {
             "A standby needs a physical slot.",
             "Choose another name with --slot.",
         ),
-        Refusal::SlotActive { name } => words(
+        Refusal::SlotActive { name, holder } => words(
             format!("replication slot \"{name}\" of the source is in use"),
-            "Another standby streams from it, and a slot serves one at a time.",
+            match holder {
+                Some(holder) => format!(
+                    "Another standby streams from it, and a slot serves one at a time: {holder}."
+                ),
+                None => {
+                    "Another standby streams from it, and a slot serves one at a time.".to_owned()
+                }
+            },
             "Choose another name with --slot, or stop the standby that uses it.",
+        ),
+        Refusal::SlotOfRun { name, holder } => words(
+            format!("another run of pg_reseed uses replication slot \"{name}\" of the source now"),
+            format!("A slot serves one standby at a time: {holder}."),
+            "Give each standby a slot of its own with --slot. If that run was cut off, its agent ends within a minute or two.",
         ),
         Refusal::SlotLost { name } => words(
             format!("replication slot \"{name}\" of the source has lost its WAL"),
@@ -62,12 +74,25 @@ pub(super) fn words_of(refusal: &Refusal) -> Option<Words> {
 /// One of each.
 #[cfg(test)]
 pub(super) fn samples() -> Vec<Refusal> {
+    use crate::facts::SlotHolder;
+
     let s = || "x".to_owned();
     vec![
         Refusal::NoFreeSlot { max: 0, used: 0 },
         Refusal::SlotMissing { name: s() },
         Refusal::SlotLogical { name: s() },
-        Refusal::SlotActive { name: s() },
+        Refusal::SlotActive {
+            name: s(),
+            holder: None,
+        },
+        Refusal::SlotOfRun {
+            name: s(),
+            holder: SlotHolder {
+                pid: 1,
+                application_name: s(),
+                client: None,
+            },
+        },
         Refusal::SlotLost { name: s() },
         Refusal::SlotKeepsNothing { name: s() },
         Refusal::SlotKeepsTooMuch {

@@ -2,6 +2,7 @@
 
 use super::reason::Refusal;
 use super::words::{Words, words};
+use crate::plan::words::some_of;
 
 pub(super) fn words_of(refusal: &Refusal) -> Option<Words> {
     Some(match refusal {
@@ -43,6 +44,28 @@ pub(super) fn words_of(refusal: &Refusal) -> Option<Words> {
             "The source is a standby, and a backup taken from it could hold torn pages.",
             "Set \"full_page_writes\" to \"on\" on its primary and wait for the next restartpoint, or use the primary as the source.",
         ),
+        Refusal::LinkedConfiguration { host, links } => words(
+            format!(
+                "the source's configuration includes links in its data directory on host \"{host}\": {}",
+                some_of(links)
+            ),
+            "Links do not come, except in the place of the main configuration files: the standby could not start.",
+            "Have all files of the configuration written elsewhere with --target-config-dir, name this host's own with --config-file, or replace the links on the source by what they lead to.",
+        ),
+        Refusal::HistoryMissing {
+            host,
+            timeline,
+            file,
+        } => words(
+            format!("\"pg_wal/{file}\" is missing on the source, host \"{host}\""),
+            format!(
+                "The source is on timeline {}, and each standby that wants to stream from it asks for that file first: it would never stream.",
+                timeline.0
+            ),
+            format!(
+                "Put \"{file}\" back into the source's pg_wal, from its WAL archive or from another standby, or give the standby a --restore-command that gets it from the archive. If it is nowhere, a promotion makes a new timeline with a file of its own."
+            ),
+        ),
         _ => return None,
     })
 }
@@ -65,6 +88,15 @@ pub(super) fn samples() -> Vec<Refusal> {
         Refusal::WalLevelTooLow { wal_level: s() },
         Refusal::NoWalSender { max: 0, active: 0 },
         Refusal::FullPageWritesOff,
+        Refusal::LinkedConfiguration {
+            host: s(),
+            links: vec![s()],
+        },
+        Refusal::HistoryMissing {
+            host: s(),
+            timeline: crate::pg::timeline::TimelineId(2),
+            file: s(),
+        },
     ]
 }
 

@@ -23,10 +23,18 @@ pub(super) fn words_of(refusal: &Refusal) -> Option<Words> {
             "The server must own its data directory, and files made by another user would keep it from starting.",
             "Run the command as the user that owns the data directory.",
         ),
-        Refusal::Unreadable { pgdata, problem } => words(
+        Refusal::Unreadable {
+            pgdata,
+            problem,
+            is_data_directory,
+        } => words(
             format!("could not tell which cluster is in \"{pgdata}\": {problem}"),
             "Without its control file nothing proves that this directory may be overwritten.",
-            "Check -D. If its content can be given up, empty the directory and run the same command again: it seeds the standby.",
+            if *is_data_directory {
+                "Check -D. If it is what an interrupted pg_rewind, pg_basebackup or restore has left, or its content can be given up otherwise, add --overwrite-unknown-cluster: only what differs from the source is moved."
+            } else {
+                "Check -D. If its content can be given up, empty the directory and run the same command again: it seeds the standby."
+            },
         ),
         Refusal::Locked { pgdata } => words(
             format!("another pg_reseed is at work in \"{pgdata}\""),
@@ -44,6 +52,11 @@ pub(super) fn words_of(refusal: &Refusal) -> Option<Words> {
                 "Its \"postmaster.pid\" names process {pid}, which is alive but does not work there: the number was given away again, or the server runs in another container."
             ),
             "If no server uses the directory, remove \"postmaster.pid\".",
+        ),
+        Refusal::PidFileTorn { pgdata } => words(
+            format!("\"postmaster.pid\" in \"{pgdata}\" holds no process number"),
+            "Either a server is just starting there, or a crash has torn the file: PostgreSQL refuses to start then too.",
+            "If no server uses the directory, remove \"postmaster.pid\" and run the same command again.",
         ),
         Refusal::Orphans { pgdata, detail } => words(
             format!("processes of a stopped server still use \"{pgdata}\""),
@@ -91,6 +104,7 @@ pub(super) fn samples() -> Vec<Refusal> {
         Refusal::Unreadable {
             pgdata: s(),
             problem: s(),
+            is_data_directory: true,
         },
         Refusal::Locked { pgdata: s() },
         Refusal::ServerRunning {
@@ -101,6 +115,7 @@ pub(super) fn samples() -> Vec<Refusal> {
             pgdata: s(),
             pid: 1,
         },
+        Refusal::PidFileTorn { pgdata: s() },
         Refusal::Orphans {
             pgdata: s(),
             detail: "PID 1 does.".to_owned(),

@@ -9,6 +9,7 @@ mod pair;
 mod rebuild;
 mod scene;
 mod server;
+mod template;
 mod tools;
 
 use std::time::Duration;
@@ -18,6 +19,7 @@ pub use pair::Pair;
 pub use rebuild::{Rebuild, Running, Said};
 pub use scene::Scene;
 pub use server::{Cluster, Stop};
+pub use template::Template;
 pub use tools::{
     Dice, alive, as_of_15, binary, bindir, children_of, clean, done, eventually, major, pause, tool,
 };

@@ -3,6 +3,7 @@
 use super::rebuild::Rebuild;
 use super::scene::Scene;
 use super::server::{Cluster, Stop};
+use super::template::Template;
 
 /// An old primary and the standby that becomes the new one.
 pub struct Pair {
@@ -32,14 +33,19 @@ impl Pair {
 
     /// The small diverged pair: a table on both sides, rows that only one side has, "old" stopped cleanly.
     pub fn diverged(scene: &Scene) -> Self {
-        let mut pair = Self::streaming(scene, |old| {
-            old.sql("CREATE TABLE t AS SELECT i, repeat('x', 100) AS f FROM generate_series(1, 5000) AS i");
+        static MADE: Template = Template::new();
+        let pair = MADE.copy(scene, |scene| {
+            let mut pair = Self::streaming(scene, |old| {
+                old.sql("CREATE TABLE t AS SELECT i, repeat('x', 100) AS f FROM generate_series(1, 5000) AS i");
+            });
+            pair.fail_over();
+            pair.old.sql("INSERT INTO t SELECT i, 'lost' FROM generate_series(5001, 5300) AS i; CREATE TABLE only_old (i int)");
+            pair.old.stop(Stop::Fast);
+            pair
         });
-        pair.fail_over();
-        pair.old.sql("INSERT INTO t SELECT i, 'lost' FROM generate_series(5001, 5300) AS i; CREATE TABLE only_old (i int)");
+        // Not on the template's disk: what a rebuild has to bring may be in the memory of the source.
         pair.new
             .sql("UPDATE t SET f = 'kept' WHERE i % 7 = 0; CREATE TABLE only_new AS SELECT 1 AS i");
-        pair.old.stop(Stop::Fast);
         pair
     }
 

@@ -4,17 +4,17 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, OnceLock};
 
 use tempfile::TempDir;
 
 use super::server::Cluster;
+use super::template::lasting_folder;
 use super::tools::{done, tool};
 
 /// A temporary folder for the clusters of one test. Socket paths are short, so it is near the root.
 pub struct Scene {
     folder: Arc<Folder>,
-    template: Arc<Folder>,
 }
 
 pub struct Folder(Option<TempDir>);
@@ -52,7 +52,6 @@ impl Scene {
         );
         Self {
             folder: Arc::new(Folder::new()),
-            template: template(),
         }
     }
 
@@ -68,13 +67,24 @@ impl Scene {
         path
     }
 
-    /// A cluster, ready to start: a copy of the template, so of the same lineage as its siblings.
+    /// A cluster, ready to start: a copy of the one initdb, so of the same lineage as its siblings.
     pub fn cluster(&self, name: &str) -> Cluster {
+        static MADE: OnceLock<PathBuf> = OnceLock::new();
+        let made = MADE.get_or_init(|| {
+            let pgdata = lasting_folder().join("data");
+            initdb(&pgdata, &["--data-checksums"]);
+            pgdata
+        });
+        self.cluster_like(name, made)
+    }
+
+    /// A cluster, ready to start, with a copy of this data directory.
+    pub fn cluster_like(&self, name: &str, pgdata: &Path) -> Cluster {
         let cluster = self.vacant(name);
         done(
             Command::new("cp")
                 .arg("-a")
-                .arg(self.template.path().join("data"))
+                .arg(pgdata)
                 .arg(cluster.pgdata()),
         );
         cluster.settle();
@@ -97,15 +107,7 @@ impl Scene {
     /// A copy of a stopped cluster's data directory: a twin on the same timeline.
     pub fn copy(&self, name: &str, original: &Cluster) -> Cluster {
         assert!(original.postmaster().is_none(), "the original runs");
-        let cluster = self.vacant(name);
-        done(
-            Command::new("cp")
-                .arg("-a")
-                .arg(original.pgdata())
-                .arg(cluster.pgdata()),
-        );
-        cluster.settle();
-        cluster
+        self.cluster_like(name, original.pgdata())
     }
 
     /// A running standby of `primary`, made by `pg_basebackup`; `options` for more of its options.
@@ -115,34 +117,11 @@ impl Scene {
             standby.pgdata(),
             &[&["--write-recovery-conf"], options].concat(),
         );
-        // The client may be of a later major, and writes what an earlier walreceiver does not understand.
-        let conf = standby.read("postgresql.auto.conf");
-        let others = conf
-            .lines()
-            .filter(|line| !line.starts_with("primary_conninfo"))
-            .map(|line| format!("{line}\n"))
-            .collect::<String>();
-        let own = format!("primary_conninfo = '{}'\n", primary.conninfo());
-        standby.write("postgresql.auto.conf", others + &own);
+        standby.follow(primary);
         standby.settle();
         standby.start();
         standby
     }
-}
-
-/// The data directory that clusters are copied from: one initdb as long as any test holds it.
-fn template() -> Arc<Folder> {
-    static TEMPLATE: Mutex<Weak<Folder>> = Mutex::new(Weak::new());
-    let mut slot = TEMPLATE
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
-    if let Some(folder) = slot.upgrade() {
-        return folder;
-    }
-    let folder = Arc::new(Folder::new());
-    initdb(&folder.path().join("data"), &["--data-checksums"]);
-    *slot = Arc::downgrade(&folder);
-    folder
 }
 
 fn initdb(pgdata: &Path, options: &[&str]) {

@@ -139,6 +139,19 @@ impl Cluster {
         file.write_all(format!("{lines}\n").as_bytes()).unwrap();
     }
 
+    /// Says whom it follows as a standby, and nothing else of how.
+    pub fn follow(&self, primary: &Self) {
+        // A client of a later major may have written what an earlier walreceiver does not understand.
+        let conf = self.read("postgresql.auto.conf");
+        let others = conf
+            .lines()
+            .filter(|line| !line.starts_with("primary_conninfo"))
+            .map(|line| format!("{line}\n"))
+            .collect::<String>();
+        let own = format!("primary_conninfo = '{}'\n", primary.conninfo());
+        self.write("postgresql.auto.conf", others + &own);
+    }
+
     /// Says that the server has another port.
     pub fn on_port(mut self, port: u16) -> Self {
         self.port = port;
