@@ -183,23 +183,29 @@ fn works_in(pid: u32, pgdata: &Path) -> bool {
 
 /// A server process whose working directory is `pgdata`.
 fn process_within(pgdata: &Path) -> Option<(u32, String)> {
-    for entry in std::fs::read_dir("/proc").ok()?.flatten() {
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse::<u32>().ok())
-        else {
-            continue;
-        };
-        let name = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-        if !name.starts_with("postgres") && !name.starts_with("postmaster") {
-            continue;
-        }
-        if works_in(pid, pgdata) {
-            return Some((pid, name.trim().to_owned()));
-        }
-    }
-    None
+    processes().find(|(pid, _)| works_in(*pid, pgdata))
+}
+
+/// The processes of servers on this host, with their names, as far as they can be seen.
+fn processes() -> impl Iterator<Item = (u32, String)> {
+    let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    all.filter_map(|entry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let name = std::fs::read_to_string(entry.path().join("comm")).ok()?;
+        let is_server = name.starts_with("postgres") || name.starts_with("postmaster");
+        is_server.then(|| (pid, name.trim().to_owned()))
+    })
+}
+
+/// The servers that run on this host, as far as they can be seen (those of other users cannot): a process, the one
+/// with the lowest number first, and a path that leads to its working directory, which is its data directory.
+#[must_use]
+pub fn servers() -> Vec<(u32, PathBuf)> {
+    let mut all: Vec<u32> = processes().map(|(pid, _)| pid).collect();
+    all.sort_unstable();
+    all.into_iter()
+        .map(|pid| (pid, PathBuf::from(format!("/proc/{pid}/cwd"))))
+        .collect()
 }
 
 /// Stops a server in its fast mode and waits until it is gone.

@@ -71,7 +71,7 @@ pub async fn read(sql: &Session, role: &str) -> Result<SourceConfiguration, Faul
 }
 
 /// Adds a file, if it is there, and all that it refers to.
-fn with_references(
+pub(super) fn with_references(
     main: &Path,
     files: &mut BTreeMap<PathBuf, Vec<u8>>,
     directories: &mut Vec<PathBuf>,

@@ -6,6 +6,7 @@ pub mod bracket;
 mod configuration;
 mod control;
 pub mod effort;
+mod host;
 mod lineage;
 pub mod listen;
 pub mod look;

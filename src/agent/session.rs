@@ -10,6 +10,7 @@ use super::answer::{Reader, Reply};
 use super::bracket::{self, Bracket, OwnedSlot, server_fault};
 use super::configuration;
 use super::effort::Effort;
+use super::host;
 use super::look;
 use super::options::ServeOptions;
 use super::replay;
@@ -54,6 +55,8 @@ pub struct Session {
     configuration: Option<Configuration>,
     sql: Option<Sql>,
     facts: Option<SourceFacts>,
+    /// What of its data directory the source's configuration names.
+    host_entries: Vec<RelPath>,
     /// A backup was begun, or tried to.
     has_begun: bool,
     slot: Option<OwnedSlot>,
@@ -76,6 +79,7 @@ impl Session {
             configuration: None,
             sql: None,
             facts: None,
+            host_entries: Vec::new(),
             has_begun: false,
             slot: None,
             bracket: None,
@@ -229,6 +233,7 @@ impl Session {
         let pgdata = String::from_utf8_lossy(&facts.data_directory);
         let identifier = facts.control.system_identifier;
         tracing::info!("{CLUSTER_LINE}{identifier} in \"{pgdata}\"");
+        self.host_entries = host::entries(&sql, &facts).await?;
         self.sql = Some(sql);
         Ok(facts)
     }
@@ -296,7 +301,7 @@ impl Session {
                     facts.version.major(),
                     facts.control.catalog_version
                 ),
-                log_directory: RelPath::parse(facts.log_directory.as_bytes()).ok(),
+                log_directory: host::log_directory(facts),
                 tablespaces,
             };
             let mut tree = tree::walk(&roots, &rules, configuration.jobs)?;
@@ -334,6 +339,11 @@ impl Session {
                 skipped: tree.skipped.clone(),
                 unreadable: tree.unreadable.clone(),
                 unreadable_more: tree.unreadable_more,
+                host_entries: self
+                    .host_entries
+                    .iter()
+                    .map(|path| path.as_bytes().to_vec())
+                    .collect(),
             }),
         };
         Ok((answer, body))

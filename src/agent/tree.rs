@@ -118,6 +118,10 @@ fn visit<'a>(
         }
         Err(error) => return Err(read_fault(&error)),
     };
+    if place.at().is_some() && is_location(rules, &directory)? {
+        // A tablespace in the data directory, or in another one, comes by its own number (`basebackup.c`, `rpath`).
+        directory.retain(|_, _| false);
+    }
     let unlogged = place
         .at()
         .filter(|at| layout::holds_relations(at))
@@ -171,6 +175,17 @@ fn visit<'a>(
     })?;
     seen.folders.push(folder);
     Ok(seen)
+}
+
+/// Whether a directory is where a tablespace is.
+fn is_location(rules: &WalkRules, directory: &walk::Directory) -> Result<bool, Fault> {
+    let located = rules.tablespaces.iter();
+    let mut located = located.filter(|space| space.location.is_some()).peekable();
+    if located.peek().is_none() {
+        return Ok(false);
+    }
+    let here = directory.identity()?;
+    Ok(located.any(|space| space.identity == Some(here)))
 }
 
 fn path_of(at: Option<&RelPath>, name: &[u8]) -> Option<RelPath> {
@@ -246,7 +261,8 @@ fn is_wanted<'a>(
         Class::Control | Class::InsideEmptied | Class::LeftOut | Class::Ours => Ok(false),
         Class::EmptiedDirectory => Ok(true),
         Class::HostLocal | Class::Foreign
-            if matches!(kind, Kind::File | Kind::Directory) && !walk::is_readable(&here()) =>
+            if matches!(kind, Kind::File | Kind::Directory)
+                && !walk::is_readable(&here(), kind) =>
         {
             seen.skipped.push(path);
             Ok(false)

@@ -128,11 +128,10 @@ pub struct RebuildArguments {
     /// Whose configuration files the standby has when both sides have them in their data directory:
     /// postgresql.conf, postgresql.auto.conf, pg_hba.conf, pg_ident.conf, the files they include,
     /// and TLS keys and certificates. "source" takes the source's. "target" keeps the standby's own. Files
-    /// of this kind that only the source has, and unknown files at the top of its data directory, are
-    /// copied nevertheless, except private keys; not if the target's configuration lies outside of PGDATA,
-    /// see --config-file. A seeded directory has none of its own and takes the source's. In these,
-    /// data_directory is left out, as is external_pid_file on the source's own host, and paths in the source's data
-    /// directory become those in PGDATA; warnings tell of it.
+    /// of this kind that only the source has are copied nevertheless, except private keys; not if the target's
+    /// configuration lies outside of PGDATA, see --config-file. A seeded directory has none of its own and takes the source's.
+    /// In these, data_directory is left out, as is external_pid_file on the source's own host, and paths in the source's
+    /// data directory become those in PGDATA; warnings tell of it.
     ///
     /// Files outside of the data directories, such as those in /etc/postgresql, are not changed. The
     /// settings that make the directory a standby of the source are written to postgresql.auto.conf in
@@ -157,7 +156,8 @@ pub struct RebuildArguments {
     /// they are neither overwritten nor removed, also with --config source. In PATTERN, * stands for
     /// any part of a name and ? for one byte of it. A PATTERN without / is compared with every name,
     /// otherwise with the path relative to PGDATA. May be given many times. What PostgreSQL itself
-    /// manages, such as base or pg_wal, always follows the source and cannot be kept.
+    /// manages, such as base or pg_wal, always follows the source and cannot be kept. Where the target has a
+    /// directory that matches, nothing of the source's comes into it.
     #[arg(long, value_name = "PATTERN", help_heading = TARGET)]
     pub keep: Vec<String>,
 
@@ -706,7 +706,8 @@ pub struct OverrideArguments {
     /// Use tablespace directories that have content
     ///
     /// Goes on although a directory that a tablespace shall be put into has content that is not known to
-    /// be this target's. The subdirectory named after the PostgreSQL version and catalog, if there is
+    /// be this target's, or is also reached by another data directory that can be seen on this host, unless a
+    /// server runs there. The subdirectory named after the PostgreSQL version and catalog, if there is
     /// one, is overwritten: make sure that no other cluster uses it. Other content stays.
     #[arg(long)]
     pub reuse_tablespace_dirs: bool,

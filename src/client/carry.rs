@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures_util::{StreamExt, stream};
+
 use crate::client::close::configuration::Staged;
 use crate::client::failure::{AGAIN, Failure, Kind, TargetState};
 use crate::client::finish::launch::Finished;
@@ -146,6 +148,7 @@ async fn bring(
         facts.control.block_bytes,
     );
     make_directories(run, target, work).await?;
+    unshare(run, target, work).await?;
     // Removing large files takes the file system a while, in which it can well do something else.
     let emptying = {
         let target = Arc::clone(target);
@@ -234,7 +237,9 @@ async fn again(run: &Run<'_>, half: &mut Half, spoiled: &Spoiled) -> Result<(), 
     let findings = half.cleared.findings();
     let lists = lists(run, &half.source, true, &half.facts, findings).await;
     let work = lists.and_then(|lists| plan(run, &half.facts, findings, &lists));
-    half.work = work.map_err(half_way)?;
+    let mut work = work.map_err(half_way)?;
+    work.tell_of(&half.work);
+    half.work = work;
     workers::in_place(|| half.target.mend(&half.work.mend))
         .map_err(|error| Failure::half_way(&error))?;
     Ok(())
@@ -312,7 +317,9 @@ fn confine(run: &Run<'_>, target: &ClosedTarget, cleared: &Cleared, work: &Work)
     let roots = target.roots().places().map(Path::to_owned);
     // What these hold is removed, and they may be links.
     let stale = cleared.findings().stale_tablespaces.iter();
-    let stale = stale.map(|oid| pgdata.join("pg_tblspc").join(oid.to_string()));
+    let stale = stale
+        .filter(|stale| stale.left.is_none())
+        .map(|stale| pgdata.join("pg_tblspc").join(stale.oid.to_string()));
     let emptied = work.emptied.iter().map(|path| pgdata.join(path.as_path()));
     let places: Vec<_> = roots.chain(stale).chain(emptied).collect();
     let confined = run.workers.on_each(|| confine::to_writing_beneath(&places));
@@ -353,6 +360,21 @@ async fn make_directories(
         .map_err(|error| Failure::half_way(&error))
 }
 
+/// Gives every file that comes and has another hard link a content of its own, before anything is written: the
+/// other name may be in a copy of the directory that the DBA relies on.
+async fn unshare(run: &Run<'_>, target: &Arc<ClosedTarget>, work: &Work) -> Result<(), Failure> {
+    let each = work.shared.iter().map(|path| {
+        let (target, path) = (Arc::clone(target), path.clone());
+        run.workers.run(move || target.unshare(&path))
+    });
+    let mut each = stream::iter(each).buffer_unordered(run.workers.threads().max(1));
+    while let Some(done) = each.next().await {
+        done.map_err(|error| Failure::half_way(&error))?
+            .map_err(|error| Failure::half_way(&error))?;
+    }
+    Ok(())
+}
+
 /// Removes what the source does not have: last, when everything that must come has come.
 async fn remove(
     run: &Run<'_>,
@@ -384,8 +406,9 @@ async fn remove(
         for path in &emptied {
             target.empty_directory(path, &[])?;
         }
-        for oid in stale {
-            target.remove_tablespace(oid, &version_directory)?;
+        for stale in stale {
+            let behind = stale.left.is_none().then_some(&version_directory[..]);
+            target.remove_tablespace(stale.oid, behind)?;
         }
         Ok::<(), DiskError>(())
     });

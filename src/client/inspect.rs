@@ -19,7 +19,7 @@ use crate::client::outcome::{
 use crate::client::source;
 use crate::digest::SessionKey;
 use crate::disk::facts as disk;
-use crate::disk::walk;
+use crate::disk::size;
 use crate::event::Events;
 use crate::facts::{Condition, Running, SourceFacts, TargetCluster, TargetFacts};
 use crate::pg::lsn::unbroken_since;
@@ -274,7 +274,7 @@ fn report_of(
             let segments = disk::segments(&wal, unit).unwrap_or_default();
             unbroken_since(segments.iter().map(|segment| segment.number), end, unit)
         });
-    let mut size = walk::size(pgdata, Some("pg_wal"))?;
+    let mut size = size::below(pgdata, Some("pg_wal"))?;
     for space in &cluster.tablespaces {
         if let (Some(_), Some(control), Some(major)) = (&space.location, control, cluster.major) {
             let place = pgdata
@@ -282,7 +282,7 @@ fn report_of(
                 .join(space.oid.to_string())
                 .join(tablespace_directory(major, control.catalog_version));
             if disk::exists(&place) {
-                size = size.and(walk::size(&place, None)?);
+                size = size.and(size::below(&place, None)?);
             }
         }
     }

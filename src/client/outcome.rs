@@ -1,5 +1,7 @@
 //! What a finished run, dry run or inspection has to say: the input of what is printed and of `--report`.
 
+use std::fmt;
+
 use serde::Serialize;
 
 use crate::facts::TargetSlot;
@@ -46,6 +48,34 @@ pub struct KeptWal {
     pub unarchived_files: u64,
     /// What only the target had and was not in its pg_wal any more.
     pub missing: Vec<Stretch>,
+}
+
+/// A tablespace that the source does not have: its link goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TablespaceRemoval {
+    pub oid: u32,
+    /// Where the link leads; for one in the data directory, its path in there.
+    pub location: String,
+    /// Why what is behind the link stays; absent when it goes.
+    pub left: Option<String>,
+    /// Files that go with it.
+    pub files: u64,
+}
+
+impl fmt::Display for TablespaceRemoval {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            oid,
+            location,
+            left,
+            files,
+        } = self;
+        match left {
+            Some(why) => write!(f, "{oid}: its link goes, \"{location}\" stays: {why}"),
+            None if *files == 1 => write!(f, "{oid}: goes, with 1 file in \"{location}\""),
+            None => write!(f, "{oid}: goes, with {files} files in \"{location}\""),
+        }
+    }
 }
 
 /// A block that fails PostgreSQL's own checksum on the source.
@@ -113,6 +143,14 @@ pub struct Outcome {
     pub removed_files: u64,
     /// Host-local files of the target that were kept, and foreign ones.
     pub kept: Vec<String>,
+    /// Of the top of the data directory, without PostgreSQL's own: new from the source, and made equal to the
+    /// source's. Both are empty after a seed.
+    pub taken_over: Vec<String>,
+    pub replaced: Vec<String>,
+    /// Tablespaces of the target that the source does not have.
+    pub removed_tablespaces: Vec<TablespaceRemoval>,
+    /// Files that had other hard links and got a content of their own.
+    pub unshared_files: u64,
     pub damaged: Vec<DamagedPage>,
     pub warnings: Vec<String>,
     pub slot: Option<String>,

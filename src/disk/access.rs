@@ -26,6 +26,8 @@ pub struct Look {
     pub kind: Kind,
     /// Bytes of a file.
     pub size: u64,
+    /// Whether it has another name somewhere: what is changed here changes there. Directories count their own.
+    pub is_linked: bool,
     user: u32,
     mode: u32,
     is_pinned: bool,
@@ -39,7 +41,11 @@ impl Look {
         if name.is_empty() {
             flags |= AtFlags::EMPTY_PATH;
         }
-        let mask = StatxFlags::TYPE | StatxFlags::MODE | StatxFlags::UID | StatxFlags::SIZE;
+        let mask = StatxFlags::TYPE
+            | StatxFlags::MODE
+            | StatxFlags::UID
+            | StatxFlags::SIZE
+            | StatxFlags::NLINK;
         match statx(&directory, name, flags, mask) {
             Ok(found) => {
                 let pinned = StatxAttributes::IMMUTABLE | StatxAttributes::APPEND;
@@ -47,6 +53,7 @@ impl Look {
                 Ok(Self {
                     kind: Kind::of_mode(u32::from(found.stx_mode)),
                     size: found.stx_size,
+                    is_linked: found.stx_nlink > 1,
                     user: found.stx_uid,
                     mode: u32::from(found.stx_mode),
                     is_pinned: is(pinned),
@@ -63,6 +70,7 @@ impl Look {
                 Ok(Self {
                     kind: Kind::of_mode(found.st_mode),
                     size: u64::try_from(found.st_size).unwrap_or(0),
+                    is_linked: found.st_nlink > 1,
                     user: found.st_uid,
                     mode: found.st_mode,
                     is_pinned: false,
@@ -218,15 +226,22 @@ pub fn bars_of_emptying(path: &Path) -> Result<Vec<(PathBuf, Bar)>, DiskError> {
 /// Gives the owner of a file or directory, who this user is, the permission bits to work on it.
 ///
 /// # Errors
-/// The system's error; also when something on the way is a link.
+/// The system's error; also when something on the way is a link, and when the file has another hard link, whose
+/// permission bits would change too: those that were seen get a content of their own, so it was made meanwhile.
 pub(super) fn open_to_owner(roots: &Roots, path: &RelPath) -> Result<(), DiskError> {
     let failed = |error| DiskError::new("change the permissions of", &roots.display(path), error);
     let (root, beneath) = roots.locate(path);
     let flags = OFlags::PATH | OFlags::NOFOLLOW;
     let opened = root.open_beneath(beneath, flags, Mode::empty())?;
-    let mode = fstat(&opened).map_err(failed)?.st_mode;
+    let found = fstat(&opened).map_err(failed)?;
+    let mode = found.st_mode;
     let bits = match FileType::from_raw_mode(mode) {
         FileType::Directory => 0o700,
+        _ if found.st_nlink > 1 => {
+            let problem = std::io::Error::other("somebody just made a hard link to it");
+            let shown = roots.display(path);
+            return Err(DiskError::new("change the permissions of", &shown, problem));
+        }
         _ => 0o600,
     };
     // A descriptor of this kind takes no change itself, and a path could lead elsewhere by now.

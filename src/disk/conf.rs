@@ -21,7 +21,7 @@ const TOTAL_MAX: u64 = 64 * 1024 * 1024;
 const FILE_WEIGHT: u64 = 4096;
 
 /// What a main configuration file and its includes say.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Base {
     /// Names in lower case; the last line of each name wins.
     pub settings: BTreeMap<String, String>,

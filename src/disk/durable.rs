@@ -49,7 +49,7 @@ fn make_in_place(path: &Path, bytes: &[u8], mode: u32) -> Result<bool, DiskError
 }
 
 /// Writes the temporary file beside `path`, and syncs it. What an earlier run has left under its name goes first:
-/// it may be another user's, or a link.
+/// it may be another user's, a link, or a file that has another name too.
 fn write_beside(path: &Path, bytes: &[u8], mode: u32) -> Result<PathBuf, DiskError> {
     let temporary = path.with_file_name(TEMPORARY);
     match std::fs::remove_file(&temporary) {

@@ -6,16 +6,20 @@
 
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 
 use super::DiskError;
 use super::access;
 use super::close::{self, CloseError, ClosePlan};
+use super::dontcache::let_go;
 use super::durable;
 use super::facts;
 use super::root::Roots;
+use super::size;
 use super::walk;
 use super::writing::{EARLY_MIN_BYTES, Writing};
 use crate::digest::Verified;
@@ -64,6 +68,8 @@ pub struct ClosedTarget {
     directory_mode: u32,
     file_mode: u32,
     sync: bool,
+    /// How many files got a content of their own.
+    unshared: AtomicU64,
 }
 
 /// What a settled target holds beside the copied files.
@@ -114,6 +120,7 @@ impl ClosedTarget {
             directory_mode,
             file_mode,
             sync: plan.sync,
+            unshared: AtomicU64::new(0),
         })
     }
 
@@ -153,21 +160,72 @@ impl ClosedTarget {
         }
     }
 
+    /// Gives a file that has another hard link a content of its own under this name, so that what is written
+    /// here, and by the server later, is not seen there. Must be done before anything else opens the file to
+    /// write. A file with one name is left alone.
+    ///
+    /// # Errors
+    /// The system's error, such as a full disk; the file is then as it was.
+    pub fn unshare(&self, path: &RelPath) -> Result<(), DiskError> {
+        let shown = || self.roots.display(path);
+        let mut old = match self.roots.open_regular(path) {
+            Err(error) if error.is_missing() => return Ok(()),
+            opened => opened?,
+        };
+        let found = old
+            .metadata()
+            .map_err(|error| DiskError::new("stat", &shown(), error))?;
+        if found.nlink() <= 1 {
+            return Ok(());
+        }
+        let (parent, name) = self.parent_of(path)?;
+        let number = self.unshared.fetch_add(1, Ordering::Relaxed);
+        let temporary = format!("{}.{number}", durable::TEMPORARY);
+        let failed = |act| move |error: rustix::io::Errno| DiskError::new(act, &shown(), error);
+        match rustix::fs::unlinkat(&parent, &temporary, AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+            Err(error) => return Err(failed("make room for a copy of")(error)),
+        }
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        // Its owner, as the server will, works with the copy whatever keeps it out of the other.
+        let mode = Mode::from_raw_mode(found.mode() & 0o777 | 0o600);
+        let new = rustix::fs::openat(&parent, &temporary, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(failed("create a copy of"))?;
+        let mut new = File::from(new);
+        let copied = rustix::fs::fchmod(&new, mode)
+            .map_err(std::io::Error::from)
+            .and_then(|()| copy_content(&mut old, &mut new, found.len()));
+        let copied = copied
+            .map_err(|error| DiskError::new("copy", &shown(), error))
+            .and_then(|()| {
+                rustix::fs::renameat(&parent, &temporary, &parent, name).map_err(failed("replace"))
+            });
+        if copied.is_err() {
+            // It would be removed by the next run.
+            let _ = rustix::fs::unlinkat(&parent, &temporary, AtFlags::empty());
+        }
+        copied
+    }
+
     /// Makes a file exactly `bytes` long: cuts what is beyond, fills with zeros what is missing.
     ///
     /// # Errors
-    /// The system's error.
+    /// The system's error. Also when the file has another hard link: those that were seen are
+    /// [unshared](Self::unshare), so it was made meanwhile.
     pub fn fit(&self, path: &RelPath, bytes: u64) -> Result<File, DiskError> {
         let flags = OFlags::RDWR | OFlags::CREATE;
         let file = self
             .roots
             .open_file(path, flags, Mode::from_raw_mode(self.file_mode))?;
         let shown = || self.roots.display(path);
-        let length = file
+        let found = file
             .metadata()
-            .map_err(|error| DiskError::new("stat", &shown(), error))?
-            .len();
-        if length != bytes {
+            .map_err(|error| DiskError::new("stat", &shown(), error))?;
+        if found.nlink() > 1 {
+            let problem = std::io::Error::other("somebody just made a hard link to it");
+            return Err(DiskError::new("write to", &shown(), problem));
+        }
+        if found.len() != bytes {
             file.set_len(bytes)
                 .map_err(|error| DiskError::new("change the length of", &shown(), error))?;
         }
@@ -273,20 +331,27 @@ impl ClosedTarget {
         Ok(())
     }
 
-    /// Removes a tablespace that the source does not have: the version directory behind its link, and the
-    /// link. What else is at its location belongs to others.
+    /// Removes a tablespace that the source does not have: the version directory behind its link, unless that is
+    /// not the target's own, and the link. What else is at its location belongs to others.
     ///
     /// # Errors
     /// The system's error.
-    pub fn remove_tablespace(&self, oid: u32, version_directory: &str) -> Result<u64, DiskError> {
+    pub fn remove_tablespace(
+        &self,
+        oid: u32,
+        version_directory: Option<&str>,
+    ) -> Result<u64, DiskError> {
         let text = format!("pg_tblspc/{oid}");
         let link = RelPath::parse(text.as_bytes()).expect("made of plain components");
         let path = self.roots.display(&link);
         let is_link = std::fs::symlink_metadata(&path).is_ok_and(|found| found.is_symlink());
         let mut removed = 0;
-        if is_link && !self.is_placed(&path)? {
+        if let Some(version_directory) = version_directory
+            && is_link
+            && !self.is_placed(&path)?
+        {
             let ours = path.join(version_directory);
-            let files = walk::count_files(&ours)?;
+            let files = size::count_files(&ours)?;
             match std::fs::remove_dir_all(&ours) {
                 Ok(()) => removed = files,
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -383,9 +448,21 @@ impl ClosedTarget {
     }
 }
 
+/// Copies a file's content, on file systems that can by sharing the blocks until one of both changes.
+fn copy_content(from: &mut File, to: &mut File, bytes: u64) -> std::io::Result<()> {
+    if rustix::fs::ioctl_ficlone(&*to, &*from).is_ok() {
+        return Ok(());
+    }
+    std::io::copy(from, to)?;
+    if bytes >= EARLY_MIN_BYTES {
+        let_go(to, 0, bytes);
+    }
+    Ok(())
+}
+
 /// Removes what is in the directory behind a link.
 fn empty_linked(link: &Path) -> Result<u64, DiskError> {
-    let removed = walk::count_files(link)?;
+    let removed = size::count_files(link)?;
     for found in walk::list(link)? {
         let path = link.join(found.file_name());
         let done = match found.kind {

@@ -2,7 +2,6 @@
 //! is safe inside the bracket because WAL replays both.
 
 use std::ffi::OsStr;
-use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -16,6 +15,7 @@ use super::access::{self, Look};
 use super::durable;
 use super::root::Root;
 pub use super::spread::spread;
+use crate::facts::FileIdentity;
 use crate::path::RelPath;
 use crate::pg::layout;
 use crate::plan::access::Bar;
@@ -118,7 +118,7 @@ impl<'a> Place<'a> {
 }
 
 /// What a file system keeps in its own top directory; only root may look into it.
-const LOST_AND_FOUND: &[u8] = b"lost+found";
+pub(super) const LOST_AND_FOUND: &[u8] = b"lost+found";
 
 /// Room for what the system tells of a directory at once: a million names come in some hundred calls.
 const LIST_BYTES: usize = 64 * 1024;
@@ -204,6 +204,19 @@ impl Directory {
             .found
             .dedup_by(|a, b| a.name(names) == b.name(names));
         Ok(directory)
+    }
+
+    /// Which directory it is.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn identity(&self) -> Result<FileIdentity, DiskError> {
+        let found = rustix::fs::fstat(&self.handle)
+            .map_err(|error| DiskError::new("stat", &self.path, error))?;
+        Ok(FileIdentity {
+            device: found.st_dev,
+            inode: found.st_ino,
+        })
     }
 
     /// The names with what they are.
@@ -393,95 +406,20 @@ pub fn first_of_content(pgdata: &Path) -> Result<Option<Listed>, DiskError> {
     Ok(None)
 }
 
-/// Whether this user may read a file or look into a directory, links not followed.
+/// Whether this user may read a file, or list a directory and open what is in it; links not followed.
 #[must_use]
-pub fn is_readable(path: &Path) -> bool {
+pub fn is_readable(path: &Path, kind: Kind) -> bool {
+    let wanted = match kind {
+        Kind::Directory => rustix::fs::Access::READ_OK | rustix::fs::Access::EXEC_OK,
+        _ => rustix::fs::Access::READ_OK,
+    };
     rustix::fs::accessat(
         rustix::fs::CWD,
         path,
-        rustix::fs::Access::READ_OK,
+        wanted,
         rustix::fs::AtFlags::SYMLINK_NOFOLLOW | rustix::fs::AtFlags::EACCESS,
     )
     .is_ok()
-}
-
-/// Files, links and special files in a directory and all below it; what vanishes meanwhile is left out.
-///
-/// # Errors
-/// The system's error.
-pub fn count_files(path: &Path) -> Result<u64, DiskError> {
-    let mut files = 0;
-    for_each_below(path, None, |entry| {
-        if !entry.file_type().is_dir() {
-            files += 1;
-        }
-        Ok(())
-    })?;
-    Ok(files)
-}
-
-/// How much is below a directory.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Size {
-    pub files: u64,
-    pub bytes: u64,
-}
-
-impl Size {
-    /// Both together.
-    #[must_use]
-    pub fn and(self, other: Self) -> Self {
-        Self {
-            files: self.files + other.files,
-            bytes: self.bytes.saturating_add(other.bytes),
-        }
-    }
-}
-
-/// Regular files and their bytes in a directory and all below it, but for what is called `left_out` in the
-/// directory itself.
-///
-/// # Errors
-/// As [`count_files`].
-pub fn size(path: &Path, left_out: Option<&str>) -> Result<Size, DiskError> {
-    let mut size = Size::default();
-    for_each_below(path, left_out, |entry| {
-        if entry.file_type().is_file() {
-            let bytes = entry.metadata()?.len();
-            size = size.and(Size { files: 1, bytes });
-        }
-        Ok(())
-    })?;
-    Ok(size)
-}
-
-fn for_each_below(
-    path: &Path,
-    left_out: Option<&str>,
-    mut see: impl FnMut(&walkdir::DirEntry) -> Result<(), walkdir::Error>,
-) -> Result<(), DiskError> {
-    let all = walkdir::WalkDir::new(path)
-        .follow_root_links(true)
-        .min_depth(1)
-        .into_iter()
-        .filter_entry(|entry| {
-            let name = entry.file_name();
-            let is_left_out = name == OsStr::from_bytes(LOST_AND_FOUND)
-                || left_out.is_some_and(|left_out| name == left_out);
-            entry.depth() != 1 || !is_left_out
-        });
-    for entry in all {
-        if let Err(error) = entry.and_then(|entry| see(&entry)) {
-            let failed = error.path().unwrap_or(path).to_owned();
-            let cause = error
-                .into_io_error()
-                .unwrap_or_else(|| ErrorKind::Other.into());
-            if cause.kind() != ErrorKind::NotFound {
-                return Err(DiskError::new("list", &failed, cause));
-            }
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -10,6 +10,8 @@
 //! [`unlogged_relfilenodes`].
 
 use std::collections::{BTreeSet, HashSet};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path};
 
 use super::relfile::{self, Fork};
 use crate::path::RelPath;
@@ -38,8 +40,9 @@ pub enum Class {
     LeftOut,
     /// Written by pg_reseed itself.
     Ours,
-    /// Not a name that PostgreSQL knows: at the top of the data directory, or beside this cluster's
-    /// part of a tablespace, where other clusters may keep theirs. All below is foreign too.
+    /// Not a name that PostgreSQL knows. At the top of the data directory it may be an extension's: keys, columns,
+    /// state that belong to the data. Beside this cluster's part of a tablespace other clusters may keep theirs.
+    /// All below is foreign too.
     Foreign,
     /// `global/pg_control`: goes first, comes last.
     Control,
@@ -103,6 +106,17 @@ const CONFIGURATION: [&str; 4] = [
 /// Default names of keys and certificates (`src/include/libpq/libpq-be.h`, `guc_tables.c`).
 const CERTIFICATES: [&str; 4] = ["server.crt", "server.key", "root.crt", "root.crl"];
 
+/// Other names at the top that tell of the host and not of the data: logs (`pg_ctl --log`, `log_directory`'s
+/// defaults), configuration and what is included by habit.
+const HOST_NAMES: [&str; 6] = [
+    "conf.d",
+    "log",
+    "logfile",
+    "lost+found",
+    "pg_log",
+    "serverlog",
+];
+
 /// Left out by name wherever PostgreSQL writes (`excludeFiles`).
 const LEFT_OUT: [&str; 8] = [
     "postgresql.auto.conf.tmp",
@@ -115,9 +129,10 @@ const LEFT_OUT: [&str; 8] = [
     ".DS_Store",
 ];
 
-/// Left out by the beginning of the name wherever PostgreSQL writes: `PG_TEMP_FILE_PREFIX` and
-/// `RELCACHE_INIT_FILENAME`, which is followed by a process id while it is written.
-const LEFT_OUT_PREFIXES: [&str; 2] = ["pgsql_tmp", "pg_internal.init"];
+/// Left out by the beginning of the name wherever PostgreSQL writes: `PG_TEMP_FILE_PREFIX`,
+/// `RELCACHE_INIT_FILENAME`, which is followed by a process id while it is written, and what a killed run of
+/// ours was writing.
+const LEFT_OUT_PREFIXES: [&str; 3] = ["pgsql_tmp", "pg_internal.init", OWN_PREFIX];
 
 /// Left out at the top only: they steer or describe another life of the directory. The last three
 /// are orders to a running server (`PROMOTE_SIGNAL_FILE`, `LOGROTATE_SIGNAL_FILE`).
@@ -134,6 +149,10 @@ const LEFT_OUT_ON_TOP: [&str; 10] = [
     "logrotate",
 ];
 
+/// A server's socket and its lock, where `unix_socket_directories` names the data directory
+/// (`UNIXSOCK_PATH`): left out at the top.
+const SOCKET_PREFIX: &[u8] = b".s.PGSQL.";
+
 /// What belongs to the target's host and not to its cluster.
 ///
 /// It never reaches into the directories that PostgreSQL manages, nor to the files that a rebuild
@@ -143,6 +162,8 @@ pub struct HostLocal {
     paths: BTreeSet<Vec<u8>>,
     patterns: Vec<Pattern>,
     version_directory: Option<Vec<u8>>,
+    /// Names that tell of the host by habit count too.
+    has_known_names: bool,
 }
 
 /// Why a text is not a pattern of paths to keep.
@@ -174,6 +195,7 @@ impl HostLocal {
             paths: names.map(|name| name.as_bytes().to_vec()).collect(),
             patterns: Vec::new(),
             version_directory: version_directory.map(|name| name.as_bytes().to_vec()),
+            has_known_names: true,
         }
     }
 
@@ -219,8 +241,47 @@ impl HostLocal {
         let ends = (0..bytes.len()).filter(|at| bytes[*at] == b'/');
         ends.chain([bytes.len()])
             .any(|end| self.paths.contains(&bytes[..end]))
+            || self.has_known_names && path.components().next().is_some_and(tells_of_the_host)
             || self.is_kept(path)
     }
+
+    /// Whether the DBA keeps anything by a pattern.
+    #[must_use]
+    pub fn has_patterns(&self) -> bool {
+        !self.patterns.is_empty()
+    }
+}
+
+/// Whether a name at the top tells of the host by habit: configuration and copies of it (Patroni's and editors'
+/// among them), logs, and what begins with a dot, such as `.pgpass` and `.ssh`.
+fn tells_of_the_host(name: &[u8]) -> bool {
+    let is_copy = |known: &&str| {
+        name.strip_prefix(known.as_bytes())
+            .is_some_and(|rest| rest.starts_with(b".") || rest.starts_with(b"~"))
+    };
+    is_one_of(&HOST_NAMES, name)
+        || name.starts_with(b".")
+        || name.starts_with(b"patroni")
+        || name.ends_with(b".conf")
+        || name.ends_with(b".log")
+        || name.starts_with(b"postgresql.base.conf")
+        || CONFIGURATION.iter().any(is_copy)
+}
+
+/// The entry at the top of a data directory in which a file lies that the configuration names; relative names are
+/// relative to the data directory. `None` when it lies elsewhere, or where PostgreSQL keeps its own.
+#[must_use]
+pub fn named_entry(pgdata: &Path, named: &Path) -> Option<RelPath> {
+    let whole = pgdata.join(named);
+    let mut inside = whole.strip_prefix(pgdata).ok()?.components();
+    let top = inside.find(|component| *component != Component::CurDir)?;
+    let name = match top {
+        Component::Normal(name) => name.as_bytes(),
+        _ => return None,
+    };
+    (!is_managed_top_level(name))
+        .then(|| RelPath::parse(name).ok())
+        .flatten()
 }
 
 /// A pattern of paths, its form checked.
@@ -281,7 +342,9 @@ pub fn classify(path: &RelPath, kind: Kind, host_local: &HostLocal) -> Class {
         return classify_managed(path, &components, kind, host_local);
     }
     let is_on_top = components.len() == 1;
-    if is_on_top && (is_left_out_name(top) || is_one_of(&LEFT_OUT_ON_TOP, top)) {
+    let is_left_out =
+        is_left_out_name(top) || is_one_of(&LEFT_OUT_ON_TOP, top) || top.starts_with(SOCKET_PREFIX);
+    if is_on_top && is_left_out {
         return Class::LeftOut;
     }
     if !is_managed_top_level(top) && host_local.covers(path) {
@@ -616,9 +679,10 @@ mod tests {
             ("log/postgresql.log", File, HostLocal),
             ("log/backup_label", File, HostLocal),
             ("log2", File, Foreign),
-            ("conf.d", Directory, Foreign),
+            ("conf.d", Directory, HostLocal),
             ("conf.d/own.conf", File, HostLocal),
-            ("conf.d/other.conf", File, Foreign),
+            ("conf.d/other.conf", File, HostLocal),
+            ("other.d", Directory, Foreign),
             ("postgresql.auto.conf.tmp", File, LeftOut),
             ("postmaster.pid", File, LeftOut),
             ("postmaster.opts", File, LeftOut),
@@ -639,13 +703,50 @@ mod tests {
             ("pg_reseed.saved_control", File, Ours),
             ("pg_reseed.anything/below", File, Ours),
             ("pg_reseed", File, Foreign),
-            ("patroni.dynamic.json", File, Foreign),
-            ("lost+found", Directory, Foreign),
+            ("patroni.dynamic.json", File, HostLocal),
+            ("pg_hba.conf.backup", File, HostLocal),
+            ("pg_hba.conf~", File, HostLocal),
+            ("pg_hba.confs", File, Foreign),
+            ("postgresql.base.conf.backup", File, HostLocal),
+            ("repmgr.conf", File, HostLocal),
+            ("server.log", File, HostLocal),
+            (".pgpass", File, HostLocal),
+            (".ssh/id_ed25519", File, HostLocal),
+            (".s.PGSQL.5432", File, LeftOut),
+            (".s.PGSQL.5432.lock", File, LeftOut),
+            ("pg_tde/1664_keys", File, Foreign),
+            ("pg_tde/.hidden", File, Foreign),
+            ("pg_tde/x.log", File, Foreign),
+            ("pgsodium_root.key", File, Foreign),
+            ("base/5/pg_reseed.tmp.3", File, LeftOut),
+            ("lost+found", Directory, HostLocal),
             ("backups/backup_label", File, Foreign),
             ("backups/PG_VERSION", File, Foreign),
             ("pg_xlog", Directory, Foreign),
         ] {
             assert_eq!(classify(&path(text), kind, &host()), class, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_named_lies_in_an_entry_at_the_top() {
+        let pgdata = Path::new("/srv/a");
+        for (named, entry) in [
+            ("keys/my.key", Some("keys")),
+            ("./own.crt", Some("own.crt")),
+            ("/srv/a/log/today", Some("log")),
+            ("/srv/a", None),
+            ("/srv/ab/log", None),
+            ("../x", None),
+            ("base/x.key", None),
+            ("", None),
+        ] {
+            let found = named_entry(pgdata, Path::new(named));
+            assert_eq!(
+                found.map(|path| path.to_string()).as_deref(),
+                entry,
+                "{named}"
+            );
         }
     }
 

@@ -41,6 +41,20 @@ impl Opts {
         rest
     }
 
+    /// The data directory as it was given.
+    #[must_use]
+    pub fn directory(&self) -> Option<&str> {
+        let mut arguments = self.arguments.iter();
+        while let Some(argument) = arguments.next() {
+            match argument.strip_prefix("-D") {
+                Some("") => return arguments.next().map(String::as_str),
+                Some(directory) => return Some(directory),
+                None => {}
+            }
+        }
+        None
+    }
+
     /// What the command line sets a setting to; the last one counts (`postmaster.c:PostmasterMain`).
     #[must_use]
     pub fn setting(&self, name: &str) -> Option<String> {

@@ -139,12 +139,16 @@ pub fn database_directory(directory: &RelPath) -> Option<(u32, u32)> {
 /// Whether a name has the form `PG_<major>_<catalog version>`, of whatever version.
 #[must_use]
 pub fn is_tablespace_directory(name: &[u8]) -> bool {
-    let shape = || {
-        let (major, rest) = split_digits(name.strip_prefix(b"PG_")?);
-        let catalog_version = rest.strip_prefix(b"_")?;
-        Some(is_digits(major) && is_digits(catalog_version))
-    };
-    shape().unwrap_or(false)
+    tablespace_directory_major(name).is_some()
+}
+
+/// The major version in such a name.
+#[must_use]
+pub fn tablespace_directory_major(name: &[u8]) -> Option<u32> {
+    let (major, rest) = split_digits(name.strip_prefix(b"PG_")?);
+    let catalog_version = rest.strip_prefix(b"_")?;
+    let has_shape = is_digits(major) && is_digits(catalog_version);
+    has_shape.then(|| std::str::from_utf8(major).ok()?.parse().ok())?
 }
 
 /// A decimal number from 1 to 4294967295 that does not start with a zero, as the server writes OIDs.

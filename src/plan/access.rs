@@ -32,6 +32,9 @@ pub enum Bar {
 pub enum Act {
     /// Read and write the content of a file that stays.
     Write,
+    /// Read a file that has another hard link, and put a copy in its place: neither the content nor the permission
+    /// bits of the other name may change.
+    Unshare,
     /// Take a file, or an empty directory, away.
     Remove,
     /// Make something in a directory, or take something away from it.
@@ -56,7 +59,10 @@ pub enum Way {
 pub fn way(bar: Bar, act: Act) -> Way {
     match (act, bar) {
         (Act::Write, Bar::Mode { .. }) | (Act::ChangeWithin, Bar::Mode { .. }) => Way::Mend,
-        (Act::Write, Bar::Owner) => Way::Replace,
+        (Act::Write | Act::Unshare, Bar::Owner) => Way::Replace,
+        // The copy has the bits that it needs; without a right to read there is nothing to copy.
+        (Act::Unshare, Bar::Mode { can_read: true }) => Way::Free,
+        (Act::Unshare, Bar::Mode { can_read: false }) => Way::Replace,
         // Whose the file is does not matter, only whose the directory is.
         (Act::Remove, Bar::Mode { .. } | Bar::Owner | Bar::Closed) => Way::Free,
         (Act::Write, Bar::Mounted | Bar::Sticky) | (Act::ChangeWithin, Bar::Mounted) => Way::Free,
@@ -86,17 +92,20 @@ mod tests {
 
     #[test]
     fn what_follows_depends_on_what_is_wanted() {
-        let mode = Bar::Mode { can_read: true };
-        for (bar, write, remove, change_within) in [
-            (mode, Way::Mend, Way::Free, Way::Mend),
-            (Bar::Closed, Way::Barred, Way::Free, Way::Barred),
-            (Bar::Owner, Way::Replace, Way::Free, Way::Barred),
-            (Bar::Sticky, Way::Free, Way::Barred, Way::Free),
-            (Bar::Mounted, Way::Free, Way::Barred, Way::Free),
-            (Bar::ReadOnly, Way::Barred, Way::Barred, Way::Barred),
-            (Bar::Pinned, Way::Barred, Way::Barred, Way::Barred),
+        let mode = |can_read| Bar::Mode { can_read };
+        let (free, barred) = (Way::Free, Way::Barred);
+        for (bar, write, unshare, remove, change_within) in [
+            (mode(true), Way::Mend, free, free, Way::Mend),
+            (mode(false), Way::Mend, Way::Replace, free, Way::Mend),
+            (Bar::Closed, barred, barred, free, barred),
+            (Bar::Owner, Way::Replace, Way::Replace, free, barred),
+            (Bar::Sticky, free, barred, barred, free),
+            (Bar::Mounted, free, barred, barred, free),
+            (Bar::ReadOnly, barred, barred, barred, barred),
+            (Bar::Pinned, barred, barred, barred, barred),
         ] {
             assert_eq!(way(bar, Act::Write), write, "{bar:?}");
+            assert_eq!(way(bar, Act::Unshare), unshare, "{bar:?}");
             assert_eq!(way(bar, Act::Remove), remove, "{bar:?}");
             assert_eq!(way(bar, Act::ChangeWithin), change_within, "{bar:?}");
         }

@@ -26,7 +26,7 @@ pub struct TargetEntry {
     pub size: u64,
 }
 
-/// Whose host-local and foreign files the target has afterwards.
+/// Whose host-local files the target has afterwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HostPolicy {
     /// Its own and no others: its configuration lies outside the data directory.
@@ -42,6 +42,8 @@ pub enum HostPolicy {
 pub enum Action {
     /// What the target has stays as it is.
     Keep,
+    /// So does all that is in it: nothing of the source's comes there, lest both be mixed.
+    KeepWhole,
     /// The target gets nothing under this path: it is made in another way, or not wanted.
     Skip,
     /// A directory is made.
@@ -91,11 +93,14 @@ pub fn decide(
             other => Action::MakeDirectory { obstacle: other },
         },
         // What the DBA names stays, whatever the policy.
-        Class::HostLocal if target.is_some() && host_local.is_kept(&entry.path) => Action::Keep,
+        Class::HostLocal if target.is_some() && host_local.is_kept(&entry.path) => {
+            Action::KeepWhole
+        }
         Class::HostLocal => follow_policy(entry, target, policy),
         // Beside a tablespace's version directory lie other clusters.
         Class::Foreign if is_in_tablespaces(&entry.path) => Action::Skip,
-        Class::Foreign => follow_policy(entry, target, policy),
+        // It may be an extension's, and belong to the data.
+        Class::Foreign => synchronise(entry, target),
         Class::InsideEmptied | Class::LeftOut | Class::Ours | Class::Control => Action::Skip,
     }
 }
@@ -106,7 +111,7 @@ fn follow_policy(entry: &Entry, target: Option<TargetEntry>, policy: HostPolicy)
         (HostPolicy::FillGaps, Some(here)) if is_void(&entry.path, here) => {
             synchronise(entry, target)
         }
-        (_, Some(_)) => Action::Keep,
+        (_, Some(_)) => Action::KeepWhole,
         (HostPolicy::Keep, None) => Action::Skip,
         (HostPolicy::FillGaps, None) if is_private_key(&entry.path) => Action::Skip,
         (HostPolicy::FillGaps, None) => synchronise(entry, None),
@@ -199,8 +204,9 @@ pub enum Why {
 }
 
 /// Decides what becomes of something of that class that the target has. `is_wanted` says whether the manifest has
-/// it, or, of `pg_tblspc/<oid>`, whether a placement does.
-fn fate(class: Class, is_wanted: impl Fn() -> bool) -> Fate {
+/// it, or, of `pg_tblspc/<oid>`, whether a placement does; `is_replaced` of something foreign, whether it is in an
+/// entry that the source has too.
+fn fate(class: Class, is_wanted: impl Fn() -> bool, is_replaced: impl Fn() -> bool) -> Fate {
     match class {
         Class::HostLocal | Class::Ours | Class::EmptiedDirectory | Class::Control => Fate::Stay,
         Class::InsideEmptied => Fate::Go(Why::Emptied),
@@ -208,6 +214,7 @@ fn fate(class: Class, is_wanted: impl Fn() -> bool) -> Fate {
         Class::Synchronised if is_wanted() => Fate::Stay,
         Class::Synchronised => Fate::Go(Why::NotOnSource),
         Class::Foreign if is_wanted() => Fate::Stay,
+        Class::Foreign if is_replaced() => Fate::Go(Why::NotOnSource),
         Class::Foreign => Fate::StayForeign,
     }
 }
@@ -238,7 +245,8 @@ pub struct Removals {
 
 /// Decides what goes from the target, given both lists. A directory that holds something that stays does not go
 /// either. `is_wanted` says of a path that the manifest does not have whether it is wanted nevertheless: of
-/// `pg_tblspc/<oid>`, when a placement is. Remembers directories and what goes, not every file.
+/// `pg_tblspc/<oid>`, when a placement is, and of what the source has and cannot send. Remembers directories and what
+/// goes, not every file.
 #[must_use]
 pub fn removals(
     manifest: &Manifest,
@@ -253,12 +261,18 @@ pub fn removals(
     let mut occupied = HashSet::new();
     // Whose files stay is mostly the same as with the file before.
     let mut last_occupied: Option<&RelPath> = None;
+    let on_top = manifest.iter().filter(|item| item.directory.is_none());
+    let on_top: HashSet<RelPath> = on_top.map(|item| item.path()).collect();
     for pair in join(manifest, tree) {
         let Some(item) = pair.right else { continue };
         let is_in_manifest = pair.left.is_some();
         let path = item.path();
         let class = classify(&path, item.kind, host_local);
-        let fate = fate(class, || is_in_manifest || is_wanted(&path));
+        let fate = fate(
+            class,
+            || is_in_manifest || is_wanted(&path),
+            || !is_in_tablespaces(&path) && on_top.contains(&top_of(&path)),
+        );
         if let Fate::Go(mut why) = fate {
             if is_statistics(&path) {
                 why = Why::Emptied;
@@ -296,6 +310,16 @@ pub fn removals(
         });
     found.remove = Listing::of_items(going);
     found
+}
+
+/// The entry at the top in which a path lies.
+#[must_use]
+pub fn top_of(path: &RelPath) -> RelPath {
+    let mut top = path.clone();
+    while let Some(above) = top.parent() {
+        top = above;
+    }
+    top
 }
 
 fn here(item: Item<'_, Kind>) -> TargetEntry {
@@ -423,13 +447,17 @@ mod tests {
             ("postgresql.conf", 0, HostPolicy::FillGaps, true),
         ] {
             let action = decide(&file(name, 9), has(Kind::File, size), &host_local(), policy);
-            assert_eq!(action == Action::Keep, is_kept, "{name} {size} {policy:?}");
+            assert_eq!(
+                action == Action::KeepWhole,
+                is_kept,
+                "{name} {size} {policy:?}"
+            );
         }
         let mut kept = host_local();
         kept.add_pattern("pg_hba.conf").unwrap();
         let entry = file("pg_hba.conf", 9);
         let action = decide(&entry, has(Kind::File, 0), &kept, HostPolicy::FillGaps);
-        assert_eq!(action, Action::Keep);
+        assert_eq!(action, Action::KeepWhole);
     }
 
     #[test]
@@ -467,7 +495,7 @@ mod tests {
         host_local.add_pattern("*.map").unwrap();
         let entry = file("pg_ident.map", 9);
         let action = |target| decide(&entry, target, &host_local, HostPolicy::TakeSource);
-        assert_eq!(action(has(Kind::File, 5)), Action::Keep);
+        assert_eq!(action(has(Kind::File, 5)), Action::KeepWhole);
         assert_eq!(action(None), Action::Whole { obstacle: None });
     }
 
@@ -550,12 +578,12 @@ mod tests {
             let entry = file(name, 100);
             !matches!(
                 decide(&entry, target, &host_local(), policy),
-                Action::Keep | Action::Skip
+                Action::Keep | Action::KeepWhole | Action::Skip
             )
         };
         let own = has(Kind::File, 50);
         let link = has(Kind::Symlink, 0);
-        for name in ["postgresql.conf", "server.key", "notes.txt"] {
+        for name in ["postgresql.conf", "server.key", "notes.log"] {
             let is_key = name == "server.key";
             for target in [own, link] {
                 assert!(!takes(name, target, HostPolicy::Keep));
@@ -577,6 +605,71 @@ mod tests {
             Action::Whole {
                 obstacle: Some(Kind::Symlink)
             }
+        );
+    }
+
+    #[test]
+    fn what_an_extension_may_have_written_comes_whatever_the_policy() {
+        for policy in [
+            HostPolicy::Keep,
+            HostPolicy::FillGaps,
+            HostPolicy::TakeSource,
+        ] {
+            let decide = |entry: &Entry, target| decide(entry, target, &host_local(), policy);
+            for name in ["pg_tde/1664_keys", "pgsodium_root.key"] {
+                for target in [None, has(Kind::File, 9)] {
+                    let action = decide(&file(name, 9), target);
+                    assert_eq!(action, Action::Whole { obstacle: None }, "{name}");
+                }
+            }
+            for kind in [Kind::File, Kind::Symlink] {
+                let action = decide(&directory("pg_tde"), has(kind, 9));
+                let obstacle = Some(kind);
+                assert_eq!(action, Action::MakeDirectory { obstacle });
+            }
+            let action = decide(&file("pg_tde", 9), has(Kind::Directory, 0));
+            let obstacle = Some(Kind::Directory);
+            assert_eq!(action, Action::Whole { obstacle });
+        }
+    }
+
+    #[test]
+    fn foreign_entries_of_the_source_are_made_equal_as_a_whole() {
+        let manifest = listing(&[
+            ("both", EntryKind::Directory),
+            ("both/b", EntryKind::File),
+            ("file", EntryKind::File),
+            ("patroni.dynamic.json", EntryKind::File),
+        ]);
+        let target = listing(&[
+            ("both", Kind::Directory),
+            ("both/a", Kind::File),
+            ("both/b", Kind::File),
+            ("both/kept.state", Kind::File),
+            ("both/sub", Kind::Directory),
+            ("both/sub/c", Kind::File),
+            ("both/unseen", Kind::Directory),
+            ("both/unseen/d", Kind::File),
+            ("file", Kind::File),
+            ("file.2", Kind::File),
+            ("mine", Kind::Directory),
+            ("mine/b", Kind::File),
+            ("patroni.dynamic.json", Kind::File),
+        ]);
+        let mut host = host_local();
+        host.add_pattern("*.state").unwrap();
+        let unseen = path("both/unseen");
+        let is_wanted = |path: &RelPath| path.starts_with(&unseen);
+        let policy = HostPolicy::FillGaps;
+        let found = removals(&manifest, &target, &host, policy, is_wanted);
+        let names = |paths: &[RelPath]| paths.iter().map(RelPath::to_string).collect::<Vec<_>>();
+        let gone: Vec<RelPath> = found.remove.iter().map(|item| item.path()).collect();
+        assert_eq!(names(&gone), ["both/a", "both/sub", "both/sub/c"]);
+        assert_eq!(found.limited_files, 2);
+        assert_eq!(names(&found.kept_foreign), ["file.2", "mine"]);
+        assert_eq!(
+            names(&found.kept_own),
+            ["patroni.dynamic.json", "both/kept.state"]
         );
     }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::{LOOK_EVERY, PidFile, is_alive, pid_of, works_in};
+use super::{LOOK_EVERY, PidFile, is_alive, pid_of, processes, works_in};
 
 /// A server that works in another directory than it was started for.
 #[derive(Debug)]
@@ -68,12 +68,7 @@ pub(super) async fn stop(stray: &Stray, wait: Duration) -> bool {
 
 /// Processes that a server's program runs in.
 fn servers() -> impl Iterator<Item = u32> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| {
-        let pid = entry.file_name().to_str()?.parse().ok()?;
-        let name = std::fs::read_to_string(entry.path().join("comm")).ok()?;
-        (name.starts_with("postgres") || name.starts_with("postmaster")).then_some(pid)
-    })
+    processes().map(|(pid, _)| pid)
 }
 
 /// The fields of `/proc/PID/stat` behind the name: the first is number 3 of proc(5).

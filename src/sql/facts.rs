@@ -134,6 +134,25 @@ impl Session {
         })
     }
 
+    /// The settings that name files or directories of the host, as far as the role may see them: name and value,
+    /// none empty.
+    ///
+    /// # Errors
+    /// A failing statement.
+    pub async fn named_files(&self) -> Result<Vec<(String, String)>, SqlError> {
+        let rows = self
+            .client
+            .query(
+                "SELECT name, setting FROM pg_settings WHERE setting <> '' AND name IN ('config_file', \
+                 'hba_file', 'ident_file', 'external_pid_file', 'log_directory', 'stats_temp_directory', \
+                 'krb_server_keyfile', 'ssl_ca_file', 'ssl_cert_file', 'ssl_crl_dir', 'ssl_crl_file', \
+                 'ssl_dh_params_file', 'ssl_key_file')",
+                &[],
+            )
+            .await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
     /// Who streams from this server now.
     ///
     /// # Errors

@@ -33,7 +33,12 @@ pub fn summary(outcome: &Outcome, warned: Warned) -> String {
     transfer(&mut text, outcome);
     backup(&mut text, outcome);
     time(&mut text, outcome);
+    let gone = outcome.removed_tablespaces.iter();
+    list(&mut text, "Tablespaces", gone, usize::MAX);
     list(&mut text, "Kept", outcome.kept.iter(), LISTED_MAX);
+    let new = outcome.taken_over.iter();
+    list(&mut text, "Taken over", new, LISTED_MAX);
+    list(&mut text, "Replaced", outcome.replaced.iter(), LISTED_MAX);
     match (warned, outcome.warnings.len() as u64) {
         (_, 0) => {}
         (Warned::Already, count) => row(
@@ -223,6 +228,17 @@ fn transfer(text: &mut String, outcome: &Outcome) {
             format_args!("{}", words::counted(outcome.removed_files, "file", "files")),
         );
     }
+    if outcome.unshared_files > 0 {
+        let files = words::counted(outcome.unshared_files, "file", "files");
+        let gets = if is_dry { "get" } else { "got" };
+        row(
+            text,
+            "Hard links",
+            format_args!(
+                "{files} with another name {gets} a content apart; the other name keeps the old"
+            ),
+        );
+    }
 }
 
 fn backup(text: &mut String, outcome: &Outcome) {
@@ -297,6 +313,7 @@ fn put(text: &mut String, value: fmt::Arguments<'_>) {
 
 #[cfg(test)]
 mod tests {
+    use crate::client::outcome::TablespaceRemoval;
     use insta::assert_snapshot;
 
     use super::*;
@@ -348,6 +365,23 @@ mod tests {
             files: 1204,
             removed_files: 12,
             kept: vec!["postgresql.conf".to_owned(), "pg_hba.conf".to_owned()],
+            taken_over: vec!["pgsodium_root.key".to_owned()],
+            replaced: vec!["pg_tde".to_owned()],
+            removed_tablespaces: vec![
+                TablespaceRemoval {
+                    oid: 16_400,
+                    location: "/ts/one".to_owned(),
+                    left: None,
+                    files: 3,
+                },
+                TablespaceRemoval {
+                    oid: 16_401,
+                    location: "/ts/two".to_owned(),
+                    left: Some("it belongs to another user".to_owned()),
+                    files: 0,
+                },
+            ],
+            unshared_files: 7,
             damaged: vec![],
             warnings: vec![],
             slot: Some("standby1".to_owned()),
@@ -383,11 +417,16 @@ mod tests {
           Saved         12.3 GB of the 12.5 GB of a full copy (98 %)
           Written       178 MB
           Removed       12 files
+          Hard links    7 files with another name got a content apart; the other name keeps the old
           Backup        0/7000028 to 0/9000100, 32.0 MB of WAL fetched
           Slot          standby1
           Time          45 s: look 0.3 s, compare 42 s
+          Tablespaces   16400: goes, with 3 files in "/ts/one"
+                        16401: its link goes, "/ts/two" stays: it belongs to another user
           Kept          postgresql.conf
                         pg_hba.conf
+          Taken over    pgsodium_root.key
+          Replaced      pg_tde
         "#);
     }
 
@@ -405,6 +444,10 @@ mod tests {
             fetched_bytes: 13_421_772_800,
             removed_files: 0,
             kept: vec![],
+            taken_over: vec![],
+            replaced: vec![],
+            removed_tablespaces: vec![],
+            unshared_files: 0,
             slot: None,
             streaming: false,
             next_steps: vec!["Start the standby: pg_ctl -D /srv/pg/15 start".to_owned()],
@@ -448,9 +491,14 @@ mod tests {
           On the wire   61.0 MB received, 2.00 MB sent, over 4 streams
           Saved         12.3 GB of the 12.5 GB of a full copy (98 %)
           To remove     12 files
+          Hard links    7 files with another name get a content apart; the other name keeps the old
           Time          45 s: look 0.3 s, compare 42 s
+          Tablespaces   16400: goes, with 3 files in "/ts/one"
+                        16401: its link goes, "/ts/two" stays: it belongs to another user
           Kept          postgresql.conf
                         pg_hba.conf
+          Taken over    pgsodium_root.key
+          Replaced      pg_tde
         "#);
     }
 
@@ -484,11 +532,16 @@ mod tests {
           Saved         12.3 GB of the 12.5 GB of a full copy (98 %)
           Written       178 MB
           Removed       12 files
+          Hard links    7 files with another name got a content apart; the other name keeps the old
           Backup        0/7000028 to 0/9000100, 32.0 MB of WAL fetched
           Slot          standby1
           Time          45 s: look 0.3 s, compare 42 s
+          Tablespaces   16400: goes, with 3 files in "/ts/one"
+                        16401: its link goes, "/ts/two" stays: it belongs to another user
           Kept          postgresql.conf
                         pg_hba.conf
+          Taken over    pgsodium_root.key
+          Replaced      pg_tde
           Warnings      Settings of the source name a log directory elsewhere.
           Damaged pages block 0 of "base/16384/24601": checksum 1F2A, but its content gives 0B11
                         block 1 of "base/16384/24601": checksum 1F2A, but its content gives 0B11

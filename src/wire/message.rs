@@ -315,6 +315,9 @@ pub struct ManifestEnd {
     pub unreadable: Vec<String>,
     /// How many more there are.
     pub unreadable_more: u64,
+    /// Names at the top of the data directory that the source's configuration names, or in which something lies that
+    /// it names: certificates, included files, logs. They are its host's, not data.
+    pub host_entries: Vec<Vec<u8>>,
 }
 
 /// A page of the source that fails PostgreSQL's checksum although it was read again.

@@ -8,6 +8,8 @@ use crate::disk::facts as disk;
 use crate::disk::read::read_unless_null;
 use crate::path::RelPath;
 use crate::pg::conf;
+use crate::pg::conninfo::Conninfo;
+use crate::pg::layout;
 use crate::plan::standby;
 
 /// What `ALTER SYSTEM` writes, always in the data directory.
@@ -15,6 +17,25 @@ pub const AUTO_CONF: &str = "postgresql.auto.conf";
 
 /// What the server logs to unless it is told otherwise.
 const LOG_DIRECTORY: &str = "log";
+
+/// Settings that name files or directories of the host, beside keys and the log directory. `stats_temp_directory`
+/// ended with version 14.
+const NAMING: [&str; 4] = [
+    "external_pid_file",
+    "hba_file",
+    "ident_file",
+    "stats_temp_directory",
+];
+
+/// Keywords of a connection string that name files.
+const LOGIN_FILES: [&str; 6] = [
+    "passfile",
+    "sslcert",
+    "sslcrl",
+    "sslcrldir",
+    "sslkey",
+    "sslrootcert",
+];
 
 /// The target's own `postgresql.auto.conf`, without the lock of an unfinished rebuild; empty when there is
 /// none.
@@ -48,26 +69,32 @@ pub fn base(pgdata: &Path, config_file: Option<&Path>) -> Base {
     }
 }
 
-/// The files and directories in the data directory that belong to its host by what its configuration says:
-/// included files, files that settings name, the log directory.
-pub fn host_files(pgdata: &Path, base: &Base) -> Vec<RelPath> {
-    let auto = auto_conf(pgdata).ok();
-    let auto = auto.and_then(|text| conf::parse(&text).ok());
-    let auto = conf::effective(&auto.unwrap_or_default());
-    let setting = |name: &str| auto.get(name).or_else(|| base.settings.get(name));
-    let named = ["hba_file", "ident_file"].iter().chain(&conf::KEY_FILES);
+/// The entries at the top of the data directory that belong to its host by what its configuration says, or in which
+/// something lies that does: included files, files that settings name or that a login needs, the log directory.
+pub fn host_files(pgdata: &Path, base: &Base, primary: Option<&Conninfo>) -> Vec<RelPath> {
+    let auto = pgdata.join(AUTO_CONF);
+    let text = auto_conf(pgdata).unwrap_or_default();
+    let mut base = base.clone().followed_by(&auto, &text);
+    base.files.remove(&auto);
+    let setting = |name: &str| base.settings.get(name);
+    let named = NAMING.iter().chain(&conf::KEY_FILES);
     let named = named.filter_map(|name| setting(name));
     let log = setting("log_directory").map_or(LOG_DIRECTORY, String::as_str);
+    // What the standby has used to log in, and will use.
+    let own = setting("primary_conninfo").and_then(|text| Conninfo::parse(text).ok());
+    let logins = own.iter().chain(primary);
+    let logins = logins.flat_map(|login| LOGIN_FILES.iter().filter_map(|name| login.get(name)));
+    let logins: Vec<PathBuf> = logins.map(PathBuf::from).collect();
     let real = std::path::absolute(pgdata).unwrap_or_else(|_| pgdata.to_owned());
+    let resolved = disk::resolved(pgdata);
     named
         .map(Path::new)
         .chain([Path::new(log)])
         .chain(base.files.keys().map(PathBuf::as_path))
         .chain(base.directories.iter().map(PathBuf::as_path))
+        .chain(logins.iter().map(PathBuf::as_path))
         .filter_map(|path| {
-            let whole = real.join(path);
-            let inside = whole.strip_prefix(&real).ok()?;
-            RelPath::parse(std::os::unix::ffi::OsStrExt::as_bytes(inside.as_os_str())).ok()
+            layout::named_entry(&real, path).or_else(|| layout::named_entry(&resolved, path))
         })
         .collect()
 }
@@ -88,21 +115,30 @@ mod tests {
         .unwrap();
         std::fs::write(at("more.conf"), "ssl_key_file = 'keys/my.key'\n").unwrap();
         std::fs::write(at("conf.d/a.conf"), "").unwrap();
+        // Includes are followed there too.
+        std::fs::create_dir(at("auto.d")).unwrap();
+        std::fs::write(at(AUTO_CONF), "include 'auto.d/own'\n").unwrap();
+        std::fs::write(at("auto.d/own"), "hba_file = 'rules/hba'\n").unwrap();
         let base = base(dir.path(), None);
         assert_eq!(base.problems, Vec::<String>::new());
-        let files: Vec<String> = host_files(dir.path(), &base)
+        let primary =
+            Conninfo::parse("host=b sslkey=login/own.key sslrootcert=/etc/ca.pem").unwrap();
+        let files: Vec<String> = host_files(dir.path(), &base, Some(&primary))
             .iter()
             .map(ToString::to_string)
             .collect();
         assert_eq!(
             files,
             [
-                "keys/my.key",
+                "rules",
+                "keys",
                 "logs",
-                "conf.d/a.conf",
+                "auto.d",
+                "conf.d",
                 "more.conf",
                 "postgresql.conf",
                 "conf.d",
+                "login",
             ]
         );
     }

@@ -8,6 +8,7 @@ pub(super) mod judge;
 pub(super) mod leaving;
 pub(super) mod lineage;
 pub(super) mod marker;
+mod neighbours;
 pub(super) mod server;
 pub(super) mod settings;
 pub(super) mod target;

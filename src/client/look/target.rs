@@ -1,10 +1,11 @@
 //! The target's facts: what stands at its path, read without changing anything.
 
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use crate::client::look::conf;
 use crate::client::look::marker::Marker;
+use crate::client::look::neighbours::Neighbours;
 use crate::disk::DiskError;
 use crate::disk::close::is_our_pid_file;
 use crate::disk::facts as disk;
@@ -20,7 +21,7 @@ use crate::pg::control::ControlFile;
 use crate::pg::layout::{self, Class, HostLocal};
 use crate::pg::lsn::Lsn;
 use crate::pg::timeline::{History, TimelineId};
-use crate::plan::tablespaces::{Place, PlaceState, TargetPlaces};
+use crate::plan::tablespaces::{Behind, Place, PlaceState, SharedLink, TargetPlaces};
 use crate::postmaster::{self, Receives};
 
 /// Longest marker or configuration file that is read.
@@ -327,11 +328,73 @@ pub fn places(
         ..TargetPlaces::default()
     };
     for location in would_be {
-        let path = PathBuf::from(std::ffi::OsStr::from_bytes(&location));
-        let place = place(&path, version_directory)?;
+        let place = place(&path_of(&location), version_directory)?;
         found.places.insert(location, place);
     }
+    note_neighbours(pgdata, version_directory, &mut found);
     Ok(found)
+}
+
+fn path_of(location: &[u8]) -> PathBuf {
+    PathBuf::from(std::ffi::OsStr::from_bytes(location))
+}
+
+/// Notes which of the places that a rebuild writes to, empties or removes are another data directory's too.
+fn note_neighbours(pgdata: &Path, version_directory: &str, found: &mut TargetPlaces) {
+    let emptied = emptied_links(pgdata);
+    let located = found.existing.iter().filter(|here| here.location.is_some());
+    let located: Vec<(u32, PathBuf)> = located
+        .map(|here| {
+            (
+                here.oid,
+                pgdata.join("pg_tblspc").join(here.oid.to_string()),
+            )
+        })
+        .collect();
+    let would_be: Vec<PathBuf> = found.places.keys().map(|path| path_of(path)).collect();
+    let places = emptied
+        .iter()
+        .map(|name| pgdata.join(name))
+        .chain(located.iter().map(|(_, path)| path.clone()))
+        .chain(would_be);
+    let places: Vec<PathBuf> = places.filter(|path| disk::exists(path)).collect();
+    if places.is_empty() {
+        return;
+    }
+    let neighbours = Neighbours::look(pgdata, places.iter().map(PathBuf::as_path));
+    for (location, place) in &mut found.places {
+        place.sharer = neighbours.tablespace_sharer(&path_of(location), version_directory);
+    }
+    for (oid, path) in located {
+        let ours = disk::directory(&path.join(version_directory));
+        let behind = Behind {
+            sharer: neighbours.tablespace_sharer(&path, version_directory),
+            is_owner: ours.is_ok_and(|ours| ours.is_none_or(|ours| ours.is_owner)),
+        };
+        found.behind.insert(oid, behind);
+    }
+    for link in emptied {
+        let path = pgdata.join(link);
+        if let Some(sharer) = neighbours.sharer(&path) {
+            found.shared_links.push(SharedLink {
+                link: link.to_owned(),
+                location: disk::resolved(&path).into_os_string().into_vec(),
+                sharer,
+            });
+        }
+    }
+}
+
+/// The directories that every rebuild empties and that are links in the target.
+fn emptied_links(pgdata: &Path) -> Vec<&'static str> {
+    let names = layout::required_directories(u32::MAX).iter().copied();
+    names
+        .filter(|name| {
+            let class = RelPath::parse(name.as_bytes())
+                .map(|path| layout::classify(&path, layout::Kind::Directory, &HostLocal::none()));
+            class == Ok(Class::EmptiedDirectory) && disk::link(&pgdata.join(name)).is_some()
+        })
+        .collect()
 }
 
 /// What stands at a path.
@@ -352,5 +415,9 @@ fn place(path: &Path, version_directory: &str) -> Result<Place, DiskError> {
         .ok()
         .flatten()
         .map(|found| found.identity);
-    Ok(Place { state, identity })
+    Ok(Place {
+        state,
+        identity,
+        sharer: None,
+    })
 }

@@ -9,8 +9,9 @@ use crate::client::look::settings;
 use crate::client::options::RebuildOptions;
 use crate::client::run::Run;
 use crate::client::source::{Source, SourceError};
+use crate::client::transfer::here::{TargetWalk, Walked};
 use crate::client::transfer::rights::Rights;
-use crate::client::transfer::work::{self, TargetWalk, Walked, Work};
+use crate::client::transfer::work::{self, Work};
 use crate::disk::DiskError;
 use crate::disk::facts as disk;
 use crate::event::{Counters, Event};
@@ -269,9 +270,19 @@ pub fn plan(
     for problem in &base.problems {
         run.warn(problem);
     }
-    let host_local =
-        work::host_local(options, facts, &base).map_err(|error| Failure::untouched(&error))?;
-    let make = || work::make(options, facts, findings, &host_local, manifest, walked);
+    let host_local = work::host_local(options, facts, &base, &end.host_entries)
+        .map_err(|error| Failure::untouched(&error))?;
+    let make = || {
+        work::make(
+            options,
+            facts,
+            findings,
+            &host_local,
+            manifest,
+            walked,
+            &end.skipped,
+        )
+    };
     let work = workers::in_place(make).map_err(|error| Failure::untouched(&error))?;
     judge_rights(facts, end, &work.barred)?;
     guard::max_delete(options.max_delete, work.removed_files, || {
@@ -289,6 +300,12 @@ pub fn plan(
         run.warn(format!(
             "What is a link, a special file or not readable on the source is left out: {}.",
             words::some_of(&end.skipped)
+        ));
+    }
+    if !work.not_brought.is_empty() {
+        run.warn(format!(
+            "What belongs to the source's host, and the target does not have, is not brought: {}.",
+            words::some_of(&work.not_brought)
         ));
     }
     // What an earlier backup of this run has done is done.

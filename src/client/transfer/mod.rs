@@ -2,6 +2,7 @@
 //! proven and written, or only counted.
 
 pub mod error;
+mod here;
 mod land;
 pub mod lists;
 pub mod ranges;

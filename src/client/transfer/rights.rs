@@ -35,12 +35,15 @@ impl<'a> Rights<'a> {
     }
 
     /// What becomes of an action on what the target has: a file that cannot be written in place comes as a whole in
-    /// its place. In a dry run nothing is mended, and what cannot be read counts as nothing.
+    /// its place; then nothing of the target's is left of it. One that `is_shared` has another hard link, whose
+    /// permission bits stay: it is copied, not mended. In a dry run nothing is mended, and what cannot be read counts
+    /// as nothing.
     pub fn settle(
         &mut self,
         entry: &Entry,
         action: Action,
         here: Option<TargetEntry>,
+        is_shared: bool,
         is_dry_run: bool,
     ) -> (Action, Option<TargetEntry>) {
         if self.bars.is_empty() {
@@ -53,7 +56,7 @@ impl<'a> Rights<'a> {
                 // The server has to work in it.
                 self.check(Some(path), Act::ChangeWithin);
             }
-            Action::Keep | Action::Skip => {}
+            Action::Keep | Action::KeepWhole | Action::Skip => {}
             Action::MakeDirectory { obstacle }
             | Action::Fetch { obstacle, .. }
             | Action::Whole {
@@ -65,7 +68,13 @@ impl<'a> Rights<'a> {
                 }
             }
             Action::Compare { .. } | Action::Whole { obstacle: None } if is_file => {
-                if self.check(Some(path), Act::Write) == Way::Replace {
+                let act = if is_shared {
+                    self.check(path.parent().as_ref(), Act::ChangeWithin);
+                    Act::Unshare
+                } else {
+                    Act::Write
+                };
+                if self.check(Some(path), act) == Way::Replace {
                     return self.replaced(entry, action);
                 }
                 let bar = self.bars.get(&Some(path.clone()));
@@ -199,8 +208,10 @@ impl<'a> Rights<'a> {
                 self.emptying(&at, beneath, bar);
             }
         }
-        for oid in &findings.stale_tablespaces {
-            let link = pgdata.join("pg_tblspc").join(oid.to_string());
+        // Of those that are not the target's own only the link goes.
+        let stale = findings.stale_tablespaces.iter();
+        for stale in stale.filter(|stale| stale.left.is_none()) {
+            let link = pgdata.join("pg_tblspc").join(stale.oid.to_string());
             let ours = link.join(version_directory);
             if disk::link(&link).is_some() && disk::directory(&ours)?.is_some() {
                 self.making(&link)?;

@@ -7,22 +7,22 @@ use std::sync::Arc;
 use crate::client::look::conf;
 use crate::client::look::settings;
 use crate::client::options::RebuildOptions;
-use crate::client::transfer::rights::{Bars, Rights};
+use crate::client::outcome::TablespaceRemoval;
+use crate::client::transfer::here::Walked;
+use crate::client::transfer::rights::Rights;
 use crate::client::transfer::task::{Files, Planned};
 use crate::disk::DiskError;
-use crate::disk::access;
 use crate::disk::conf::Base;
 use crate::disk::facts as disk;
-use crate::disk::root::Root;
-use crate::disk::walk::{self, Place};
+use crate::disk::size;
 use crate::facts::SourceFacts;
 use crate::geometry::{EntryId, ROLLING_MAX_BYTES};
-use crate::manifest::{self, Entry, EntryKind, Folder, Listing, Manifest};
+use crate::manifest::{self, Entry, EntryKind, Listing, Manifest};
 use crate::path::RelPath;
 use crate::pg::layout::{self, Class, HostLocal, PatternError};
 use crate::pg::relfile;
 use crate::plan::access::Bar;
-use crate::plan::action::{self, Action, HostPolicy, Removal, TargetEntry, Why};
+use crate::plan::action::{self, Action, HostPolicy, Removal, TargetEntry, Why, top_of};
 use crate::plan::guard::{Findings, RoomNeed};
 use crate::plan::tablespaces::{self, Placement};
 use crate::plan::words;
@@ -46,7 +46,19 @@ pub struct Work {
     pub removed_files: u64,
     /// What stays as it is in the target, for the report.
     pub kept: Vec<String>,
+    /// What PostgreSQL does not know and the host does not own, at the top: new from the source, and made equal to
+    /// the source's; configuration that comes too. Not in a seed, where all comes.
+    pub taken_over: Vec<String>,
+    pub made_equal: Vec<String>,
+    /// Files of the source's host, at the top, that the target lacks and does not get.
+    pub not_brought: Vec<String>,
     pub room: Vec<RoomNeed>,
+    /// Tablespaces that the source does not have.
+    pub tablespaces: Vec<TablespaceRemoval>,
+    /// Files that come and have another hard link in the target.
+    pub shared: Vec<RelPath>,
+    /// How many these are, for the report, with those of which nothing can be read and that come as new files.
+    pub unshared_files: u64,
     /// Bytes of all files of the manifest.
     pub full_copy_bytes: u64,
     /// What the owner's permission bits keep it from, until it has changed them.
@@ -67,11 +79,18 @@ pub fn host_local(
     options: &RebuildOptions,
     facts: &SourceFacts,
     base: &Base,
+    of_source: &[Vec<u8>],
 ) -> Result<HostLocal, PatternError> {
     let version_directory = tablespaces::version_directory(facts);
     let mut host_local = HostLocal::default_for(Some(&version_directory));
-    for path in conf::host_files(&options.pgdata, base) {
+    for path in conf::host_files(&options.pgdata, base, Some(&options.primary)) {
         host_local.add_path(&path);
+    }
+    // What the source's configuration names is its host's, not data.
+    for name in of_source {
+        if let Ok(path) = RelPath::parse(name) {
+            host_local.add_path(&top_of(&path));
+        }
     }
     for pattern in &options.keep {
         host_local.add_pattern(pattern)?;
@@ -89,9 +108,11 @@ pub fn make(
     findings: &Findings,
     host_local: &HostLocal,
     manifest: &Arc<Manifest>,
-    Walked { tree, bars }: &Walked,
+    walked: &Walked,
+    skipped: &[String],
 ) -> Result<Work, DiskError> {
-    let mut rights = Rights::new(bars);
+    let tree = &walked.tree;
+    let mut rights = Rights::new(&walked.bars);
     let policy = policy(options, findings);
     let mut work = Work {
         files: Files::of(Arc::clone(manifest)),
@@ -125,22 +146,41 @@ pub fn make(
         let action = match action::decide(&entry, here, host_local, policy) {
             // Closing makes these, pg_wal perhaps as a link.
             Action::MakeDirectory { obstacle: None } if is_required(&entry.path) => Action::Keep,
+            action if replaces_kept(action, &entry.path, here, tree, host_local) => {
+                Action::KeepWhole
+            }
             action => action,
         };
         let is_in_the_way = here.is_some_and(|here| here.kind != layout::Kind::Directory);
-        if action == Action::Keep && entry.kind == EntryKind::Directory && is_in_the_way {
+        let is_kept = action == Action::KeepWhole || action == Action::Keep && is_in_the_way;
+        if is_kept && entry.kind == EntryKind::Directory {
             kept_from.insert(entry.path.clone());
         }
+        if item.directory.is_none() && !findings.is_seed {
+            work.note_top(&entry, action, here, host_local, facts);
+        }
         let is_filled = here.is_some_and(|here| action::is_void(&entry.path, here));
-        if is_filled && action != Action::Keep && policy == HostPolicy::FillGaps {
+        let stays = matches!(action, Action::Keep | Action::KeepWhole);
+        if is_filled && !stays && policy == HostPolicy::FillGaps {
             work.filled.push(entry.path.to_string());
         }
-        let (action, here) = rights.settle(&entry, action, here, options.dry_run);
+        let is_shared = walked.shared.contains(&entry.path);
+        let (action, here) = rights.settle(&entry, action, here, is_shared, options.dry_run);
         if work.add(item.id, &entry, action, here) {
-            growth.add(&entry.path, entry.size, here);
+            if is_shared {
+                // The other name keeps the room that both had.
+                let bytes = entry.size.max(here.map_or(0, |here| here.size));
+                growth.add(&entry.path, bytes, None);
+                if here.is_some() {
+                    work.shared.push(entry.path);
+                }
+                work.unshared_files += 1;
+            } else {
+                growth.add(&entry.path, entry.size, here);
+            }
         }
     }
-    work.judge_rest(findings, host_local, policy, tree, manifest);
+    work.judge_rest(findings, host_local, policy, tree, manifest, skipped);
     rights.remove_all(&work.removals);
     rights.around(
         options,
@@ -169,6 +209,23 @@ fn policy(options: &RebuildOptions, findings: &Findings) -> HostPolicy {
 }
 
 impl Work {
+    /// Tells at the end also of what was done for an earlier backup of the same run.
+    pub fn tell_of(&mut self, earlier: &Work) {
+        self.unshared_files += earlier.unshared_files;
+        // Their links are gone by now.
+        self.tablespaces.clone_from(&earlier.tablespaces);
+        self.made_equal
+            .retain(|name| !earlier.taken_over.contains(name));
+        for (own, before) in [
+            (&mut self.taken_over, &earlier.taken_over),
+            (&mut self.made_equal, &earlier.made_equal),
+        ] {
+            own.extend_from_slice(before);
+            own.sort();
+            own.dedup();
+        }
+    }
+
     /// Adds what is to be done for an entry, and returns whether that is work for a file.
     fn add(
         &mut self,
@@ -185,7 +242,7 @@ impl Work {
             whole: false,
         };
         match action {
-            Action::Keep | Action::Skip => return false,
+            Action::Keep | Action::KeepWhole | Action::Skip => return false,
             Action::MakeDirectory { obstacle } => {
                 self.replaced.extend(obstacle.map(|_| path()));
                 self.directories.push(path());
@@ -208,6 +265,36 @@ impl Work {
         true
     }
 
+    /// Notes what becomes of an entry at the top that PostgreSQL does not know, or that is the host's.
+    fn note_top(
+        &mut self,
+        entry: &Entry,
+        action: Action,
+        here: Option<TargetEntry>,
+        host_local: &HostLocal,
+        facts: &SourceFacts,
+    ) {
+        let kind = match entry.kind {
+            EntryKind::File => layout::Kind::File,
+            EntryKind::Directory => layout::Kind::Directory,
+        };
+        let class = layout::classify(&entry.path, kind, host_local);
+        if !matches!(class, Class::Foreign | Class::HostLocal) {
+            return;
+        }
+        let name = entry.path.to_string();
+        // Only the directory of the log comes, to have one.
+        let is_log = name == facts.log_directory;
+        match (action, here) {
+            (Action::KeepWhole, _) => {}
+            (Action::Skip, None) if !is_log => self.not_brought.push(name),
+            (Action::Skip, _) => {}
+            (_, None) if is_log => {}
+            (_, None) => self.taken_over.push(name),
+            (_, Some(_)) => self.made_equal.push(name),
+        }
+    }
+
     /// Decides about what the target has.
     fn judge_rest(
         &mut self,
@@ -216,15 +303,25 @@ impl Work {
         policy: HostPolicy,
         tree: &Listing<layout::Kind>,
         manifest: &Manifest,
+        skipped: &[String],
     ) {
+        // What the source has and cannot send is no reason to remove the target's.
+        let skipped: HashSet<RelPath> = skipped
+            .iter()
+            .filter_map(|path| RelPath::parse(path.as_bytes()).ok())
+            .collect();
         let is_wanted = |path: &RelPath| {
             is_required(path)
+                || !skipped.is_empty() && is_in(&skipped, path)
                 || layout::tablespace_oid(path).is_some_and(|oid| {
                     findings
                         .placements
                         .iter()
                         .any(|placement| placement.oid == oid)
-                        || findings.stale_tablespaces.contains(&oid)
+                        || findings
+                            .stale_tablespaces
+                            .iter()
+                            .any(|stale| stale.oid == oid)
                 })
         };
         let removals = action::removals(manifest, tree, host_local, policy, is_wanted);
@@ -256,19 +353,63 @@ impl Work {
         findings: &Findings,
         version_directory: &str,
     ) -> Result<(), DiskError> {
-        for oid in &findings.stale_tablespaces {
-            let link = options.pgdata.join("pg_tblspc").join(oid.to_string());
-            // One that lies in the data directory was counted with the rest, and a place that another
-            // tablespace has now is that one's.
-            if disk::link(&link).is_some() && !is_placed(&link, findings)? {
+        for stale in &findings.stale_tablespaces {
+            let link = options.pgdata.join("pg_tblspc").join(stale.oid.to_string());
+            let mut removal = TablespaceRemoval {
+                oid: stale.oid,
+                location: stale.place(),
+                left: stale.left.clone(),
+                files: 0,
+            };
+            // One that lies in the data directory was counted with the rest.
+            if disk::link(&link).is_some() && stale.left.is_none() {
                 let ours = link.join(version_directory);
-                if disk::directory(&ours)?.is_some() {
-                    self.removed_files += walk::count_files(&ours)?;
+                if is_placed(&link, findings)? {
+                    removal.left = Some("another tablespace is there now".to_owned());
+                } else if disk::directory(&ours)?.is_some() {
+                    removal.files = size::count_files(&ours)?;
+                    self.removed_files += removal.files;
                 }
             }
+            self.tablespaces.push(removal);
         }
         Ok(())
     }
+}
+
+/// Whether a path is one of these, or in one.
+fn is_in(all: &HashSet<RelPath>, path: &RelPath) -> bool {
+    let mut at = Some(path.clone());
+    while let Some(path) = at {
+        if all.contains(&path) {
+            return true;
+        }
+        at = path.parent();
+    }
+    false
+}
+
+/// Whether an entry would take the place of a directory that holds something which the DBA keeps.
+fn replaces_kept(
+    action: Action,
+    path: &RelPath,
+    here: Option<TargetEntry>,
+    tree: &Listing<layout::Kind>,
+    host_local: &HostLocal,
+) -> bool {
+    let is_directory = here.is_some_and(|here| here.kind == layout::Kind::Directory);
+    let comes = matches!(action, Action::Fetch { .. } | Action::Whole { .. });
+    let kept = |below: &RelPath| {
+        let class = layout::classify(below, layout::Kind::File, host_local);
+        class == Class::HostLocal && host_local.is_kept(below)
+    };
+    comes
+        && is_directory
+        && host_local.has_patterns()
+        && tree
+            .iter()
+            .map(|item| item.path())
+            .any(|below| below.starts_with(path) && kept(&below))
 }
 
 /// Whether a tablespace will be at the place where a link leads.
@@ -282,152 +423,6 @@ fn is_required(path: &RelPath) -> bool {
     layout::required_directories(u32::MAX)
         .iter()
         .any(|name| name.as_bytes() == path.as_bytes())
-}
-
-/// What the walk through the target has found.
-pub struct Walked {
-    pub tree: Listing<layout::Kind>,
-    pub bars: Bars,
-}
-
-/// What a visit to one directory has found.
-struct Seen {
-    folder: Folder<layout::Kind>,
-    bars: Vec<(Option<RelPath>, Bar)>,
-}
-
-/// The walk through all that the target has, with tablespaces where they will be: a seed may find them there.
-/// What is emptied anyway is not looked into.
-pub struct TargetWalk {
-    /// The data directory, unless it is empty or missing.
-    content: Option<PathBuf>,
-    /// What tablespaces have of this cluster, by their paths in the data directory.
-    located: Vec<(PathBuf, RelPath)>,
-    threads: usize,
-}
-
-impl TargetWalk {
-    pub fn new(
-        options: &RebuildOptions,
-        has_content: bool,
-        facts: &SourceFacts,
-        findings: &Findings,
-    ) -> Self {
-        let version_directory = tablespaces::version_directory(facts);
-        let located = findings.placements.iter().filter_map(|placement| {
-            let path = format!("pg_tblspc/{}/{version_directory}", placement.oid);
-            Some((
-                placement.location_path()?.join(&version_directory),
-                RelPath::parse(path.as_bytes()).ok()?,
-            ))
-        });
-        Self {
-            content: has_content.then(|| options.pgdata.clone()),
-            located: located.collect(),
-            threads: options.jobs,
-        }
-    }
-
-    /// Walks.
-    ///
-    /// # Errors
-    /// A directory that cannot be listed.
-    pub fn walk(&self) -> Result<Walked, DiskError> {
-        let mut roots = Vec::new();
-        let (mut folders, mut bars) = (Vec::new(), Bars::new());
-        for (place, path) in &self.located {
-            if disk::directory(place)?.is_some() {
-                let mut folder = Folder::new(path.parent());
-                // A path without a name behind a directory does not get here.
-                let _ = folder.push(path.name(), layout::Kind::Directory, 0);
-                folders.push(folder);
-                roots.push((Root::open(place)?, Some(path)));
-            }
-        }
-        if let Some(content) = &self.content {
-            roots.push((Root::open(content)?, None));
-        }
-        let start = roots
-            .iter()
-            .map(|(root, at)| Place::new(root, at.cloned()))
-            .collect();
-        let visit = |place| self.visit(&place);
-        for seen in walk::spread(start, self.threads, visit)? {
-            folders.push(seen.folder);
-            bars.extend(seen.bars);
-        }
-        let tree = Listing::from_folders(folders).map_err(|error| {
-            let place = self.content.as_deref().unwrap_or(Path::new("/"));
-            DiskError::new("list", place, std::io::Error::other(error))
-        })?;
-        Ok(Walked { tree, bars })
-    }
-
-    /// Lists one directory, and tells which of those in it are to be visited.
-    fn visit<'a>(&self, place: &Place<'a>) -> Result<(Seen, Vec<Place<'a>>), DiskError> {
-        let mut seen = Seen {
-            folder: Folder::new(place.at().cloned()),
-            bars: Vec::new(),
-        };
-        let mut below = Vec::new();
-        let bar = |at: Option<&RelPath>, bar| (at.cloned(), bar);
-        let directory = match place.read() {
-            Ok(directory) => directory,
-            Err(error) => match access::bar_of_closed(&place.path(), &error) {
-                // Whether that matters depends on what is to be done there.
-                Some(closed) if place.at().is_some() => {
-                    seen.bars.push(bar(place.at(), closed));
-                    return Ok((seen, below));
-                }
-                _ => return Err(error),
-            },
-        };
-        let within = directory.bar_within()?;
-        seen.bars
-            .extend(within.map(|within| bar(place.at(), within)));
-        if within.is_some() && !directory.is_searchable() {
-            return Ok((seen, below));
-        }
-        seen.folder.reserve(directory.len(), directory.name_bytes());
-        directory.looks::<DiskError>(self.threads, |name, kind, look| {
-            let kind = kind.in_layout();
-            let size = look.map_or(0, |look| look.size);
-            // A name that no manifest can hold is none of PostgreSQL's.
-            if seen.folder.push(name, kind, size).is_err() {
-                return Ok(());
-            }
-            if kind == layout::Kind::Directory {
-                below.extend(self.below(place, name));
-            }
-            if let Some(found) = look.and_then(|look| directory.bar_of(name, &look)) {
-                let path = path_of(place, name);
-                seen.bars.extend(path.map(|path| (Some(path), found)));
-            }
-            Ok(())
-        })?;
-        Ok((seen, below))
-    }
-
-    fn below<'a>(&self, place: &Place<'a>, name: &[u8]) -> Option<Place<'a>> {
-        let path = path_of(place, name)?;
-        let class = layout::classify(&path, layout::Kind::Directory, &HostLocal::none());
-        // What has a location is looked at there.
-        let is_located = layout::tablespace_oid(&path).is_some()
-            && self
-                .located
-                .iter()
-                .any(|(_, located)| located.starts_with(&path));
-        let is_visited = class != Class::EmptiedDirectory && !is_located;
-        is_visited.then(|| place.below(path))
-    }
-}
-
-fn path_of(place: &Place<'_>, name: &[u8]) -> Option<RelPath> {
-    match place.at() {
-        None => RelPath::parse(name),
-        Some(at) => at.join(name),
-    }
-    .ok()
 }
 
 /// How much each file system must take.
@@ -480,5 +475,40 @@ impl Growth {
             need.needed_bytes = need.needed_bytes.saturating_add(*bytes);
         }
         Ok(by_device.into_values().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_earlier_backup_of_the_run_did_is_told_too() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let removal = |files| TablespaceRemoval {
+            oid: 7,
+            location: "/ts".to_owned(),
+            left: None,
+            files,
+        };
+        let earlier = Work {
+            unshared_files: 3,
+            tablespaces: vec![removal(5)],
+            taken_over: names(&["new"]),
+            made_equal: names(&["both"]),
+            ..Work::default()
+        };
+        // What was new is there by now, and the link of the tablespace is gone.
+        let mut work = Work {
+            tablespaces: vec![removal(0)],
+            taken_over: names(&["newer"]),
+            made_equal: names(&["both", "new"]),
+            ..Work::default()
+        };
+        work.tell_of(&earlier);
+        assert_eq!(work.unshared_files, 3);
+        assert_eq!(work.tablespaces, [removal(5)]);
+        assert_eq!(work.taken_over, ["new", "newer"]);
+        assert_eq!(work.made_equal, ["both"]);
     }
 }

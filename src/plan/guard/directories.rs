@@ -1,9 +1,10 @@
-//! Directories that options name: what is there would go, so nothing may be there.
+//! Directories that options name, and those that links lead to: what is there would go, so nothing may be there,
+//! or nothing of anybody else.
 
 use crate::plan::overrides::Overrides;
 use crate::plan::refusal::Refusal;
 use crate::plan::saved::{Coverage, Stretch};
-use crate::plan::tablespaces::{PlaceState, TargetPlaces, canonical, is_inside};
+use crate::plan::tablespaces::{PlaceState, SharedLink, TargetPlaces, canonical, is_inside};
 use crate::plan::words::text;
 
 /// Whether pg_wal can be made where it shall be: everything there would go.
@@ -28,6 +29,17 @@ pub(super) fn judge(places: &TargetPlaces) -> Option<Refusal> {
     })
 }
 
+/// Whether a directory that every rebuild empties is another data directory's too.
+pub(super) fn judge_links(places: &TargetPlaces) -> Vec<Refusal> {
+    let shared = places.shared_links.iter();
+    let refuse = |shared: &SharedLink| Refusal::DirectoryShared {
+        link: shared.link.clone(),
+        location: shared.location.clone(),
+        other: shared.sharer.clone(),
+    };
+    shared.map(refuse).collect()
+}
+
 /// Judges whether all WAL that only the target has is still there to be saved.
 ///
 /// # Errors
@@ -47,6 +59,22 @@ mod tests {
     use super::*;
     use crate::pg::lsn::Lsn;
     use crate::pg::timeline::TimelineId;
+    use crate::plan::tablespaces::Sharer;
+
+    #[test]
+    fn emptied_directories_of_two_are_refused() {
+        let mut places = TargetPlaces::default();
+        assert_eq!(judge_links(&places), []);
+        places.shared_links.push(SharedLink {
+            link: "pg_wal".to_owned(),
+            location: b"/wal".to_vec(),
+            sharer: Sharer {
+                pgdata: "/srv/c".to_owned(),
+                server_pid: None,
+            },
+        });
+        assert_eq!(judge_links(&places)[0].name(), "directory-shared");
+    }
 
     #[test]
     fn less_than_all_is_saved_only_when_told() {

@@ -4,7 +4,7 @@ use super::situation::Situation;
 use super::{directories, identity, kinship, lineage, slot, source, target};
 use crate::plan::refusal::Refusal;
 use crate::plan::relation::{Relation, relate};
-use crate::plan::tablespaces::{Placement, resolve, stale_links};
+use crate::plan::tablespaces::{Placement, StaleTablespace, resolve, stale};
 
 /// What the judgement found, for the steps that follow.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub struct Findings {
     /// Where each tablespace of the source goes.
     pub placements: Vec<Placement>,
     /// Tablespaces of the target that the source has not.
-    pub stale_tablespaces: Vec<u32>,
+    pub stale_tablespaces: Vec<StaleTablespace>,
     /// WAL must be kept by a temporary slot: none was asked for, or the one asked for keeps nothing
     /// yet because no standby has used it.
     pub needs_temporary_slot: bool,
@@ -71,6 +71,7 @@ fn judge_but(
     refusals.extend(target::judge(target, situation.overrides));
     refusals.extend(target::judge_seed(situation));
     refusals.extend(directories::judge(situation.places));
+    refusals.extend(directories::judge_links(situation.places));
     refusals.extend(kinship::judge(situation, &relation));
     refusals.extend(source::judge(situation));
     refusals.extend(slot::judge(situation));
@@ -91,10 +92,7 @@ fn judge_but(
     Ok(Findings {
         is_seed: relation.is_seed(),
         relation,
-        stale_tablespaces: stale_links(
-            situation.places.existing.iter().map(|here| here.oid),
-            source.tablespaces.iter().map(|there| there.oid),
-        ),
+        stale_tablespaces: stale(situation.places, &source.tablespaces),
         placements,
         needs_temporary_slot: slot::needs_temporary_slot(situation),
     })

@@ -2,7 +2,7 @@
 
 use super::reason::Refusal;
 use super::words::{Words, words};
-use crate::plan::words::some_of;
+use crate::plan::words::{some_of, text};
 
 pub(super) fn words_of(refusal: &Refusal) -> Option<Words> {
     Some(match refusal {
@@ -32,6 +32,28 @@ pub(super) fn words_of(refusal: &Refusal) -> Option<Words> {
             problem,
             "Give --target-config-dir an empty or missing directory; or, to use what is there, --config-file.",
         ),
+        Refusal::DirectoryShared {
+            link,
+            location,
+            other,
+        } => words(
+            format!(
+                "\"{link}\" of the target leads to \"{}\", which is in use by \"{}\"",
+                text(location),
+                other.pgdata
+            ),
+            match other.server_pid {
+                Some(pid) => format!(
+                    "A rebuild would empty it under the running server with pid {pid}: the target seems to be a copy."
+                ),
+                None => "A rebuild would empty it: one of both data directories seems to be a copy of the other."
+                    .to_owned(),
+            },
+            format!(
+                "Put an empty directory in the place of the link. If \"{}\" is of no use any more, remove it.",
+                other.pgdata
+            ),
+        ),
         _ => return None,
     })
 }
@@ -39,8 +61,23 @@ pub(super) fn words_of(refusal: &Refusal) -> Option<Words> {
 /// One of each.
 #[cfg(test)]
 pub(super) fn samples() -> Vec<Refusal> {
+    use crate::plan::tablespaces::Sharer;
     let s = || "x".to_owned();
+    let other = |server_pid| Sharer {
+        pgdata: s(),
+        server_pid,
+    };
     vec![
+        Refusal::DirectoryShared {
+            link: s(),
+            location: b"/x".to_vec(),
+            other: other(None),
+        },
+        Refusal::DirectoryShared {
+            link: s(),
+            location: b"/x".to_vec(),
+            other: other(Some(1)),
+        },
         Refusal::WaldirUnfit {
             waldir: s(),
             problem: s(),

@@ -6,6 +6,7 @@ use crate::pg::timeline::TimelineId;
 use crate::pg::version::Version;
 use crate::plan::access::Bar;
 use crate::plan::settings::TooLow;
+use crate::plan::tablespaces::Sharer;
 
 /// A guard that does not let the run go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -210,6 +211,13 @@ pub enum Refusal {
         problem: String,
     },
 
+    /// A directory that is emptied, behind a link, is another data directory's too.
+    DirectoryShared {
+        link: String,
+        location: Vec<u8>,
+        other: Sharer,
+    },
+
     // Where tablespaces go.
     MappingUnknown {
         old: Vec<u8>,
@@ -241,6 +249,13 @@ pub enum Refusal {
         location: Vec<u8>,
         /// A place to map to that the target uses already.
         suggestion: Option<Vec<u8>>,
+    },
+    /// Another data directory has a tablespace there.
+    LocationShared {
+        oid: u32,
+        old: Vec<u8>,
+        location: Vec<u8>,
+        other: Sharer,
     },
     LocationInUse {
         location: Vec<u8>,
@@ -349,12 +364,14 @@ impl Refusal {
             Refusal::DivergedWalPlace { .. } => "diverged-wal-place",
             Refusal::DivergedWalIncomplete { .. } => "diverged-wal-incomplete",
             Refusal::ConfigDirUnfit { .. } => "config-dir-unfit",
+            Refusal::DirectoryShared { .. } => "directory-shared",
             Refusal::MappingUnknown { .. } => "mapping-unknown",
             Refusal::MappingTwice { .. } => "mapping-twice",
             Refusal::LocationNotAbsolute { .. } => "location-not-absolute",
             Refusal::LocationsOverlap { .. } => "locations-overlap",
             Refusal::LocationInside { .. } => "location-inside",
             Refusal::LocationOfSource { .. } => "location-of-source",
+            Refusal::LocationShared { .. } => "location-shared",
             Refusal::LocationInUse { .. } => "location-in-use",
             Refusal::LocationNotEmpty { .. } => "location-not-empty",
             Refusal::LocationNotDirectory { .. } => "location-not-directory",

@@ -78,6 +78,37 @@ pub(super) fn words_of(refusal: &Refusal) -> Option<Words> {
                 ),
             },
         ),
+        Refusal::LocationShared {
+            oid,
+            old,
+            location,
+            other,
+        } => words(
+            format!(
+                "tablespace {oid} would be at \"{}\", which is in use by \"{}\"",
+                text(location),
+                other.pgdata
+            ),
+            match other.server_pid {
+                Some(pid) => format!(
+                    "A rebuild would overwrite the files of the running server with pid {pid}."
+                ),
+                None => "A rebuild would overwrite the files of that data directory.".to_owned(),
+            },
+            {
+                let choose = format!(
+                    "Choose another directory: --tablespace-mapping={}=NEWDIR.",
+                    mapping_side(old)
+                );
+                match other.server_pid {
+                    Some(_) => choose,
+                    None => format!(
+                        "{choose} If that data directory is of no use any more, remove it, or use \
+                         --reuse-tablespace-dirs."
+                    ),
+                }
+            },
+        ),
         Refusal::LocationInUse {
             location,
             version_directory,
@@ -122,6 +153,7 @@ fn mapping_side(path: &[u8]) -> String {
 /// One of each.
 #[cfg(test)]
 pub(super) fn samples() -> Vec<Refusal> {
+    use crate::plan::tablespaces::Sharer;
     let s = || "x".to_owned();
     let b = || b"/x".to_vec();
     vec![
@@ -160,6 +192,24 @@ pub(super) fn samples() -> Vec<Refusal> {
             old: b(),
             location: b(),
             suggestion: Some(b()),
+        },
+        Refusal::LocationShared {
+            oid: 1,
+            old: b(),
+            location: b(),
+            other: Sharer {
+                pgdata: s(),
+                server_pid: None,
+            },
+        },
+        Refusal::LocationShared {
+            oid: 1,
+            old: b(),
+            location: b(),
+            other: Sharer {
+                pgdata: s(),
+                server_pid: Some(1),
+            },
         },
         Refusal::LocationInUse {
             location: b(),

@@ -6,6 +6,8 @@ use super::mapping::{Mapping, Wanted};
 use super::path::{canonical, is_inside};
 use super::places::{Place, PlaceState, TargetPlaces, version_directory};
 use crate::facts::{SourceFacts, Tablespace};
+use crate::path::RelPath;
+use crate::pg::layout::{Class, HostLocal, Kind, classify};
 use crate::plan::overrides::Overrides;
 use crate::plan::refusal::Refusal;
 use crate::plan::words::text;
@@ -71,8 +73,12 @@ pub(super) fn judge_location(
     let pgdata = canonical(&target.pgdata);
     if !wanted.is_mapped && is_inside(&wanted.location, &source_pgdata) {
         // Legal, though the server warns of it: the same path within the same data directory.
-        return (source_pgdata != pgdata)
-            .then(|| inside(&source_pgdata, "the source's data directory"));
+        if source_pgdata != pgdata {
+            return Some(inside(&source_pgdata, "the source's data directory"));
+        }
+        // But not where each rebuild removes all that is there.
+        return is_emptied(&wanted.location, &pgdata)
+            .then(|| inside(&pgdata, "what each rebuild empties in the data directory"));
     }
     if is_inside(&wanted.location, &pgdata) {
         return Some(inside(&pgdata, "the data directory"));
@@ -92,6 +98,18 @@ pub(super) fn judge_location(
     }
     let wal = target.wal_directory.as_deref().map(canonical)?;
     is_inside(&wanted.location, &wal).then(|| inside(&wal, "the WAL directory"))
+}
+
+/// Whether a place is in a directory that each rebuild empties.
+fn is_emptied(location: &[u8], pgdata: &[u8]) -> bool {
+    let inside = location.strip_prefix(pgdata);
+    let inside = inside.and_then(|inside| RelPath::parse(inside.strip_prefix(b"/")?).ok());
+    inside.is_some_and(|inside| {
+        matches!(
+            classify(&inside, Kind::Directory, &HostLocal::none()),
+            Class::EmptiedDirectory | Class::InsideEmptied
+        )
+    })
 }
 
 /// Whether the place is one of the source's directories. Two containers on one kernel can have the
@@ -159,10 +177,21 @@ pub(super) fn judge_content(
             location: wanted.location.clone(),
         });
     }
-    if overrides.reuse_tablespace_dirs
-        || is_linked(&wanted.location, place, target)
-        || is_of_source(wanted, source, target)
+    if is_of_source(wanted, source, target) {
+        return None;
+    }
+    // A link of the target proves nothing: a copied data directory leads to the tablespaces of its original.
+    if let Some(other) = &place.sharer
+        && (other.server_pid.is_some() || !overrides.reuse_tablespace_dirs)
     {
+        return Some(Refusal::LocationShared {
+            oid: wanted.tablespace.oid,
+            old: wanted.old(),
+            location: wanted.location.clone(),
+            other: other.clone(),
+        });
+    }
+    if overrides.reuse_tablespace_dirs || is_linked(&wanted.location, place, target) {
         return None;
     }
     match &place.state {
@@ -189,6 +218,7 @@ fn is_linked(location: &[u8], place: &Place, target: &TargetPlaces) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::places::Sharer;
     use super::super::resolve;
     use super::super::samples::{OTHER_HOST, SAME_KERNEL, names, resolved, source_with, target_at};
     use super::*;
@@ -281,6 +311,11 @@ mod tests {
         assert!(resolved(&inside, &["/srv/b/ts=/x"], &target).is_ok());
         target.pgdata = b"/srv/b".to_vec();
         assert!(resolved(&inside, &[], &target).is_ok());
+        target.wal_directory = None;
+        for name in ["pg_wal/ts", "pg_replslot/ts"] {
+            let emptied = source_with(vec![tablespace(1, &format!("/srv/b/{name}"), 1)]);
+            assert_eq!(names(resolved(&emptied, &[], &target)), ["location-inside"]);
+        }
     }
 
     #[test]
@@ -325,6 +360,28 @@ mod tests {
             names(resolved(&source, &[], &target)),
             ["location-not-directory"]
         );
+    }
+
+    #[test]
+    fn tablespaces_of_other_data_directories_are_refused_whatever_links_say() {
+        let source = source_with(vec![tablespace(1, "/ts", 1)]);
+        let reuse = Overrides {
+            reuse_tablespace_dirs: true,
+            ..Overrides::default()
+        };
+        for (server_pid, is_overridden) in [(None, true), (Some(7), false)] {
+            let mut target = target_at(OTHER_HOST, &[("/ts", PlaceState::OurVersion, Some(9))]);
+            target.existing = vec![tablespace(1, "/ts", 9)];
+            assert!(resolved(&source, &[], &target).is_ok());
+            let place = target.places.get_mut(&b"/ts"[..]).unwrap();
+            place.sharer = Some(Sharer {
+                pgdata: "/srv/c".to_owned(),
+                server_pid,
+            });
+            assert_eq!(names(resolved(&source, &[], &target)), ["location-shared"]);
+            let overridden = resolve(&source, &[], &target, &reuse);
+            assert_eq!(overridden.is_ok(), is_overridden);
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@
 //! - `path`: paths as text: canonical, and one inside the other.
 //! - `places`: what the client tells of its host.
 //! - `judge`: which places are refused.
+//! - `stale`: what becomes of those that the source does not have.
 //! - `placement`: where a tablespace goes, and what must be done for it.
 
 mod judge;
@@ -27,13 +28,17 @@ mod mapping;
 mod path;
 mod placement;
 mod places;
+mod stale;
 
 use std::collections::BTreeSet;
 
 pub use self::mapping::{Mapping, MappingError};
 pub use self::path::{canonical, is_inside};
 pub use self::placement::Placement;
-pub use self::places::{Place, PlaceState, TargetPlaces, version_directory};
+pub use self::places::{
+    Behind, Place, PlaceState, SharedLink, Sharer, TargetPlaces, version_directory,
+};
+pub use self::stale::{StaleTablespace, stale};
 
 use self::judge::{Taken, judge_content, judge_location, judge_mappings, judge_overlap};
 use self::mapping::{Wanted, is_mapped, mapped};

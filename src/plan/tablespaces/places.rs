@@ -54,6 +54,34 @@ pub struct Place {
     pub state: PlaceState,
     /// Where it exists, its links followed.
     pub identity: Option<FileIdentity>,
+    /// Another data directory whose tablespace it is.
+    pub sharer: Option<Sharer>,
+}
+
+/// Another data directory that uses a directory to which the target leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sharer {
+    /// Its path, for people.
+    pub pgdata: String,
+    /// A process of the server that runs in it.
+    pub server_pid: Option<u32>,
+}
+
+/// A directory behind a link of the target, which every rebuild empties, and who else uses it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SharedLink {
+    /// Relative to the data directory.
+    pub link: String,
+    pub location: Vec<u8>,
+    pub sharer: Sharer,
+}
+
+/// What is behind the link of a tablespace that the target has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Behind {
+    pub sharer: Option<Sharer>,
+    /// The version directory there belongs to the user who runs the rebuild, or there is none.
+    pub is_owner: bool,
 }
 
 /// What the client knows about places on its host.
@@ -67,6 +95,10 @@ pub struct TargetPlaces {
     pub new_waldir: Option<(Vec<u8>, Place)>,
     /// The tablespaces that the target has: its links and directories in pg_tblspc.
     pub existing: Vec<Tablespace>,
+    /// By the object ids of those with a location: what is there.
+    pub behind: BTreeMap<u32, Behind>,
+    /// Directories that are emptied, behind links, that another data directory uses.
+    pub shared_links: Vec<SharedLink>,
     /// Whether the agent runs on the same kernel, so that identities can be compared.
     pub is_same_kernel: bool,
     /// What stands at each of [`would_be`](super::would_be)'s paths.

@@ -30,6 +30,7 @@ pub fn target_at(is_same_kernel: bool, places: &[(&str, PlaceState, Option<u64>)
                 let place = Place {
                     state: state.clone(),
                     identity: inode.map(identity),
+                    sharer: None,
                 };
                 (path.as_bytes().to_vec(), place)
             })
