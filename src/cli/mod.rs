@@ -8,6 +8,7 @@ pub mod exit;
 mod passfile;
 pub mod resolve;
 mod serve;
+mod signals;
 pub mod values;
 
 use std::ffi::OsString;
@@ -17,12 +18,12 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::cli::args::Command;
 use crate::cli::exit::Status;
 use crate::cli::resolve::{Inspect, Rebuild, Surroundings, UsageError};
+use crate::cli::signals::stop_signal;
 use crate::client;
 use crate::client::failure::{Failure, TargetState};
 use crate::client::look::debian;
@@ -193,31 +194,6 @@ async fn rebuild_until_stopped(options: &RebuildOptions, ui: &Ui) -> Result<Outc
         result = &mut running => result,
         () = stop_signal() => Err(abandoned(ui.stage())),
     }
-}
-
-/// Waits for a signal that asks to stop.
-async fn stop_signal() {
-    any_signal([
-        SignalKind::interrupt(),
-        SignalKind::terminate(),
-        SignalKind::hangup(),
-    ])
-    .await;
-}
-
-/// Waits for one of these signals.
-async fn any_signal<const N: usize>(kinds: [SignalKind; N]) {
-    let mut signals = kinds.map(signal);
-    let waiting = signals.iter_mut().map(|signal| {
-        Box::pin(async move {
-            match signal {
-                Ok(signal) => signal.recv().await,
-                // Without a handler the signal ends the process, as it does by default.
-                Err(_) => std::future::pending().await,
-            }
-        })
-    });
-    futures_util::future::select_all(waiting).await;
 }
 
 /// What is known about a run that was stopped without waiting for it.

@@ -11,7 +11,8 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::exit::{self, Status};
-use super::{any_signal, cannot_begin, passfile, resolve, stop_signal};
+use super::signals::{any_signal, stop_signal};
+use super::{cannot_begin, passfile, resolve};
 use crate::agent;
 use crate::agent::listen::{Keys, ListenOptions, listen};
 use crate::agent::options::ServeOptions;
@@ -92,6 +93,7 @@ fn behind_port(typed: ServeArguments, listening: &Listening) -> Result<(), Strin
             .map_err(|error| format!("could not listen on {host}:{port}: {error}"))?;
         let place = listener.local_addr().map_err(|error| error.to_string())?;
         let again = Arc::clone(&keys);
+        // Also where it was ignored: it ends nothing here.
         let mut hangup = signal(SignalKind::hangup()).map_err(|error| error.to_string())?;
         tokio::spawn(async move {
             while hangup.recv().await.is_some() {

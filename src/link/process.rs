@@ -233,6 +233,9 @@ pub fn start_agent(arguments: &[OsString], label: String) -> io::Result<(Agent, 
         .stdin(OwnedFd::from(there.try_clone()?))
         .stdout(OwnedFd::from(there))
         .stderr(Stdio::piped())
+        // A signal to the listener's group, as from its terminal, is for the listener: it ends its sessions itself,
+        // and goes on after a hangup.
+        .process_group(0)
         .spawn()?;
     let stderr = child.stderr.take();
     let listening = tokio::spawn(async move {
