@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
+use crate::warning::Warning;
+
 /// The steps of a run, in order. Their names are stable: they stand in `--progress json` and in the
 /// report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -67,8 +69,8 @@ pub enum Event {
         compare_bytes: u64,
         fetch_bytes: u64,
     },
-    /// Something unexpected that does not stop the run, as a sentence.
-    Warning(String),
+    /// Something unexpected that does not stop the run.
+    Warning(Warning),
     /// A fact that the user wants to know, as a sentence.
     Note(String),
     /// WAL that the source keeps for this run, in bytes behind its current end.
@@ -92,8 +94,10 @@ pub struct Counters {
     pub wire_received_bytes: AtomicU64,
     /// Everything sent to the agent, as it went over the link.
     pub wire_sent_bytes: AtomicU64,
-    /// Byte streams between both sides that came up.
+    /// Byte streams between both sides that came up, without those that came in the place of a lost one.
     pub streams: AtomicU64,
+    /// Further streams that were lost while the run went on.
+    pub lost_streams: AtomicU64,
     /// Written to the target.
     pub written_bytes: AtomicU64,
     /// Files removed from the target.
@@ -151,8 +155,8 @@ impl Events {
     }
 
     /// Tells a warning.
-    pub fn warn(&self, sentence: impl Into<String>) {
-        self.tell(&Event::Warning(sentence.into()));
+    pub fn warn(&self, warning: Warning) {
+        self.tell(&Event::Warning(warning));
     }
 
     /// Tells a note.

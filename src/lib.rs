@@ -39,3 +39,4 @@ pub mod errors;
 pub mod event;
 pub mod geometry;
 pub mod path;
+pub mod warning;

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: [(u8, &[&str]); 9] = [
     (
         0,
-        &["buffer", "path", "geometry", "digest", "errors", "event"],
+        &["buffer", "path", "geometry", "digest", "errors", "event", "warning"],
     ),
     (1, &["pg"]),
     (2, &["facts", "manifest"]),
@@ -34,7 +34,7 @@ const NEVER_SIDEWAYS_FROM: u8 = 3;
 /// Files and rooms of `client`, from the bottom: each knows those before it only, so that what moves never asks
 /// what ends a run. Those within one line are free to know each other.
 const ROOMS: [&[&str]; 6] = [
-    &["failure", "options", "outcome", "run", "source"],
+    &["asking", "failure", "options", "outcome", "record", "run", "source"],
     &["look"],
     &["close"],
     &["transfer"],

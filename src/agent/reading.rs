@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock, RwLock};
 
 use tokio::io::AsyncRead;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
 
 use super::answer::{self, Reader};
 use super::effort::Held;
@@ -68,14 +69,33 @@ impl Shared {
     }
 }
 
-/// Takes the requests of one stream until it ends. One without `control` is for reading only.
+/// A reading request that is on its way, until this is dropped.
+struct InFlight(Arc<Shared>);
+
+impl InFlight {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.in_flight.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Takes the requests of one stream until it ends. One without `control` is for reading only. What is still to be
+/// answered ends with the stream: nobody would hear it, and the client asks again on another.
 pub(super) async fn receive(
     mut reader: impl AsyncRead + Unpin,
     shared: &Arc<Shared>,
     outgoing: &mpsc::Sender<Outgoing>,
     control: Option<&mpsc::Sender<(RequestId, Request)>>,
 ) -> Result<(), FrameError> {
+    let mut answers = JoinSet::new();
     while let Some(frame) = frames::read_frame(&mut reader).await? {
+        while answers.try_join_next().is_some() {}
         let Frame { id, head, body } = frame;
         match (codec::decode::<Request>(&head)?, control) {
             (Request::Alive, _) => {}
@@ -91,11 +111,10 @@ pub(super) async fn receive(
                     continue;
                 }
                 let permit = Arc::clone(&shared.waiting).acquire_owned().await;
-                let (shared, outgoing) = (Arc::clone(shared), outgoing.clone());
-                shared.in_flight.fetch_add(1, Ordering::SeqCst);
-                tokio::spawn(async move {
-                    let result = read(&shared, request, body).await;
-                    shared.in_flight.fetch_sub(1, Ordering::SeqCst);
+                let (reading, outgoing) = (InFlight::new(shared), outgoing.clone());
+                answers.spawn(async move {
+                    let result = read(&reading.0, request, body).await;
+                    drop(reading);
                     send(&outgoing, id, result).await;
                     drop(permit);
                 });

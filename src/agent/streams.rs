@@ -56,7 +56,8 @@ async fn serve(guest: Guest, shared: Arc<Shared>) {
     let (outgoing, to_write) = mpsc::channel::<Outgoing>(WAITING_ANSWERS);
     let joined = (Answer::Joined, Buffer::default(), None);
     send(&outgoing, id, Ok(joined)).await;
-    let input = frames::buffered(input);
+    let mut input = frames::impatient(input);
+    frames::limit_silence(&mut input, SILENT_AFTER);
     let output = frames::unstuck(output, SILENT_AFTER);
     let ended = tokio::select! {
         received = receive(input, &shared, &outgoing, None) => received,

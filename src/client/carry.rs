@@ -38,6 +38,7 @@ use crate::plan::replay::{self, Spoiled};
 use crate::plan::standby::{self as standby_plan, StandbySettings};
 use crate::plan::tablespaces;
 use crate::plan::words;
+use crate::warning::Code;
 use crate::wire::message::{Answer, Request, SlotWish};
 use crate::workers;
 
@@ -87,9 +88,12 @@ pub(super) async fn carry_out(run: &Run<'_>, mut half: Half) -> Result<Carried, 
                 .hint("Leave databases and tablespaces of the source in their place meanwhile.")
                 .hint(AGAIN));
         }
-        run.warn(format!(
+        run.warn(
+            Code::BackupRepeated,
+            format!(
             "The backup cannot be used ({reason}): a new one begins, and all is compared again."
-        ));
+        ),
+        );
         again(run, &mut half, &spoiled).await?;
         number += 1;
     }
@@ -264,7 +268,7 @@ pub(super) async fn finish(run: &Run<'_>, carried: Carried) -> Result<Finished, 
     let mut base = conf::base(&run.options.pgdata, run.options.config_file.as_deref());
     let included = server::included(&run.options.pgdata, &old_auto_conf);
     for problem in base.problems.iter().chain(&included.problems) {
-        run.warn(problem);
+        run.warn(Code::ConfigurationUnread, problem);
     }
     // What either of them sets, ours must override.
     base.settings.extend(included.settings);

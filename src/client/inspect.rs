@@ -30,6 +30,7 @@ use crate::plan::lineage::{Lineage, Remark, lineage as lineage_of};
 use crate::plan::relation::relate;
 use crate::plan::slots;
 use crate::plan::words;
+use crate::warning::Warning;
 use crate::wire::message::{Compression, Request};
 use crate::workers;
 
@@ -62,7 +63,7 @@ pub async fn inspect(options: &InspectOptions, events: &Events) -> Result<Inspec
         divergence: None,
         missing_wal: Vec::new(),
         warnings: match &target.condition {
-            Condition::Cluster(cluster) => leaving::warnings(cluster, None, false),
+            Condition::Cluster(cluster) => sentences(leaving::warnings(cluster, None, false)),
             _ => Vec::new(),
         },
         advice: None,
@@ -156,7 +157,7 @@ fn conclude(
     inspection.divergence = summary::divergence(&relation, cluster);
     if let Some(cluster) = cluster {
         let source = Some((facts, &relation));
-        inspection.warnings = leaving::warnings(cluster, source, false);
+        inspection.warnings = sentences(leaving::warnings(cluster, source, false));
         if let Some(report) = &mut inspection.cluster {
             report.unarchived = leaving::unarchived(cluster, source);
         }
@@ -214,7 +215,7 @@ fn remarks(
     of_target
         .into_iter()
         .chain(remarks.map(|remark| match remark {
-            Remark::Note(text) | Remark::Warning(text) => text,
+            Remark::Note(text) | Remark::Warning(_, text) => text,
         }))
         .collect()
 }
@@ -354,4 +355,9 @@ fn report_of(
         files: size.files,
         bytes: size.bytes,
     })
+}
+
+fn sentences(warnings: Vec<Warning>) -> Vec<String> {
+    let messages = warnings.into_iter().map(|warning| warning.message);
+    messages.collect()
 }

@@ -2,11 +2,15 @@
 //!
 //! The stories (`rebuild` with its halves `prepare` and `carry`, `survey` for the dry run, `inspect`) are sequence;
 //! what they do stands in rooms, each of which knows those before it only: `look`, `close`, `transfer`, `finish`.
-//! Beneath all are the words: options, outcome, failure, what a run has (`run`), the agent as it is asked (`source`).
+//! Beneath all are the words: options, outcome, failure, what is known of a run (`record`), what
+//! a run has (`run`), the agent as it is asked (`source`, over
+//! the streams of `asking`).
 
+mod asking;
 pub mod failure;
 pub mod options;
 pub mod outcome;
+pub mod record;
 mod run;
 mod source;
 

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::event::{Counters, Stage};
 use crate::facts::TargetSlot;
 use crate::pg::control::ClusterState;
 use crate::pg::lsn::Lsn;
@@ -11,6 +12,7 @@ use crate::pg::timeline::{HistoryEntry, TimelineId};
 use crate::plan::advice::Advice;
 use crate::plan::leaving::Unarchived;
 use crate::plan::saved::Stretch;
+use crate::warning::Warning;
 
 /// What kind of run it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -96,24 +98,32 @@ pub struct StageTime {
     pub seconds: f64,
 }
 
-/// Everything the summary and the report say. Field names are the report's stable JSON names; all
-/// sizes are bytes.
-#[derive(Debug, Clone, Serialize)]
+/// How the target related to the source before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RelationReport {
+    /// Its stable name.
+    pub code: &'static str,
+    /// Completes a sentence that begins with "the target".
+    pub words: String,
+}
+
+/// Everything the summary and the report say of what a run found and did, as far as it came: what is not known yet is
+/// absent, empty or 0. Field names are the report's stable JSON names; all sizes are bytes.
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Outcome {
-    /// `done`, `done-with-damaged-pages` or `dry-run`.
-    pub outcome: &'static str,
-    pub mode: Mode,
+    /// Absent until it is known whether the target is empty.
+    pub mode: Option<Mode>,
     pub pg_reseed_version: &'static str,
     pub pgdata: String,
-    pub source_host: String,
-    pub source_data_directory: String,
+    pub target_host: String,
+    pub source_host: Option<String>,
+    pub source_data_directory: Option<String>,
     /// PostgreSQL version of the source, such as 15.18.
-    pub server_version: String,
-    pub system_identifier: String,
+    pub server_version: Option<String>,
+    pub system_identifier: Option<String>,
     /// Timeline that the standby follows.
-    pub timeline: TimelineId,
-    /// How the target related to the source before, in words.
-    pub relation: String,
+    pub timeline: Option<TimelineId>,
+    pub relation: Option<RelationReport>,
     pub divergence: Option<DivergenceReport>,
     /// What `--keep-diverged-wal` saved.
     pub kept_wal: Option<KeptWal>,
@@ -121,9 +131,15 @@ pub struct Outcome {
     pub unarchived: Option<Unarchived>,
     /// The target's replication slots, which do not come back.
     pub removed_slots: Vec<TargetSlot>,
-    /// Absent in a dry run.
+    /// Absent in a dry run, and before the backup has begun or ended.
     pub start_lsn: Option<Lsn>,
     pub stop_lsn: Option<Lsn>,
+    /// What is to be compared with what the target has, and fetched because it does not have it; absent before both
+    /// sides are listed.
+    pub compare_bytes: Option<u64>,
+    pub fetch_bytes: Option<u64>,
+    /// What of both is left.
+    pub left_bytes: Option<u64>,
     pub compared_bytes: u64,
     /// Of blocks that exist on both sides.
     pub differing_blocks: u64,
@@ -135,8 +151,10 @@ pub struct Outcome {
     pub written_bytes: u64,
     pub wire_received_bytes: u64,
     pub wire_sent_bytes: u64,
-    /// Byte streams between both sides that came up.
+    /// Byte streams between both sides that came up, without those that came in the place of a lost one.
     pub streams: u64,
+    /// Further streams that were lost while the run went on.
+    pub lost_streams: u64,
     /// What a full copy would have moved.
     pub full_copy_bytes: u64,
     pub files: u64,
@@ -152,8 +170,10 @@ pub struct Outcome {
     /// Files that had other hard links and got a content of their own.
     pub unshared_files: u64,
     pub damaged: Vec<DamagedPage>,
-    pub warnings: Vec<String>,
+    pub warnings: Vec<Warning>,
     pub slot: Option<String>,
+    /// The run made it; it goes again when the run fails before the target is complete.
+    pub slot_made: bool,
     /// PID of the server in the target that a run without `--dry-run` stops first.
     pub server_to_stop: Option<u32>,
     /// The standby was started and streams.
@@ -162,6 +182,37 @@ pub struct Outcome {
     pub next_steps: Vec<String>,
     pub stages: Vec<StageTime>,
     pub seconds: f64,
+}
+
+impl Outcome {
+    /// Takes the figures over as they are now, in this stage.
+    pub fn count(&mut self, counters: &Counters, stage: Option<Stage>) {
+        let read = Counters::read;
+        self.compared_bytes = read(&counters.compared_bytes);
+        self.differing_blocks = read(&counters.differing_blocks);
+        self.moved_blocks = read(&counters.moved_blocks);
+        self.moved_bytes = read(&counters.moved_bytes);
+        self.fetched_bytes = read(&counters.fetched_bytes);
+        self.wal_bytes = read(&counters.wal_bytes);
+        self.written_bytes = read(&counters.written_bytes);
+        self.wire_received_bytes = read(&counters.wire_received_bytes);
+        self.wire_sent_bytes = read(&counters.wire_sent_bytes);
+        self.streams = read(&counters.streams);
+        self.lost_streams = read(&counters.lost_streams);
+        self.removed_files = read(&counters.removed_files);
+        let done = self.compared_bytes.saturating_add(self.fetched_bytes);
+        self.left_bytes = self.planned_bytes().map(|planned| match stage {
+            // Files grow and vanish while they are read.
+            Some(stage) if stage > Stage::Compare => 0,
+            _ => planned.saturating_sub(done),
+        });
+    }
+
+    /// What is to be compared or fetched.
+    #[must_use]
+    pub fn planned_bytes(&self) -> Option<u64> {
+        Some(self.compare_bytes?.saturating_add(self.fetch_bytes?))
+    }
 }
 
 /// What `inspect` found. Field names are the stable names of its JSON; all sizes are bytes.

@@ -1,18 +1,18 @@
-//! What every step of a run needs, and the clock that measures the steps.
+//! What every step of a run needs.
 
-use std::sync::{Mutex, OnceLock};
-use std::time::Instant;
+use std::sync::OnceLock;
 
 use tokio::sync::Notify;
 
 use crate::client::failure::{Failure, TargetState};
 use crate::client::options::RebuildOptions;
-use crate::client::outcome::{KeptWal, StageTime};
+use crate::client::record::Record;
 use crate::digest::SessionKey;
 use crate::event::{Events, Stage};
 use crate::plan::lineage::Remark;
 use crate::plan::slots::Choice;
 use crate::postmaster::again::Ran;
+use crate::warning::{Code, Warning};
 use crate::wire::message::JoinToken;
 use crate::workers::Workers;
 
@@ -26,20 +26,21 @@ pub(super) struct Run<'a> {
     pub(super) join: Option<JoinToken>,
     /// Told when the further streams may come.
     pub(super) admitted: Notify,
-    pub(super) clock: Clock,
-    /// What was saved of the target's own WAL.
-    pub(super) kept_wal: OnceLock<KeptWal>,
+    pub(super) record: &'a Record,
     /// Set once the standby's slot was made, which only lasts if the agent hears that the run has ended well.
     pub(super) made_slot: OnceLock<()>,
     /// The slot that the standby will use, once the source was asked.
     pub(super) choice: OnceLock<Choice>,
     /// How the target's server ran that this run has stopped.
     pub(super) stopped: OnceLock<Ran>,
-    warnings: Mutex<Vec<String>>,
 }
 
 impl<'a> Run<'a> {
-    pub(super) fn begin(options: &'a RebuildOptions, events: &'a Events) -> Result<Self, Failure> {
+    pub(super) fn begin(
+        options: &'a RebuildOptions,
+        events: &'a Events,
+        record: &'a Record,
+    ) -> Result<Self, Failure> {
         let untouched = |error: String| Failure::new(TargetState::Untouched, error);
         let (mut key, mut token) = ([0; 32], [0; 16]);
         getrandom::fill(&mut key)
@@ -53,32 +54,27 @@ impl<'a> Run<'a> {
             key: SessionKey(key),
             join: (options.streams > 1).then_some(JoinToken(token)),
             admitted: Notify::new(),
-            clock: Clock::start(),
-            kept_wal: OnceLock::new(),
+            record,
             made_slot: OnceLock::new(),
             choice: OnceLock::new(),
             stopped: OnceLock::new(),
-            warnings: Mutex::default(),
         })
     }
 
     /// Tells a warning, once, now and in the outcome.
-    pub(super) fn warn(&self, sentence: impl Into<String>) {
-        let sentence = sentence.into();
-        if let Ok(mut warnings) = self.warnings.lock() {
-            if warnings.contains(&sentence) {
-                return;
-            }
-            warnings.push(sentence.clone());
+    pub(super) fn warn(&self, code: Code, sentence: impl Into<String>) {
+        let message = sentence.into();
+        let warning = Warning { code, message };
+        if self.record.warn(&warning) {
+            self.events.warn(warning);
         }
-        self.events.warn(sentence);
     }
 
     /// Tells a remark as loud as it is.
     pub(super) fn remark(&self, remark: &Remark) {
         match remark {
             Remark::Note(text) => self.events.note(text),
-            Remark::Warning(text) => self.warn(text),
+            Remark::Warning(code, text) => self.warn(*code, text),
         }
     }
 
@@ -90,59 +86,9 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// All warnings up to now.
-    pub(super) fn warnings(&self) -> Vec<String> {
-        self.warnings
-            .lock()
-            .map(|list| list.clone())
-            .unwrap_or_default()
-    }
-
     pub(super) fn stage(&self, stage: Stage) {
         tracing::debug!("stage {}", stage.name());
-        self.clock.enter(stage);
+        self.record.enter(stage);
         self.events.stage(stage);
-    }
-}
-
-/// Measures the stages.
-pub(super) struct Clock {
-    pub(super) began: Instant,
-    entered: Mutex<Vec<(Stage, Instant)>>,
-}
-
-impl Clock {
-    pub(super) fn start() -> Self {
-        Self {
-            began: Instant::now(),
-            entered: Mutex::default(),
-        }
-    }
-
-    pub(super) fn enter(&self, stage: Stage) {
-        if let Ok(mut entered) = self.entered.lock() {
-            entered.push((stage, Instant::now()));
-        }
-    }
-
-    pub(super) fn stages(&self) -> Vec<StageTime> {
-        let entered = self
-            .entered
-            .lock()
-            .map(|list| list.clone())
-            .unwrap_or_default();
-        let ends = entered
-            .iter()
-            .skip(1)
-            .map(|(_, at)| *at)
-            .chain(std::iter::once(Instant::now()));
-        entered
-            .iter()
-            .zip(ends)
-            .map(|((stage, from), to)| StageTime {
-                name: stage.name(),
-                seconds: (to - *from).as_secs_f64(),
-            })
-            .collect()
     }
 }

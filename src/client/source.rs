@@ -1,18 +1,17 @@
 //! The client's end of the wire: questions out, answers in, many in flight.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
 use crate::buffer::Buffer;
+use crate::client::asking::{FIRST, Loss, Stream, Streams, weight};
 use crate::client::failure::Failure;
 use crate::errors::one_line;
 use crate::event::{Counters, Event, Events};
 use crate::facts::SourceFacts;
-use crate::geometry::total_bytes;
 use crate::link::From;
 use crate::link::frames::{self, Frame, FrameError, Impatient, Outgoing};
 use crate::link::process::{self, Link, Process};
@@ -28,9 +27,6 @@ const WAITING_REQUESTS: usize = 16;
 
 /// How long the other side may take to say its first word: ssh may ask for a password.
 const FIRST_WORD_WITHIN: Duration = Duration::from_secs(120);
-
-/// What an answer weighs beside its blocks.
-const SMALL_ANSWER_BYTES: u64 = 4096;
 
 /// How long the agent may take to end after the last word.
 const END_WITHIN: Duration = Duration::from_secs(10);
@@ -106,58 +102,10 @@ const HANDSHAKE_HINT: &str = "pg_reseed must be installed on the source's host (
 const TLS_HINT: &str =
     "The agent's log says why it refuses: check its --allow and the certificates of both sides.";
 
-/// Who waits for an answer.
-struct Waiting {
-    answer: oneshot::Sender<(Answer, Buffer)>,
-    _load: Load,
-}
-
-/// Answers that are waited for, by the number of their request.
-type Pending = Arc<Mutex<HashMap<RequestId, Waiting>>>;
-
-/// What a stream has brought and will bring.
-#[derive(Default)]
-struct Tally {
-    received_bytes: AtomicU64,
-    awaited_bytes: AtomicU64,
-}
-
-/// Counts on a stream until the answer is there.
-struct Load {
-    tally: Arc<Tally>,
-    bytes: u64,
-}
-
-impl Load {
-    fn new(tally: &Arc<Tally>, bytes: u64) -> Self {
-        tally.awaited_bytes.fetch_add(bytes, Ordering::Relaxed);
-        Self {
-            tally: Arc::clone(tally),
-            bytes,
-        }
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        let awaited = &self.tally.awaited_bytes;
-        awaited.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
-/// One of the streams, for those who ask.
-#[derive(Clone)]
-struct Stream {
-    outgoing: mpsc::Sender<Outgoing>,
-    tally: Arc<Tally>,
-}
-
 /// An agent that answers, over one or several streams.
 #[derive(Clone)]
 pub struct Source {
-    first: Stream,
-    further: Arc<RwLock<Vec<Stream>>>,
-    pending: Pending,
+    streams: Arc<Streams>,
     next: Arc<AtomicU32>,
     tell_end: Arc<watch::Sender<Option<End>>>,
     /// Bytes of WAL that the source keeps for the run, as it told last.
@@ -168,11 +116,8 @@ pub struct Source {
 /// Why nothing more will be answered.
 #[derive(Debug, Clone)]
 enum End {
-    /// The stream with this index broke.
-    Link {
-        stream: usize,
-        reason: String,
-    },
+    /// The first stream broke.
+    Link(String),
     Bracket(String),
 }
 
@@ -180,13 +125,18 @@ enum End {
 pub struct Connection {
     first: Carrier,
     further: Vec<Carrier>,
+    /// How many streams there have been.
+    opened: usize,
+    losses: mpsc::UnboundedReceiver<Loss>,
 }
 
-struct Carrier {
+/// What carries a stream.
+pub(super) struct Carrier {
+    stream: Stream,
+    since: Instant,
     process: Process,
     reading: tokio::task::JoinHandle<()>,
     writing: tokio::task::JoinHandle<std::io::Result<()>>,
-    tally: Arc<Tally>,
 }
 
 /// A stream on which the preambles are exchanged.
@@ -203,23 +153,21 @@ pub(super) struct Opened {
 /// [`SourceError`] when the process cannot be started, ends, or speaks something else.
 pub async fn connect(from: &From, events: &Events) -> Result<(Source, Connection), SourceError> {
     let opened = open(process::open(from).await.map_err(SourceError::Open)?).await?;
+    let (streams, losses) = Streams::begin(opened.outgoing.clone());
+    let first = streams.first().clone();
     let source = Source {
-        first: Stream {
-            outgoing: opened.outgoing.clone(),
-            tally: Arc::default(),
-        },
-        further: Arc::default(),
-        pending: Pending::default(),
+        streams: Arc::new(streams),
         next: Arc::new(AtomicU32::new(1)),
         tell_end: Arc::new(watch::Sender::new(None)),
         retained: Arc::default(),
         events: events.clone(),
     };
-    tokio::spawn(beat(opened.outgoing.downgrade(), events.clone()));
-    let first = source.listen(opened, 0, Arc::clone(&source.first.tally));
+    Counters::add(&events.counters().streams, 1);
     let connection = Connection {
-        first,
+        first: source.listen(opened, first),
         further: Vec::new(),
+        opened: FIRST,
+        losses,
     };
     Ok((source, connection))
 }
@@ -281,17 +229,23 @@ async fn beat(outgoing: mpsc::WeakSender<Outgoing>, events: Events) {
     }
 }
 
-/// Reads frames until the stream ends, and hands each to whoever waits for it.
-async fn receive(
-    mut reader: impl tokio::io::AsyncRead + Unpin,
-    stream: usize,
-    tally: Arc<Tally>,
-    pending: Pending,
+/// What is told of what comes.
+struct Hearing {
+    streams: Arc<Streams>,
     tell_end: Arc<watch::Sender<Option<End>>>,
     retained: Arc<watch::Sender<u64>>,
     events: Events,
-) {
-    let link = |reason| End::Link { stream, reason };
+}
+
+/// Reads frames until the stream ends, and hands each to whoever waits for it.
+async fn receive(mut reader: impl tokio::io::AsyncRead + Unpin, stream: Stream, source: Hearing) {
+    let Hearing {
+        streams,
+        tell_end,
+        retained,
+        events,
+    } = source;
+    let link = End::Link;
     let end = loop {
         let frame = match frames::read_frame(&mut reader).await {
             Ok(Some(frame)) => frame,
@@ -303,7 +257,7 @@ async fn receive(
             Err(error) => break link(error.to_string()),
         };
         Counters::add(&events.counters().wire_received_bytes, frame.wire_bytes());
-        Counters::add(&tally.received_bytes, frame.wire_bytes());
+        Counters::add(&stream.tally.received_bytes, frame.wire_bytes());
         let Frame { id, head, body } = frame;
         if id == 0 {
             match codec::decode::<Notice>(&head) {
@@ -318,15 +272,16 @@ async fn receive(
             continue;
         }
         match codec::decode::<Answer>(&head) {
-            Ok(answer) => {
-                let waiting = pending.lock().ok().and_then(|mut map| map.remove(&id));
-                if let Some(waiting) = waiting {
-                    // Whoever asked may have given up.
-                    let _ = waiting.answer.send((answer, body));
-                }
-            }
+            Ok(answer) => streams.answer(id, (answer, body)),
             Err(error) => break link(error.to_string()),
         }
+    };
+    let end = match end {
+        End::Link(reason) if !stream.is_first() => {
+            streams.lose(stream.number, reason);
+            return;
+        }
+        end => end,
     };
     // The first end is the cause of the others.
     tell_end.send_if_modified(|told| {
@@ -336,22 +291,7 @@ async fn receive(
         }
         is_first
     });
-    // Drops the senders: everybody who waits wakes up.
-    if let Ok(mut map) = pending.lock() {
-        map.clear();
-    }
-}
-
-/// Bytes that the answer may have, roughly, as a request weighs on its stream; 0 for one that must go on the
-/// first.
-fn weight(request: &Request, body_bytes: usize) -> u64 {
-    let answer = match request {
-        Request::Digests { .. } | Request::Control => 0,
-        Request::Blocks { spans, .. } => total_bytes(spans),
-        Request::Delta { .. } => body_bytes as u64,
-        _ => return 0,
-    };
-    answer + SMALL_ANSWER_BYTES
+    streams.end();
 }
 
 impl Source {
@@ -402,29 +342,43 @@ impl Source {
         request: &Request,
         body: Vec<u8>,
     ) -> Result<(Answer, Buffer), SourceError> {
-        let id = self.new_id();
         let weight = weight(request, body.len());
-        let frame = Outgoing::new(id, request, body)?;
-        Counters::add(&self.events.counters().wire_sent_bytes, frame.wire_bytes());
-        let stream = match weight {
-            0 => self.first.clone(),
-            _ => self.lightest(),
-        };
-        let (sender, receiver) = oneshot::channel();
-        if let Ok(mut map) = self.pending.lock() {
-            let waiting = Waiting {
-                answer: sender,
-                _load: Load::new(&stream.tally, weight),
+        let mut body = body;
+        loop {
+            let stream = self.streams.choose(weight);
+            // What a further stream takes with it is asked again.
+            let body = if stream.is_first() {
+                std::mem::take(&mut body)
+            } else {
+                body.clone()
             };
-            map.insert(id, waiting);
-        }
-        if self.tell_end.borrow().is_some() || stream.outgoing.send(frame).await.is_err() {
-            return Err(self.end().await);
-        }
-        match receiver.await {
-            Ok((Answer::Fault(fault), _)) => Err(SourceError::Fault(fault.in_one_line())),
-            Ok(answer) => Ok(answer),
-            Err(_) => Err(self.end().await),
+            let id = self.new_id();
+            let frame = Outgoing::new(id, request, body)?;
+            let bytes = frame.wire_bytes();
+            let answer = self.streams.wait(&stream, id, weight);
+            if self.tell_end.borrow().is_some() || answer.is_none() && stream.is_first() {
+                return Err(self.end().await);
+            }
+            let Some(answer) = answer else { continue };
+            Counters::add(&self.events.counters().wire_sent_bytes, bytes);
+            if stream.outgoing.send(frame).await.is_err() {
+                if stream.is_first() {
+                    return Err(self.end().await);
+                }
+                let reason = "it takes nothing any more".to_owned();
+                self.streams.lose(stream.number, reason);
+                continue;
+            }
+            match answer.await {
+                Ok((Answer::Fault(fault), _)) => {
+                    return Err(SourceError::Fault(fault.in_one_line()));
+                }
+                Ok(answer) => return Ok(answer),
+                Err(_) if stream.is_first() || self.tell_end.borrow().is_some() => {
+                    return Err(self.end().await);
+                }
+                Err(_) => tracing::debug!("what stream {} took is asked again", stream.number),
+            }
         }
     }
 
@@ -436,17 +390,6 @@ impl Source {
                 return id;
             }
         }
-    }
-
-    /// The stream that has least to bring.
-    fn lightest(&self) -> Stream {
-        let awaited = |stream: &&Stream| stream.tally.awaited_bytes.load(Ordering::Relaxed);
-        let first = std::iter::once(&self.first);
-        match self.further.read() {
-            Ok(further) => first.chain(further.iter()).min_by_key(awaited).cloned(),
-            Err(_) => None,
-        }
-        .unwrap_or_else(|| self.first.clone())
     }
 
     /// Opens a further stream and joins the session with it.
@@ -474,35 +417,29 @@ impl Source {
 
     /// Takes a further stream into use.
     pub(super) fn add(&self, opened: Opened, connection: &mut Connection) {
-        let stream = Stream {
-            outgoing: opened.outgoing.clone(),
-            tally: Arc::default(),
-        };
-        let number = connection.further.len() + 1;
-        let carrier = self.listen(opened, number, Arc::clone(&stream.tally));
+        connection.opened += 1;
+        let stream = Stream::new(connection.opened, opened.outgoing.clone());
+        // Before anybody could notice that it is lost.
+        self.streams.add(stream.clone());
+        let carrier = self.listen(opened, stream);
         connection.further.push(carrier);
-        if let Ok(mut further) = self.further.write() {
-            further.push(stream);
-        }
     }
 
-    /// Begins to read a stream's answers.
-    fn listen(&self, opened: Opened, stream: usize, tally: Arc<Tally>) -> Carrier {
-        Counters::add(&self.events.counters().streams, 1);
-        let reading = tokio::spawn(receive(
-            opened.reader,
-            stream,
-            Arc::clone(&tally),
-            Arc::clone(&self.pending),
-            Arc::clone(&self.tell_end),
-            Arc::clone(&self.retained),
-            self.events.clone(),
-        ));
+    /// Begins to read a stream's answers, and to say now and then that the client is there.
+    fn listen(&self, opened: Opened, stream: Stream) -> Carrier {
+        tokio::spawn(beat(opened.outgoing.downgrade(), self.events.clone()));
+        let hearing = Hearing {
+            streams: Arc::clone(&self.streams),
+            tell_end: Arc::clone(&self.tell_end),
+            retained: Arc::clone(&self.retained),
+            events: self.events.clone(),
+        };
         Carrier {
             process: opened.process,
-            reading,
+            reading: tokio::spawn(receive(opened.reader, stream.clone(), hearing)),
             writing: opened.writing,
-            tally,
+            since: Instant::now(),
+            stream,
         }
     }
 
@@ -515,10 +452,7 @@ impl Source {
             .and_then(|end| end.ok().and_then(|end| end.clone()))
         {
             Some(End::Bracket(reason)) => SourceError::BracketLost(reason),
-            Some(End::Link { stream: 0, reason }) => SourceError::Lost(reason),
-            Some(End::Link { stream, reason }) => {
-                SourceError::Lost(format!("stream {}: {reason}", stream + 1))
-            }
+            Some(End::Link(reason)) => SourceError::Lost(reason),
             None => SourceError::Lost("it does not answer any more".to_owned()),
         }
     }
@@ -549,38 +483,64 @@ impl Connection {
 
     /// Ends the connection after a failure, and adds how the agent ended if the link broke.
     pub async fn end_after(self, source: Source, failure: Failure) -> Failure {
-        let lost = match &*source.tell_end.borrow() {
-            Some(End::Link { stream, .. }) => Some(*stream),
-            _ => None,
-        };
+        let is_lost = matches!(&*source.tell_end.borrow(), Some(End::Link(_)));
         drop(source);
-        let epitaphs = self.end().await;
-        match lost.and_then(|stream| epitaphs.get(stream)) {
-            Some(epitaph) => failure.detail(format!("{epitaph}.")),
-            None => failure,
+        let epitaph = self.end().await;
+        if is_lost {
+            failure.detail(format!("{epitaph}."))
+        } else {
+            failure
         }
     }
 
-    /// Waits for the agents' end after the source was dropped or said good-bye, and tells how they ended.
-    pub async fn end(self) -> Vec<String> {
-        let carriers = std::iter::once(self.first).chain(self.further);
-        let ends = (1..).zip(carriers).map(|(number, carrier)| async move {
-            let received = Counters::read(&carrier.tally.received_bytes);
-            tracing::debug!("stream {number} brought {received} bytes");
-            carrier.end().await
-        });
-        futures_util::future::join_all(ends).await
+    /// Waits until a further stream is lost, and gives what carried it.
+    pub(super) async fn loss(&mut self) -> (Loss, Carrier) {
+        loop {
+            let Some(loss) = self.losses.recv().await else {
+                // Nobody is left who could tell.
+                return std::future::pending().await;
+            };
+            let is_it = |carrier: &Carrier| carrier.stream.number == loss.number;
+            if let Some(place) = self.further.iter().position(is_it) {
+                return (loss, self.further.remove(place));
+            }
+        }
+    }
+
+    /// Waits for the agents' end after the source was dropped or said good-bye, and tells how the first one ended.
+    pub async fn end(self) -> String {
+        let further = self.further.into_iter().map(Carrier::end);
+        let further = futures_util::future::join_all(further);
+        futures_util::future::join(self.first.end(), further).await.0
     }
 }
 
 impl Carrier {
+    /// How long it was in use.
+    pub(super) fn lived(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    /// Ends what carried a stream that was lost, and tells how it ended.
+    pub(super) async fn bury(mut self) -> String {
+        self.reading.abort();
+        self.writing.abort();
+        // Its process is killed with it, if it still runs.
+        self.process.epitaph().await
+    }
+
     async fn end(self) -> String {
         let Carrier {
+            stream,
+            since: _,
             mut process,
             reading,
             writing,
-            tally: _,
         } = self;
+        let received = Counters::read(&stream.tally.received_bytes);
+        tracing::debug!("stream {} brought {received} bytes", stream.number);
+        // Its writer ends with the last of those who can ask.
+        drop(stream);
         reading.abort();
         let _ = tokio::time::timeout(END_WITHIN, writing).await;
         let epitaph = process.epitaph().await;

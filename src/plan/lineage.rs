@@ -16,6 +16,7 @@ use crate::pg::control::{ClusterState, ControlFile};
 use crate::pg::lsn::Lsn;
 use crate::pg::timeline::{TimelineId, divergence};
 use crate::plan::relation::end_of_wal;
+use crate::warning::Code;
 
 /// libpq's default, unless it was built with another.
 const DEFAULT_PORT: u16 = 5432;
@@ -298,10 +299,13 @@ impl Lineage {
                     [] => String::new(),
                     some => format!(" It would follow {}.", some.join(" or ")),
                 };
-                Some(Remark::Warning(format!(
-                    "The source is a standby that receives WAL from no server: it is not sure that any primary is \
-                     left.{would}"
-                )))
+                Some(Remark::Warning(
+                    Code::SourceWithoutPrimary,
+                    format!(
+                        "The source is a standby that receives WAL from no server: it is not sure that any primary is \
+                         left.{would}"
+                    ),
+                ))
             }
         }
     }
@@ -311,7 +315,7 @@ impl Lineage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Remark {
     Note(String),
-    Warning(String),
+    Warning(Code, String),
 }
 
 #[cfg(test)]

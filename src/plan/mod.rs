@@ -14,6 +14,7 @@
 //! - [`refusal`]: each reason in words for the DBA.
 //! - [`tablespaces`]: where each tablespace of the source goes in the target.
 //! - [`slots`]: the replication slot that the standby uses, and those that are left without one.
+//! - [`reopening`]: how often a stream is opened again that was lost.
 //! - [`action`]: what happens to each entry of the manifest, and what must go.
 //! - [`settings`]: what the standby must not have lower than the source.
 //! - [`in_force`]: what else the standby's configuration says, and what of it may surprise.
@@ -35,6 +36,7 @@ pub mod lineage;
 pub mod overrides;
 pub mod refusal;
 pub mod relation;
+pub mod reopening;
 pub mod replay;
 pub mod saved;
 pub mod settings;

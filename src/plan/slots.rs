@@ -6,6 +6,7 @@
 use crate::facts::{Condition, Running, SlotFacts, SourceFacts, TargetCluster, TargetFacts};
 use crate::plan::lineage::Remark;
 use crate::plan::words::Bytes;
+use crate::warning::Code;
 
 /// What became of the question.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -39,21 +40,27 @@ pub fn choose(asked: Option<&str>, target: &TargetFacts, source: &SourceFacts) -
         name: asked.map(str::to_owned),
         ..Choice::default()
     };
-    let warn = |text: String| Remark::Warning(text);
+    let warn = Remark::Warning;
     if let Some(own) = own.filter(|own| Some(*own) != asked) {
         match (find(own), asked) {
-            (None, None) => choice.remarks.push(warn(format!(
-                "The target's configuration names replication slot \"{own}\", which the source does not have: the \
-                 standby will use none. --slot {own} --create-slot makes it. If the server that the target followed \
-                 before still runs, a slot of that name may be left there."
-            ))),
+            (None, None) => choice.remarks.push(warn(
+                Code::SlotMissing,
+                format!(
+                    "The target's configuration names replication slot \"{own}\", which the source does not have: the \
+                     standby will use none. --slot {own} --create-slot makes it. If the server that the target \
+                     followed before still runs, a slot of that name may be left there."
+                ),
+            )),
             (None, Some(_)) => {}
             // Its standby is another one.
             (Some(slot), None) if slot.active && !is_held(own) => {
-                choice.remarks.push(warn(format!(
-                    "Replication slot \"{own}\", which the target's configuration names, is in use by another \
-                     standby: the new one will use none."
-                )));
+                choice.remarks.push(warn(
+                    Code::SlotInUse,
+                    format!(
+                        "Replication slot \"{own}\", which the target's configuration names, is in use by another \
+                         standby: the new one will use none."
+                    ),
+                ));
             }
             (Some(slot), Some(_)) if slot.active && !is_held(own) => {}
             (Some(slot), None) if slot.wal_status != "lost" => {
@@ -63,7 +70,7 @@ pub fn choose(asked: Option<&str>, target: &TargetFacts, source: &SourceFacts) -
                     "The standby uses replication slot \"{own}\", as its own configuration says."
                 )));
             }
-            (Some(slot), _) => choice.remarks.push(warn(left(slot, source))),
+            (Some(slot), _) => choice.remarks.push(warn(Code::SlotLeft, left(slot, source))),
         }
     }
     choice.is_held_by_target = choice.name.as_deref().is_some_and(is_held);
@@ -151,7 +158,7 @@ mod tests {
     }
 
     fn warnings(choice: &Choice) -> usize {
-        let is_warning = |remark: &&Remark| matches!(remark, Remark::Warning(_));
+        let is_warning = |remark: &&Remark| matches!(remark, Remark::Warning(..));
         choice.remarks.iter().filter(is_warning).count()
     }
 
@@ -180,7 +187,7 @@ mod tests {
             let choice = choose(asked, &target, &source);
             assert_eq!(choice.name.as_deref(), name);
             assert!(
-                matches!(&choice.remarks[..], [Remark::Warning(text)] if text.contains(says)),
+                matches!(&choice.remarks[..], [Remark::Warning(_, text)] if text.contains(says)),
                 "{choice:?}"
             );
         }

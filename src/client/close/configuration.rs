@@ -9,6 +9,7 @@ use crate::client::source::{Source, SourceError};
 use crate::disk::keep::{self, Vacancy};
 use crate::plan::configuration::{self, Moved, Place};
 use crate::plan::refusal::Refusal;
+use crate::warning::Code;
 use crate::wire::message::{Answer, Request};
 
 /// The configuration as it will be, on disk already but not yet in its place.
@@ -65,7 +66,7 @@ pub async fn fetch(
         }]));
     }
     for remark in &moved.remarks {
-        run.warn(remark);
+        run.warn(Code::ConfigurationChanged, remark);
     }
     Ok(Some(moved))
 }

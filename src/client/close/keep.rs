@@ -16,6 +16,7 @@ use crate::plan::guard::{self, Cleared};
 use crate::plan::refusal::Refusal;
 use crate::plan::relation::{Relation, end_of_wal};
 use crate::plan::saved::{Coverage, NOTE, Saved, Stretch};
+use crate::warning::Code;
 
 /// Refuses a place that holds something else, or that lies where a rebuild removes files; and to save what cannot be
 /// told apart, in a target without a control file.
@@ -80,7 +81,7 @@ pub fn judge_completeness(
     };
     guard::diverged_wal(&coverage, &run.options.overrides)
         .map_err(|refusal| Failure::refused(&[refusal]))?;
-    run.warn(lack);
+    run.warn(Code::DivergedWalIncomplete, lack);
     Ok(())
 }
 
@@ -143,7 +144,10 @@ pub fn save(
     let saved: Vec<OsString> = there.iter().filter(is_saved).map(OsString::from).collect();
     if saved.is_empty() {
         if own.is_some() {
-            run.warn("No WAL that only the target has is there to be saved.");
+            run.warn(
+                Code::DivergedWalGone,
+                "No WAL that only the target has is there to be saved.",
+            );
         }
         return Ok(None);
     }
@@ -191,11 +195,17 @@ fn to_be_saved<'a>(run: &Run<'_>, target: &'a TargetFacts) -> Option<&'a TargetC
 
 fn warn_of_interrupted(run: &Run<'_>, directory: &Path) {
     let was_saved = matches!(keep::vacancy(directory, NOTE), Ok(Vacancy::Ours));
-    run.warn(if was_saved {
-        "The WAL that only the target had was saved by an earlier run."
+    if was_saved {
+        run.warn(
+            Code::DivergedWalSavedEarlier,
+            "The WAL that only the target had was saved by an earlier run.",
+        );
     } else {
-        "An interrupted run has removed the WAL that only the target had: it cannot be saved."
-    });
+        run.warn(
+            Code::DivergedWalGone,
+            "An interrupted run has removed the WAL that only the target had: it cannot be saved.",
+        );
+    }
 }
 
 /// What the target wrote on its own, to the end that its control file tells.

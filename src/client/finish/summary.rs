@@ -14,6 +14,7 @@ use crate::plan::guard::Findings;
 use crate::plan::leaving::Unarchived;
 use crate::plan::relation::Relation;
 use crate::plan::words;
+use crate::warning::Code;
 
 /// What a run can tell at its end.
 pub struct Told<'a> {
@@ -31,8 +32,8 @@ pub struct Told<'a> {
 
 /// Puts the outcome together.
 pub fn outcome(run: &Run<'_>, told: &Told<'_>) -> Outcome {
-    for warning in warnings(told) {
-        run.warn(warning);
+    for (code, warning) in warnings(told) {
+        run.warn(code, warning);
     }
     let counters = run.events.counters();
     let read = Counters::read;
@@ -109,10 +110,13 @@ fn unarchived(run: &Run<'_>, told: &Told<'_>) -> Option<Unarchived> {
 /// The damaged pages that turned up, by their paths.
 pub fn damaged_pages(run: &Run<'_>, work: &Work, found: &Found) -> Vec<DamagedPage> {
     if found.damaged_more > 0 {
-        run.warn(format!(
-            "{} more pages of the source have a wrong checksum; they are not listed.",
-            found.damaged_more
-        ));
+        run.warn(
+            Code::DamagedPagesUnlisted,
+            format!(
+                "{} more pages of the source have a wrong checksum; they are not listed.",
+                found.damaged_more
+            ),
+        );
     }
     found
         .damaged
@@ -142,29 +146,34 @@ pub fn divergence(relation: &Relation, before: Option<&TargetCluster>) -> Option
     })
 }
 
-fn warnings(told: &Told<'_>) -> Vec<String> {
+fn warnings(told: &Told<'_>) -> Vec<(Code, String)> {
     let mut warnings = Vec::new();
     if let Relation::PossiblyDiverged { .. } = told.findings.relation.original() {
-        warnings.push(
+        warnings.push((
+            Code::UncleanShutdown,
             "The target was not shut down cleanly: it may have had writes of its own that its control \
              file does not tell of."
                 .to_owned(),
-        );
+        ));
     }
     for placement in &told.findings.placements {
         if let Some(former) = &placement.former {
-            warnings.push(format!(
-                "Tablespace {} was at \"{}\" before: what it held there is left.",
-                placement.oid,
-                words::text(former)
+            let place = words::text(former);
+            let oid = placement.oid;
+            warnings.push((
+                Code::TablespaceLeft,
+                format!("Tablespace {oid} was at \"{place}\" before: what it held there is left."),
             ));
         }
     }
     if !told.facts.synchronous_standby_names.is_empty() {
-        warnings.push(format!(
-            "The source waits for synchronous standbys ({}): if the target is one of them, commits \
-             wait until it streams.",
-            told.facts.synchronous_standby_names
+        warnings.push((
+            Code::SynchronousStandby,
+            format!(
+                "The source waits for synchronous standbys ({}): if the target is one of them, commits \
+                 wait until it streams.",
+                told.facts.synchronous_standby_names
+            ),
         ));
     }
     warnings

@@ -13,6 +13,7 @@ use crate::disk::target::ClosedTarget;
 use crate::facts::{HostIdentity, SourceFacts};
 use crate::path::RelPath;
 use crate::plan::adoption::{Adopted, Home};
+use crate::warning::Code;
 use crate::wire::message::{Answer, Request};
 
 /// How often files are looked at again after others were changed: a changed include brings more of them.
@@ -95,7 +96,7 @@ fn tell(run: &Run<'_>, mut remarks: Vec<String>) {
     remarks.sort();
     remarks.dedup();
     for remark in remarks {
-        run.warn(remark);
+        run.warn(Code::ConfigurationChanged, remark);
     }
 }
 

@@ -14,6 +14,7 @@ use crate::plan::relation::relate;
 use crate::plan::slots;
 use crate::plan::tablespaces;
 use crate::postmaster;
+use crate::warning::Code;
 
 pub fn judge(run: &Run<'_>, target: &TargetFacts, facts: &SourceFacts) -> Result<Cleared, Failure> {
     in_situation(run, target, facts, guard::judge)
@@ -75,9 +76,10 @@ pub fn remark(run: &Run<'_>, target: &TargetFacts, facts: &SourceFacts) {
         run.remark(&remark);
     }
     if let plan::lineage::Lineage::OfTarget(evidence) = &lineage {
-        run.warn(format!(
-            "The source is a standby of the target, and --leave-no-primary goes on. {evidence}"
-        ));
+        run.warn(
+            Code::LeavesNoPrimary,
+            format!("The source is a standby of the target, and --leave-no-primary goes on. {evidence}"),
+        );
     }
     for remark in run.choice.get().iter().flat_map(|choice| &choice.remarks) {
         run.remark(remark);
@@ -87,9 +89,12 @@ pub fn remark(run: &Run<'_>, target: &TargetFacts, facts: &SourceFacts) {
         Condition::Missing if run.options.overrides.seed => run
             .events
             .note(format!("\"{pgdata}\" does not exist: everything comes.")),
-        Condition::Missing => run.warn(format!(
-            "\"{pgdata}\" does not exist: nothing is there, and everything comes. --seed says that this is meant."
-        )),
+        Condition::Missing => run.warn(
+            Code::SeedsMissingDirectory,
+            format!(
+                "\"{pgdata}\" does not exist: nothing is there, and everything comes. --seed says that this is meant."
+            ),
+        ),
         Condition::Empty { .. } => run
             .events
             .note(format!("Nothing is in \"{pgdata}\": everything comes.")),
@@ -175,11 +180,14 @@ pub async fn judge_login(
         .map_err(|refusal| Failure::refused(&[refusal]))?;
     if !trial.needs.is_empty() {
         let needs = trial.needs.join(", ");
-        run.warn(format!(
-            "The standby's login works with {needs} of this session only. A server that is started without it, as \
-             systemd does, cannot stream: say host, port, user and passfile in -d, or put the service into \
-             .pg_service.conf of the server's user."
-        ));
+        run.warn(
+            Code::LoginOfThisSession,
+            format!(
+                "The standby's login works with {needs} of this session only. A server that is started without it, as \
+                 systemd does, cannot stream: say host, port, user and passfile in -d, or put the service into \
+                 .pg_service.conf of the server's user."
+            ),
+        );
     }
     Ok(())
 }

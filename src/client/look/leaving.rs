@@ -5,6 +5,7 @@ use crate::facts::{Condition, SourceFacts, TargetCluster, TargetFacts};
 use crate::plan::diverged::Divergence;
 use crate::plan::leaving::{self, Unarchived};
 use crate::plan::relation::{Relation, relate};
+use crate::warning::{Code, Warning};
 
 /// What a server is made with, where no control file tells.
 const SEGMENT_BYTES_DEFAULT: u32 = 16 << 20;
@@ -28,12 +29,12 @@ pub fn unarchived(
     )
 }
 
-/// What a rebuild would take away beside the data: sentences. What is `saved` is no loss.
+/// What a rebuild would take away beside the data. What is `saved` is no loss.
 pub fn warnings(
     cluster: &TargetCluster,
     source: Option<(&SourceFacts, &Relation)>,
     saved: bool,
-) -> Vec<String> {
+) -> Vec<Warning> {
     let removes = if cluster.interrupted.is_some() {
         REMOVED
     } else {
@@ -42,12 +43,19 @@ pub fn warnings(
     let wal = unarchived(cluster, source).filter(|_| !saved || cluster.interrupted.is_some());
     let wal = wal.map(|wal| {
         let warning = wal.warning(removes);
-        match cluster.interrupted {
+        let message = match cluster.interrupted {
             None => format!("{warning} Archive it first, or save it with --keep-diverged-wal."),
             Some(_) => warning,
+        };
+        Warning {
+            code: Code::WalNotArchived,
+            message,
         }
     });
-    let slots = leaving::slots_warning(&cluster.slots, removes);
+    let slots = leaving::slots_warning(&cluster.slots, removes).map(|message| Warning {
+        code: Code::SlotsRemoved,
+        message,
+    });
     wal.into_iter().chain(slots).collect()
 }
 
@@ -58,7 +66,7 @@ pub fn warn(run: &Run<'_>, target: &TargetFacts, facts: &SourceFacts) {
     };
     let relation = relate(target, facts);
     let saved = run.options.keep_diverged_wal.is_some();
-    for warning in warnings(cluster, Some((facts, &relation)), saved) {
-        run.warn(warning);
+    for Warning { code, message } in warnings(cluster, Some((facts, &relation)), saved) {
+        run.warn(code, message);
     }
 }

@@ -16,6 +16,7 @@ use crate::plan::in_force::{InForce, in_force};
 use crate::plan::refusal::Refusal;
 use crate::plan::standby::{StandbySettings, role};
 use crate::postmaster;
+use crate::warning::Code;
 
 /// Judges the server that the target's own configuration makes, and says what of it stays in force. Nothing to do
 /// where the source's configuration comes.
@@ -144,7 +145,7 @@ pub fn tell(run: &Run<'_>) {
     let auto_conf = conf::auto_conf(&options.pgdata).unwrap_or_default();
     let InForce { warnings, notes } = of(base, included(&options.pgdata, &auto_conf), options);
     for warning in warnings {
-        run.warn(warning);
+        run.warn(Code::SettingInForce, warning);
     }
     for note in notes {
         run.events.note(note);
@@ -203,9 +204,10 @@ pub async fn prove(
                 .hint(refusal.hint())
         })?,
         Err(words) => {
-            run.warn(format!(
-                "A server would not start with the target's configuration: {words}."
-            ));
+            run.warn(
+                Code::ConfigurationRejected,
+                format!("A server would not start with the target's configuration: {words}."),
+            );
             return Ok(());
         }
     }
@@ -224,7 +226,10 @@ pub async fn prove(
                 ))
                 .hint("Find what overrides it, and run the same command again."));
             }
-            Err(words) => run.warn(format!("The server does not tell its {name}: {words}.")),
+            Err(words) => run.warn(
+                Code::SettingUnknown,
+                format!("The server does not tell its {name}: {words}."),
+            ),
         }
     }
     Ok(())

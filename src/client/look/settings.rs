@@ -16,6 +16,7 @@ use crate::plan::configuration;
 use crate::plan::guard;
 use crate::plan::settings;
 use crate::plan::standby::{self as standby_plan, StandbySettings};
+use crate::warning::Code;
 
 /// What makes the target a standby; `name` is as [`application_name`] has it.
 ///
@@ -86,17 +87,23 @@ pub fn warn_of_mending(run: &Run<'_>, target: &TargetFacts) {
         && let Some(mended) = layout::mended_directory_mode(cluster.mode)
     {
         let mode = cluster.mode;
-        run.warn(format!(
+        run.warn(
+            Code::DirectoryModeMended,
+            format!(
             "PostgreSQL refuses to start in a data directory with the permissions {mode:04o}: they become \
              {mended:04o}."
-        ));
+        ),
+        );
     }
     if let Some(place) = conf::auto_conf_link(&run.options.pgdata) {
         let place = place.display();
-        run.warn(format!(
+        run.warn(
+            Code::AutoConfReplaced,
+            format!(
             "\"postgresql.auto.conf\" is a link to \"{place}\": a file takes its place, since it must make the target \
              a standby."
-        ));
+        ),
+        );
     }
 }
 
@@ -104,10 +111,13 @@ pub fn warn_of_mending(run: &Run<'_>, target: &TargetFacts) {
 pub fn warn_of_history(run: &Run<'_>, facts: &SourceFacts) {
     if !facts.has_history_file {
         let file = history_file_name(facts.timeline);
-        run.warn(format!(
+        run.warn(
+            Code::HistoryMissing,
+            format!(
             "\"pg_wal/{file}\" is missing on the source: the standby streams only if its restore_command gets \
              that file."
-        ));
+        ),
+        );
     }
 }
 
@@ -162,11 +172,14 @@ pub fn warn_of_slot_sync(run: &Run<'_>, auto_conf: &[u8]) {
     let has_database = options.primary.get("dbname").is_some();
     let lacks = settings::slot_sync_lacks(&configured, has_database, run.slot().is_some());
     if !lacks.is_empty() {
-        run.warn(format!(
+        run.warn(
+            Code::SlotSyncIncomplete,
+            format!(
             "The target's configuration asks for slot synchronisation (sync_replication_slots), which also \
              needs {}.",
             lacks.join(", ")
-        ));
+        ),
+        );
     }
 }
 

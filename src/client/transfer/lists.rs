@@ -23,6 +23,7 @@ use crate::plan::access::Bar;
 use crate::plan::guard::{self, Findings};
 use crate::plan::tablespaces;
 use crate::plan::words;
+use crate::warning::Code;
 use crate::wire::listing::{self, PARTS_MAX};
 use crate::wire::message::{Answer, ManifestEnd, Request};
 use crate::wire::payload;
@@ -268,7 +269,7 @@ pub fn plan(
         .map_err(|refusal| Failure::refused(&[refusal]))?;
     let base = settings::own_base(options);
     for problem in &base.problems {
-        run.warn(problem);
+        run.warn(Code::ConfigurationUnread, problem);
     }
     let host_local = work::host_local(options, facts, &base, &end.host_entries)
         .map_err(|error| Failure::untouched(&error))?;
@@ -291,22 +292,31 @@ pub fn plan(
     .map_err(|refusal| Failure::refused(&[refusal]))?;
     guard::room(&work.room, &options.overrides).map_err(|refusals| Failure::refused(&refusals))?;
     if !work.filled.is_empty() {
-        run.warn(format!(
+        run.warn(
+            Code::EmptyConfigurationFilled,
+            format!(
             "The target has {} without content, as an interrupted pg_rewind leaves it: the source's is taken.",
             words::some_of(&work.filled)
-        ));
+        ),
+        );
     }
     if !end.skipped.is_empty() {
-        run.warn(format!(
+        run.warn(
+            Code::SourceFilesLeftOut,
+            format!(
             "What is a link, a special file or not readable on the source is left out: {}.",
             words::some_of(&end.skipped)
-        ));
+        ),
+        );
     }
     if !work.not_brought.is_empty() {
-        run.warn(format!(
+        run.warn(
+            Code::HostFilesNotBrought,
+            format!(
             "What belongs to the source's host, and the target does not have, is not brought: {}.",
             words::some_of(&work.not_brought)
-        ));
+        ),
+        );
     }
     // What an earlier backup of this run has done is done.
     let counters = run.events.counters();

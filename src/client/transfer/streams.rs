@@ -1,27 +1,39 @@
 //! Further streams to the agent, which come up while the run goes on.
 
 use std::convert::Infallible;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt, stream};
 
+use crate::client::asking::Loss;
 use crate::client::run::Run;
-use crate::client::source::{Connection, Opened, Source, SourceError};
+use crate::client::source::{Carrier, Connection, Opened, Source, SourceError};
 use crate::errors::chain;
+use crate::event::Counters;
+use crate::plan::reopening::Reopening;
+use crate::warning::Code;
 use crate::wire::message::{Fault, JoinToken};
 
 /// Streams that are opened at the same time: sshd turns away who comes with many at once (`MaxStartups`).
 const AT_ONCE: usize = 4;
 
-/// Opens the further streams that were asked for, from when they are admitted on, and never returns. One
-/// that does not come up is a warning.
+/// Time between two streams' ends that have one cause.
+const TOGETHER: Duration = Duration::from_millis(100);
+
+/// Opens the further streams that were asked for, from when they are admitted on, opens others in the place of those
+/// that are lost, and never returns. One that does not come up is a warning.
 pub async fn widen(run: &Run<'_>, source: &Source, connection: &mut Connection) -> Infallible {
     if let Some(token) = run.join {
         run.admitted.notified().await;
         if let Err(error) = open(run, source, connection, token).await {
-            run.warn(words(&error, connection.streams(), run.options.streams));
+            run.warn(Code::StreamsMissing, words(&error, connection.streams(), run.options.streams));
         }
+        replace(run, source, connection, token).await
+    } else {
+        std::future::pending().await
     }
-    std::future::pending().await
 }
 
 async fn open(
@@ -32,22 +44,111 @@ async fn open(
 ) -> Result<(), SourceError> {
     let join = || source.join(&run.options.from, token);
     // Where one cannot come in, there is no need to knock more often.
-    add(source, join().await?, connection);
+    add(run, source, join().await?, connection);
     let rest = (2..run.options.streams).map(|_| join());
     let mut rest = stream::iter(rest).buffer_unordered(AT_ONCE);
     let mut result = Ok(());
     while let Some(joined) = rest.next().await {
         match joined {
-            Ok(opened) => add(source, opened, connection),
+            Ok(opened) => add(run, source, opened, connection),
             Err(error) => result = Err(error),
         }
     }
     result
 }
 
-fn add(source: &Source, opened: Opened, connection: &mut Connection) {
+fn add(run: &Run<'_>, source: &Source, opened: Opened, connection: &mut Connection) {
     source.add(opened, connection);
-    tracing::debug!("{} streams to the agent", connection.streams());
+    let streams = connection.streams();
+    // Those that come in the place of others do not count again.
+    let counters = run.events.counters();
+    counters.streams.fetch_max(streams as u64, Ordering::Relaxed);
+    tracing::debug!("{streams} streams to the agent");
+}
+
+/// Opens a stream for each that is lost, a while after, which becomes longer from one to the next.
+async fn replace(
+    run: &Run<'_>,
+    source: &Source,
+    connection: &mut Connection,
+    token: JoinToken,
+) -> Infallible {
+    let mut reopening = Reopening::default();
+    let mut coming = FuturesUnordered::new();
+    loop {
+        let wait = tokio::select! {
+            (loss, carrier) = connection.loss() => {
+                let wait = reopening.after_loss(carrier.lived());
+                coming.push(another(run, source, token, Some((loss, carrier)), wait));
+                continue;
+            }
+            Some(joined) = coming.next() => match joined {
+                Joined::Yes(opened) => {
+                    add(run, source, opened, connection);
+                    continue;
+                }
+                Joined::NotTried => None,
+                Joined::No(error) => {
+                    tracing::info!("a stream could not be opened again: {}", chain(&error));
+                    match reopening.after_failure() {
+                        None => {
+                            run.warn(Code::StreamsMissing, words(&error, connection.streams(), run.options.streams));
+                            continue;
+                        }
+                        wait => wait,
+                    }
+                }
+            },
+        };
+        match wait {
+            Some(_) => coming.push(another(run, source, token, None, wait)),
+            None => run.warn(
+                Code::StreamsMissing,
+                format!(
+                    "The run goes on with {} of {} streams to the agent: too many were lost.",
+                    connection.streams(),
+                    run.options.streams
+                ),
+            ),
+        }
+    }
+}
+
+/// What became of a try.
+enum Joined {
+    Yes(Opened),
+    No(SourceError),
+    NotTried,
+}
+
+/// Tells of a stream that was lost, and opens another after a while, unless that was tried too often.
+async fn another(
+    run: &Run<'_>,
+    source: &Source,
+    token: JoinToken,
+    lost: Option<(Loss, Carrier)>,
+    wait: Option<Duration>,
+) -> Joined {
+    if let Some((Loss { number, reason }, carrier)) = lost {
+        let epitaph = carrier.bury().await;
+        // An agent that ends takes all streams with it: then the first one's end is what is told.
+        tokio::time::sleep(TOGETHER).await;
+        Counters::add(&run.events.counters().lost_streams, 1);
+        run.warn(
+            Code::StreamLost,
+            format!(
+                "Stream {number} to the agent was lost: {reason} ({epitaph}). What was asked on it is asked on another."
+            ),
+        );
+    }
+    let Some(wait) = wait else {
+        return Joined::NotTried;
+    };
+    tokio::time::sleep(wait).await;
+    match source.join(&run.options.from, token).await {
+        Ok(opened) => Joined::Yes(opened),
+        Err(error) => Joined::No(error),
+    }
 }
 
 fn words(error: &SourceError, open: usize, wanted: usize) -> String {

@@ -1,0 +1,96 @@
+//! What is known of a run, as far as it has come. Whoever started the run holds it: so one that fails, or that nobody
+//! waits for any more, tells what it did.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use crate::client::options::RebuildOptions;
+use crate::client::outcome::{Mode, Outcome, StageTime};
+use crate::disk::facts as disk;
+use crate::event::{Counters, Stage};
+use crate::warning::Warning;
+
+/// A run's outcome while it grows, and the clock that measures its stages.
+pub struct Record {
+    began: Instant,
+    known: Mutex<Known>,
+}
+
+struct Known {
+    outcome: Outcome,
+    entered: Vec<(Stage, Instant)>,
+}
+
+impl Record {
+    /// Nothing has happened yet.
+    #[must_use]
+    pub fn begin(options: &RebuildOptions) -> Self {
+        let outcome = Outcome {
+            mode: options.dry_run.then_some(Mode::DryRun),
+            pg_reseed_version: env!("CARGO_PKG_VERSION"),
+            pgdata: options.pgdata.display().to_string(),
+            target_host: disk::host().name,
+            slot: options.slot.clone(),
+            ..Outcome::default()
+        };
+        Self {
+            began: Instant::now(),
+            known: Mutex::new(Known {
+                outcome,
+                entered: Vec::new(),
+            }),
+        }
+    }
+
+    /// The outcome up to now.
+    #[must_use]
+    pub fn outcome(&self, counters: &Counters) -> Outcome {
+        let known = self.known();
+        let mut outcome = known.outcome.clone();
+        outcome.stages = times(&known.entered);
+        let last = known.entered.iter().map(|(stage, _)| *stage).max();
+        drop(known);
+        outcome.seconds = self.began.elapsed().as_secs_f64();
+        outcome.count(counters, last);
+        outcome
+    }
+
+    /// Remembers something.
+    pub(super) fn note(&self, change: impl FnOnce(&mut Outcome)) {
+        change(&mut self.known().outcome);
+    }
+
+    /// A stage begins.
+    pub(super) fn enter(&self, stage: Stage) {
+        self.known().entered.push((stage, Instant::now()));
+    }
+
+    /// Remembers a warning. Whether it is new.
+    pub(super) fn warn(&self, warning: &Warning) -> bool {
+        let warnings = &mut self.known().outcome.warnings;
+        let is_new = !warnings.contains(warning);
+        if is_new {
+            warnings.push(warning.clone());
+        }
+        is_new
+    }
+
+    /// A panic while the lock was held leaves nothing half-changed that matters here.
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How long each stage took; the last one up to now.
+fn times(entered: &[(Stage, Instant)]) -> Vec<StageTime> {
+    let ends = entered.iter().skip(1).map(|(_, at)| *at);
+    let ends = ends.chain(std::iter::once(Instant::now()));
+    entered
+        .iter()
+        .zip(ends)
+        .map(|((stage, from), to)| StageTime {
+            name: stage.name(),
+            seconds: (to - *from).as_secs_f64(),
+        })
+        .collect()
+}
