@@ -15,7 +15,9 @@ use std::path::{Path, PathBuf};
 const FLOORS: [(u8, &[&str]); 9] = [
     (
         0,
-        &["buffer", "path", "geometry", "digest", "errors", "event", "warning"],
+        &[
+            "buffer", "path", "geometry", "digest", "errors", "event", "warning",
+        ],
     ),
     (1, &["pg"]),
     (2, &["facts", "manifest"]),
@@ -34,7 +36,9 @@ const NEVER_SIDEWAYS_FROM: u8 = 3;
 /// Files and rooms of `client`, from the bottom: each knows those before it only, so that what moves never asks
 /// what ends a run. Those within one line are free to know each other.
 const ROOMS: [&[&str]; 6] = [
-    &["asking", "failure", "options", "outcome", "record", "run", "source"],
+    &[
+        "asking", "failure", "options", "outcome", "record", "run", "source",
+    ],
     &["look"],
     &["close"],
     &["transfer"],

@@ -10,7 +10,8 @@ use crate::cli::resolve::UsageError;
 use crate::client::failure::{Failure, Kind, TargetState};
 use crate::client::outcome::{Mode, Outcome};
 use crate::errors::printable;
-use crate::ui::Ending;
+use crate::event::Stage;
+use crate::ui::{Ending, clock};
 
 /// The exit statuses. The numbers are stable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,16 +94,26 @@ impl Status {
     }
 }
 
-/// How a run ended, for programs.
-pub(super) fn ending(result: &Result<Outcome, Failure>, pgdata: &str) -> Ending {
+/// How a run ended, for programs; `stage` is the last one that it was in.
+pub(super) fn ending(
+    result: &Result<Outcome, Failure>,
+    pgdata: &str,
+    stage: Option<Stage>,
+) -> Ending {
     match result {
         Ok(outcome) => Ending {
             exit_status: Status::of_outcome(outcome).number(),
-            outcome: outcome.outcome,
-            target: match outcome.mode {
-                Mode::DryRun => "untouched",
-                Mode::Rebuild | Mode::Seed => "standby",
+            outcome: match (outcome.mode, outcome.damaged.is_empty()) {
+                (Some(Mode::DryRun), _) => "dry-run",
+                (_, true) => "done",
+                (_, false) => "done-with-damaged-pages",
             },
+            target: match outcome.mode {
+                Some(Mode::DryRun) => "untouched",
+                _ => "standby",
+            },
+            stage,
+            refusals: Vec::new(),
             errors: Vec::new(),
             details: Vec::new(),
             hints: Vec::new(),
@@ -123,6 +134,8 @@ pub(super) fn ending(result: &Result<Outcome, Failure>, pgdata: &str) -> Ending 
                     TargetState::HalfWay => "half-way",
                     TargetState::Rebuilt => "standby",
                 },
+                stage,
+                refusals: failure.refusals.clone(),
                 errors: failure.errors.clone(),
                 details,
                 hints: failure.hints.clone(),
@@ -175,6 +188,15 @@ pub(super) fn lines(ending: &Ending) -> String {
         }
     }
     text
+}
+
+/// The lines of a log: each with the time before it, if they are dated.
+pub(super) fn dated(lines: &str, is_dated: bool) -> String {
+    let before = clock::before(is_dated);
+    lines
+        .lines()
+        .flat_map(|line| [&before, line, "\n"])
+        .collect()
 }
 
 /// The end of a wrong command line.
@@ -240,7 +262,7 @@ mod tests {
             (Kind::Failed, TargetState::Rebuilt),
         ]
         .map(|(kind, state)| {
-            let ending = ending(&Err(failed(kind, state)), "/srv/pg/15");
+            let ending = ending(&Err(failed(kind, state)), "/srv/pg/15", None);
             format!("{}{}\n", lines(&ending), ending.exit_status)
         })
         .concat();
@@ -276,7 +298,7 @@ mod tests {
             .push("a server runs in the target".to_owned());
         failure.details.push("Its pid is 4711.".to_owned());
         failure.hints.push("Stop it.".to_owned());
-        let ending = ending(&Err(failure), "/srv/pg/15");
+        let ending = ending(&Err(failure), "/srv/pg/15", None);
         assert_snapshot!(lines(&ending), @r#"
         pg_reseed: error: could not read file "base/1/2" on the source
         pg_reseed: detail: Its disk reports an error.

@@ -9,43 +9,47 @@ mod passfile;
 pub mod resolve;
 mod serve;
 mod signals;
+mod typed;
 pub mod values;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::SystemTime;
 
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use crate::cli::args::Command;
 use crate::cli::exit::Status;
-use crate::cli::resolve::{Inspect, Rebuild, Surroundings, UsageError};
+use crate::cli::resolve::{Inspect, Rebuild, Report, Surroundings, UsageError};
 use crate::cli::signals::stop_signal;
 use crate::client;
 use crate::client::failure::{Failure, TargetState};
 use crate::client::look::debian;
 use crate::client::options::RebuildOptions;
 use crate::client::outcome::Outcome;
+use crate::client::record::Record;
 use crate::event::Stage;
-use crate::ui::file::{self, FailureReport};
 use crate::ui::report::{self, Warned};
-use crate::ui::{Ending, Style, Ui, inspection, log};
+use crate::ui::{Ending, Style, Ui, clock, file, inspection, log, short};
 
 /// Does what the arguments say.
 pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
-    match args::parse(args) {
+    let words: Vec<OsString> = args.collect();
+    match args::parse(words.iter().cloned()) {
         Err(error) => exit::clap(&error),
         Ok(arguments) => match arguments.command {
             Command::Rebuild(typed) => resolved(
                 "rebuild",
+                &words,
                 |around| resolve::rebuild(*typed, around),
                 rebuild,
             ),
             Command::Inspect(typed) => resolved(
                 "inspect",
+                &words,
                 |around| resolve::inspect(*typed, around),
                 inspect,
             ),
@@ -57,11 +61,13 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
 /// Gives meaning to what was typed for a command, and does it.
 fn resolved<T>(
     command: &str,
+    words: &[OsString],
     resolve: impl FnOnce(&Surroundings) -> Result<T, UsageError>,
     act: impl FnOnce(&T) -> ExitCode,
 ) -> ExitCode {
     let around = Surroundings {
         variable: &|name| std::env::var(name).ok(),
+        words,
         working_directory: &std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
         processors: std::thread::available_parallelism().map_or(1, usize::from),
         is_typed: io::stdin().is_terminal() && io::stderr().is_terminal(),
@@ -78,7 +84,8 @@ fn resolved<T>(
 
 /// Looks, and prints what was found.
 fn inspect(meant: &Inspect) -> ExitCode {
-    let (ui, runtime) = match Ui::start(Style::None).and_then(|ui| Ok((ui, Runtime::new()?))) {
+    let (ui, runtime) = match Ui::start(Style::None, false).and_then(|ui| Ok((ui, Runtime::new()?)))
+    {
         Ok(both) => both,
         Err(error) => return cannot_begin(&format!("could not start threads: {error}")),
     };
@@ -99,6 +106,8 @@ fn inspect(meant: &Inspect) -> ExitCode {
                 exit_status: Status::Done.number(),
                 outcome: "inspected",
                 target: "untouched",
+                stage: None,
+                refusals: Vec::new(),
                 errors: Vec::new(),
                 details: Vec::new(),
                 hints: Vec::new(),
@@ -116,7 +125,7 @@ fn inspect(meant: &Inspect) -> ExitCode {
             Status::Done.code()
         }
         Err(failure) => {
-            let ending = exit::ending(&Err(failure), &pgdata);
+            let ending = exit::ending(&Err(failure), &pgdata, None);
             if !ui.end(ending.clone()) {
                 exit::print_error(&exit::lines(&ending));
             }
@@ -127,61 +136,104 @@ fn inspect(meant: &Inspect) -> ExitCode {
 
 /// Runs the rebuild behind its display, then tells the result in every form that was asked for.
 fn rebuild(meant: &Rebuild) -> ExitCode {
-    let start = Instant::now();
-    let (ui, runtime) = match Ui::start(meant.progress).and_then(|ui| Ok((ui, Runtime::new()?))) {
+    let started = SystemTime::now();
+    if let Some(Report::File(path)) = &meant.report
+        && let Err(error) = file::check(path)
+    {
+        return no_report(path, &error);
+    }
+    // A log tells when; on a terminal one sees it.
+    let is_dated = !io::stderr().is_terminal();
+    let started_ui = Ui::start(meant.progress, is_dated);
+    let (ui, runtime) = match started_ui.and_then(|ui| Ok((ui, Runtime::new()?))) {
         Ok(both) => both,
         Err(error) => return cannot_begin(&format!("could not start threads: {error}")),
     };
     if let Err(error) = log::start(meant.verbosity, ui.log_sink()) {
         return exit::wrong_variable(&error);
     }
-    let result = runtime.block_on(rebuild_until_stopped(&meant.options, &ui));
+    let record = Record::begin(&meant.options);
+    let result = runtime.block_on(rebuild_until_stopped(&meant.options, &ui, &record));
     // A second signal may have left tasks behind that wait for something.
     runtime.shutdown_background();
 
     let pgdata = meant.options.pgdata.display().to_string();
-    let ending = exit::ending(&result, &pgdata);
+    let ending = exit::ending(&result, &pgdata, ui.stage());
+    let partial = record.outcome(ui.events().counters());
+    let outcome = result.as_ref().unwrap_or(&partial);
     let warned = if ui.shows_to_people() {
         Warned::Already
     } else {
         Warned::NotYet
     };
     let is_told = ui.end(ending.clone());
-    let written = match (&meant.report, &result) {
-        (None, _) => Ok(()),
-        (Some(path), Ok(outcome)) => file::write(path, outcome),
-        (Some(path), Err(_)) => file::write(
-            path,
-            &FailureReport {
-                ending: &ending,
-                pg_reseed_version: env!("CARGO_PKG_VERSION"),
-                pgdata,
-                seconds: start.elapsed().as_secs_f64(),
-            },
-        ),
-    };
-    if let (Err(error), Some(path)) = (written, &meant.report) {
-        let path = path.display();
-        exit::print_error(&format!(
-            "pg_reseed: warning: could not write report \"{path}\": {error}\n"
-        ));
+    if let Some(place) = &meant.report {
+        let report = file::Report {
+            report_version: file::VERSION,
+            started_at: clock::rfc3339(started),
+            finished_at: clock::rfc3339(SystemTime::now()),
+            ending: &ending,
+            outcome,
+        };
+        put_report(place, &report, is_dated);
     }
-    match &result {
-        Ok(outcome) if meant.shows_summary => {
-            // Fails when nobody reads any more.
-            let _ = io::stdout().write_all(report::summary(outcome, warned).as_bytes());
-        }
-        Err(_) if !is_told => exit::print_error(&exit::lines(&ending)),
-        _ => {}
+    if result.is_err() && !is_told {
+        exit::print_error(&exit::dated(&exit::lines(&ending), is_dated));
+    }
+    let summary = match &result {
+        _ if !meant.shows_summary => None,
+        Ok(outcome) => Some(report::summary(outcome, warned)),
+        Err(_) => short::summary(&ending, outcome),
+    };
+    match (summary, &meant.report) {
+        (None, _) => {}
+        // Standard output is the report's, and in JSON nothing else stands on standard error.
+        (Some(_), Some(Report::StandardOutput)) if is_told => {}
+        (Some(summary), Some(Report::StandardOutput)) => exit::print_error(&summary),
+        // Fails when nobody reads any more.
+        (Some(summary), _) => drop(io::stdout().write_all(summary.as_bytes())),
     }
     ExitCode::from(ending.exit_status)
 }
 
+fn put_report(place: &Report, report: &file::Report<'_>, is_dated: bool) {
+    let (written, name) = match place {
+        Report::File(path) => (
+            report.text().and_then(|text| file::write(path, &text)),
+            path.display().to_string(),
+        ),
+        Report::StandardOutput => (
+            report.text().and_then(|text| io::stdout().write_all(&text)),
+            "-".to_owned(),
+        ),
+    };
+    if let Err(error) = written {
+        let warning = format!("pg_reseed: warning: could not write report \"{name}\": {error}\n");
+        exit::print_error(&exit::dated(&warning, is_dated));
+    }
+}
+
+/// The end of a run whose report could not be written: nothing has begun.
+fn no_report(path: &Path, error: &io::Error) -> ExitCode {
+    let path = path.display();
+    exit::print_error(&format!(
+        "pg_reseed: error: could not write report \"{path}\": {error}\n\
+         pg_reseed: detail: The run has not begun.\n\
+         pg_reseed: hint: Give --report a file in a directory that this user may write to, or - for standard output.\n"
+    ));
+    Status::Failed.code()
+}
+
 /// The rebuild, until it ends or is stopped. The first signal asks it to stop, which it does after
 /// it has ended the backup on the source; the second one does not wait for that.
-async fn rebuild_until_stopped(options: &RebuildOptions, ui: &Ui) -> Result<Outcome, Failure> {
+async fn rebuild_until_stopped(
+    options: &RebuildOptions,
+    ui: &Ui,
+    record: &Record,
+) -> Result<Outcome, Failure> {
     let (cancel, is_cancelled) = watch::channel(false);
-    let mut running = std::pin::pin!(client::rebuild::rebuild(options, ui.events(), is_cancelled));
+    let running = client::rebuild::rebuild(options, ui.events(), record, is_cancelled);
+    let mut running = std::pin::pin!(running);
     let mut stopped = std::pin::pin!(stop_signal());
     tokio::select! {
         result = &mut running => return result,

@@ -1,6 +1,7 @@
 //! What was typed, turned once into what is meant: defaults filled in, connection parameters merged
 //! as libpq merges them, nonsense refused. Touches no file; the environment comes in as a function.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use crate::cli::args::{
     AgentArguments, ConnectionArguments, InspectArguments, OverrideArguments, RebuildArguments,
     ServeArguments, TlsArguments,
 };
+use crate::cli::typed;
 use crate::cli::values::{Checkpoint, ConfigSide, WalMethod};
 use crate::client::look::debian::Recorded;
 use crate::client::options::{InspectOptions, InspectSource, RebuildOptions, Starter};
@@ -74,10 +76,17 @@ const ENVIRONMENT: &[(&str, &str)] = &[
 pub struct Rebuild {
     pub options: RebuildOptions,
     pub progress: Style,
-    pub report: Option<PathBuf>,
+    pub report: Option<Report>,
     pub shows_summary: bool,
     /// Number of `-v`; -1 is `-q`.
     pub verbosity: i16,
+}
+
+/// Where the report goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Report {
+    StandardOutput,
+    File(PathBuf),
 }
 
 /// Wrong usage: found before anything was done.
@@ -103,6 +112,8 @@ impl UsageError {
 
 /// What the process knows besides its arguments.
 pub struct Surroundings<'a> {
+    /// What was typed, with the name of the program.
+    pub words: &'a [OsString],
     /// Value of an environment variable.
     pub variable: &'a dyn Fn(&str) -> Option<String>,
     pub working_directory: &'a Path,
@@ -123,7 +134,7 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
     let (pgdata, recorded) = target(typed.pgdata, typed.debian.cluster.as_ref(), around)?;
     let report = typed
         .report
-        .map(|file| report_file(file, &pgdata, around))
+        .map(|file| report(file, &pgdata, around))
         .transpose()?;
     if let Some(slot) = &typed.slot {
         check_slot_name(slot)?;
@@ -248,6 +259,13 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
             .transpose()?,
         max_wal_retained: typed.max_wal_retained,
         is_typed: around.is_typed,
+        command: typed::words(
+            around.words,
+            ["PGDATA", "PG_CLUSTER_CONF_ROOT"]
+                .into_iter()
+                .chain(ENVIRONMENT.iter().map(|(variable, _)| *variable)),
+            around.variable,
+        ),
         overrides: overrides(&typed.overrides, typed.seed),
     };
     Ok(Rebuild {
@@ -566,7 +584,10 @@ fn check_slot_name(name: &str) -> Result<(), UsageError> {
 }
 
 /// The report must not become part of what it reports on.
-fn report_file(file: PathBuf, pgdata: &Path, around: &Surroundings) -> Result<PathBuf, UsageError> {
+fn report(file: PathBuf, pgdata: &Path, around: &Surroundings) -> Result<Report, UsageError> {
+    if file.as_os_str() == "-" {
+        return Ok(Report::StandardOutput);
+    }
     let file = absolute("--report", file, around)?;
     if file.starts_with(pgdata) {
         let file = file.display();
@@ -574,7 +595,7 @@ fn report_file(file: PathBuf, pgdata: &Path, around: &Surroundings) -> Result<Pa
             "the report \"{file}\" would lie in the data directory"
         )));
     }
-    Ok(file)
+    Ok(Report::File(file))
 }
 
 /// A path that stays right whatever the working directory becomes, and that messages can show.
@@ -636,6 +657,7 @@ mod tests {
             found.map(|(_, value)| (*value).to_owned())
         };
         let around = Surroundings {
+            words: &[],
             variable: &variable,
             working_directory: Path::new("/home/postgres"),
             processors: 64,

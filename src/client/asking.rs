@@ -97,9 +97,7 @@ type Pending = Option<HashMap<RequestId, Waiting>>;
 
 impl Streams {
     /// One stream, and where the losses of further ones are told.
-    pub(super) fn begin(
-        outgoing: mpsc::Sender<Outgoing>,
-    ) -> (Self, mpsc::UnboundedReceiver<Loss>) {
+    pub(super) fn begin(outgoing: mpsc::Sender<Outgoing>) -> (Self, mpsc::UnboundedReceiver<Loss>) {
         let (losses, told) = mpsc::unbounded_channel();
         let streams = Self {
             first: Stream::new(FIRST, outgoing),

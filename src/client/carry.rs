@@ -90,8 +90,8 @@ pub(super) async fn carry_out(run: &Run<'_>, mut half: Half) -> Result<Carried, 
         run.warn(
             Code::BackupRepeated,
             format!(
-            "The backup cannot be used ({reason}): a new one begins, and all is compared again."
-        ),
+                "The backup cannot be used ({reason}): a new one begins, and all is compared again."
+            ),
         );
         again(run, &mut half, &spoiled).await?;
         number += 1;
@@ -179,6 +179,8 @@ async fn bring(run: &Run<'_>, half: &Half, noted: &mut Noted) -> Result<Brought,
     let stopped = close_bracket(source, cleared, half.start_lsn)
         .await
         .map_err(|error| Failure::half_way_with(&error, error.hint().as_deref()))?;
+    run.record
+        .note(|outcome| outcome.stop_lsn = Some(stopped.stop_lsn));
     wal::supply(run, source, target, facts, &stopped)
         .await
         .map_err(|error| Failure::half_way_with(&error, error.hint()))?;
@@ -223,6 +225,10 @@ async fn again(run: &Run<'_>, half: &mut Half, spoiled: &Spoiled) -> Result<(), 
             .again());
     }
     half.start_lsn = start_lsn;
+    run.record.note(|outcome| {
+        outcome.start_lsn = Some(start_lsn);
+        outcome.stop_lsn = None;
+    });
     run.stage(Stage::Manifest);
     let half_way = |failure: Failure| Failure {
         kind: Kind::Failed,

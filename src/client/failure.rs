@@ -42,6 +42,8 @@ pub enum Kind {
 pub struct Failure {
     pub kind: Kind,
     pub state: TargetState,
+    /// Stable names of what refused, one for each of `errors`; empty when nothing refused.
+    pub refusals: Vec<&'static str>,
     /// What happened: lower case, no full stop; several for several refusals.
     pub errors: Vec<String>,
     /// More about it: sentences.
@@ -57,6 +59,7 @@ impl Failure {
         Self {
             kind: Kind::Failed,
             state,
+            refusals: Vec::new(),
             errors: vec![error.to_string()],
             details: Vec::new(),
             hints: Vec::new(),
@@ -120,6 +123,7 @@ impl Failure {
         Self {
             kind: Kind::Refused,
             state: TargetState::Untouched,
+            refusals: refusals.iter().map(Refusal::name).collect(),
             errors: refusals.iter().map(Refusal::error).collect(),
             details: refusals.iter().map(Refusal::detail).collect(),
             hints: refusals.iter().map(Refusal::hint).collect(),

@@ -73,6 +73,8 @@ pub struct RebuildOptions {
     pub max_wal_retained: Option<u64>,
     /// A person typed the command: one who can be asked.
     pub is_typed: bool,
+    /// The words of the command that was typed, without secrets.
+    pub command: Vec<String>,
     pub overrides: Overrides,
 }
 

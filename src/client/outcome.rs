@@ -97,7 +97,7 @@ pub struct DamagedPage {
 /// Time spent in a stage.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StageTime {
-    pub name: &'static str,
+    pub name: Stage,
     pub seconds: f64,
 }
 
@@ -117,6 +117,8 @@ pub struct Outcome {
     /// Absent until it is known whether the target is empty.
     pub mode: Option<Mode>,
     pub pg_reseed_version: &'static str,
+    /// What was typed, for a shell, without secrets.
+    pub command: String,
     pub pgdata: String,
     pub target_host: String,
     pub source_host: Option<String>,
@@ -190,6 +192,12 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Whether nothing was to be changed.
+    #[must_use]
+    pub fn is_dry_run(&self) -> bool {
+        self.mode == Some(Mode::DryRun)
+    }
+
     /// Takes the figures over as they are now, in this stage.
     pub fn count(&mut self, counters: &Counters, stage: Option<Stage>) {
         let read = Counters::read;

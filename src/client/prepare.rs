@@ -11,7 +11,7 @@ use crate::client::close::keep;
 use crate::client::close::lock::Close;
 use crate::client::close::stop;
 use crate::client::failure::{Failure, TargetState};
-use crate::client::finish::watch;
+use crate::client::finish::{summary, watch};
 use crate::client::look::judge::{
     bindir, choose_slot, judge, judge_before_stop, judge_login, judge_wal_supply, remark, slot_wish,
 };
@@ -138,6 +138,7 @@ async fn close_in_order(
     run.stage(Stage::Judge);
     keep::judge_place(options, &target)?;
     choose_slot(run, &target, &facts);
+    note_relation(run, &target, &facts);
     keep::judge_completeness(run, &target, &relate(&target, &facts))?;
     let to_stop = server_to_stop(options, &target);
     let mut cleared = None;
@@ -148,6 +149,7 @@ async fn close_in_order(
             cleared.insert(passed).findings().clone()
         }
     };
+    summary::note_mode(run, before_stop.is_seed);
     remark(run, &target, &facts);
     judge_wal_supply(run, &facts)?;
     settings::warn_of_history(run, &facts);
@@ -223,6 +225,7 @@ async fn close_in_order(
         keep::judge_completeness(run, &target, &cleared.findings().relation)?;
     }
     leaving::warn(run, &target, &facts);
+    note_relation(run, &target, &facts);
     let findings = cleared.findings();
     let (start_lsn, lists) = match begun {
         Some((start_lsn, lists)) if to_stop.is_some() => {
@@ -253,8 +256,7 @@ async fn close_in_order(
         .map_err(|error| Failure::untouched(&error))?;
 
     if let Some(kept) = workers::in_place(|| keep::save(run, &target, &facts, &cleared))? {
-        // It is saved once.
-        let _ = run.kept_wal.set(kept);
+        run.record.note(|outcome| outcome.kept_wal = Some(kept));
     }
 
     let configuration = workers::in_place(|| configuration::stage(options, configuration))?;
@@ -290,6 +292,15 @@ async fn close_in_order(
     }))
 }
 
+/// Remembers for the report how both relate.
+pub(super) fn note_relation(run: &Run<'_>, target: &TargetFacts, facts: &SourceFacts) {
+    let before = match &target.condition {
+        Condition::Cluster(cluster) => Some(&**cluster),
+        _ => None,
+    };
+    summary::note_relation(run, facts, &relate(target, facts), before);
+}
+
 /// Compares both sides' WAL where what is saved depends on it; a rebuild makes everything equal anyway.
 async fn compare_wal(
     run: &Run<'_>,
@@ -322,6 +333,8 @@ async fn begin(
         opened.map_err(|error| error.untouched())
     };
     let ((), start_lsn) = futures_util::future::try_join(login, bracket).await?;
+    run.record
+        .note(|outcome| outcome.start_lsn = Some(start_lsn));
     run.stage(Stage::Manifest);
     let has_content = target.condition.is_cluster();
     let lists = lists(run, source, has_content, facts, findings).await?;
@@ -387,7 +400,11 @@ pub(super) async fn facts(
         join: run.join,
     };
     let slot = slots::wanted(run.options.slot.as_deref(), target);
-    source.introduce(&configure, slot.map(str::to_owned)).await
+    let facts = source
+        .introduce(&configure, slot.map(str::to_owned))
+        .await?;
+    summary::note_source(run, &facts);
+    Ok(facts)
 }
 
 /// The server in the target that has to be stopped, if there is one and that was asked for.
@@ -458,6 +475,7 @@ async fn open_bracket(
     if is_new {
         // It is set once.
         let _ = run.made_slot.set(());
+        run.record.note(|outcome| outcome.slot_made = true);
     }
     Ok(start_lsn)
 }

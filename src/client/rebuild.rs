@@ -11,6 +11,7 @@ use crate::client::finish::launch::start_and_watch;
 use crate::client::options::RebuildOptions;
 use crate::client::outcome::Outcome;
 use crate::client::prepare::{Looked, look, prepare};
+use crate::client::record::Record;
 use crate::client::run::Run;
 use crate::client::source::{self, Connection, Source};
 use crate::client::survey::survey;
@@ -22,16 +23,17 @@ use crate::wire::message::Request;
 /// How long the agent may take to say good-bye.
 const BYE_WITHIN: Duration = Duration::from_secs(10);
 
-/// Rebuilds, seeds or compares a target. Ends early when `cancel` becomes true.
+/// Rebuilds, seeds or compares a target, and keeps `record` of it. Ends early when `cancel` becomes true.
 ///
 /// # Errors
 /// A [`Failure`] that knows in what state it leaves the target.
 pub async fn rebuild(
     options: &RebuildOptions,
     events: &Events,
+    record: &Record,
     mut cancel: watch::Receiver<bool>,
 ) -> Result<Outcome, Failure> {
-    let run = Run::begin(options, events)?;
+    let run = Run::begin(options, events, record)?;
     let connected = tokio::select! {
         biased;
         () = cancelled(&mut cancel) => Err(interrupted(TargetState::Untouched)),

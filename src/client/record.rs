@@ -28,6 +28,9 @@ impl Record {
         let outcome = Outcome {
             mode: options.dry_run.then_some(Mode::DryRun),
             pg_reseed_version: env!("CARGO_PKG_VERSION"),
+            // Only a NUL cannot be quoted, and no argument holds one.
+            command: shlex::try_join(options.command.iter().map(String::as_str))
+                .unwrap_or_default(),
             pgdata: options.pgdata.display().to_string(),
             target_host: disk::host().name,
             slot: options.slot.clone(),
@@ -89,7 +92,7 @@ fn times(entered: &[(Stage, Instant)]) -> Vec<StageTime> {
         .iter()
         .zip(ends)
         .map(|((stage, from), to)| StageTime {
-            name: stage.name(),
+            name: *stage,
             seconds: (to - *from).as_secs_f64(),
         })
         .collect()

@@ -516,7 +516,9 @@ impl Connection {
     pub async fn end(self) -> String {
         let further = self.further.into_iter().map(Carrier::end);
         let further = futures_util::future::join_all(further);
-        futures_util::future::join(self.first.end(), further).await.0
+        futures_util::future::join(self.first.end(), further)
+            .await
+            .0
     }
 }
 

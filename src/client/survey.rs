@@ -16,7 +16,7 @@ use crate::client::look::settings;
 use crate::client::look::twins;
 use crate::client::look::{adoption, conf, server};
 use crate::client::outcome::Outcome;
-use crate::client::prepare::{facts, is_interrupted, server_to_stop};
+use crate::client::prepare::{facts, is_interrupted, note_relation, server_to_stop};
 use crate::client::run::Run;
 use crate::client::source::Source;
 use crate::client::transfer::lists::{lists, plan};
@@ -47,8 +47,9 @@ pub(super) async fn survey(
     let target = &*target;
     run.stage(Stage::Judge);
     keep::judge_place(options, target)?;
-    keep::judge_completeness(run, target, &relate(target, &facts))?;
     choose_slot(run, target, &facts);
+    note_relation(run, target, &facts);
+    keep::judge_completeness(run, target, &relate(target, &facts))?;
     let server_to_stop = server_to_stop(options, target);
     let findings = match server_to_stop {
         Some(_) => judge_before_stop(run, target, &facts)?,

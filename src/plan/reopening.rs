@@ -44,10 +44,9 @@ mod tests {
     #[test]
     fn tries_become_rare_and_end() {
         let mut reopening = Reopening::default();
-        let waits: Vec<u64> =
-            std::iter::from_fn(|| reopening.after_loss(Duration::from_secs(1)))
-                .map(|wait| u64::try_from(wait.as_millis()).unwrap())
-                .collect();
+        let waits: Vec<u64> = std::iter::from_fn(|| reopening.after_loss(Duration::from_secs(1)))
+            .map(|wait| u64::try_from(wait.as_millis()).unwrap())
+            .collect();
         assert_eq!(
             waits,
             [250, 500, 1000, 2000, 4000, 8000, 16000, 30000, 30000, 30000]

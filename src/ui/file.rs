@@ -6,43 +6,88 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::client::outcome::Outcome;
 use crate::ui::Ending;
 
-/// The report of a run that did not come to an outcome. Field names are stable.
+/// The version of the report's format: it grows when a field changes its meaning or goes, not when one is added.
+pub const VERSION: u32 = 1;
+
+/// The report of a run, whatever its end. Field names are stable.
 #[derive(Debug, Serialize)]
-pub struct FailureReport<'a> {
+pub struct Report<'a> {
+    pub report_version: u32,
+    /// RFC 3339, UTC.
+    pub started_at: String,
+    pub finished_at: String,
     #[serde(flatten)]
     pub ending: &'a Ending,
-    pub pg_reseed_version: &'static str,
-    pub pgdata: String,
-    pub seconds: f64,
+    #[serde(flatten)]
+    pub outcome: &'a Outcome,
 }
 
-/// Writes a report as JSON: whole or not at all.
+impl Report<'_> {
+    /// As JSON, with the end of the line.
+    ///
+    /// # Errors
+    /// What cannot be JSON.
+    pub fn text(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = serde_json::to_vec_pretty(self).map_err(io::Error::other)?;
+        bytes.push(b'\n');
+        Ok(bytes)
+    }
+}
+
+/// Looks whether a file can be written beside `path` and take its place. Leaves nothing.
+///
+/// # Errors
+/// Why not.
+pub fn check(path: &Path) -> io::Result<()> {
+    if is_special(path) {
+        return Ok(());
+    }
+    if path.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    let beside = beside(path);
+    new_file(&beside)?;
+    fs::remove_file(&beside)
+}
+
+/// Writes a file: whole or not at all, unless it is a pipe or a device.
 ///
 /// # Errors
 /// When a file cannot be written or renamed.
-pub fn write(path: &Path, report: &impl Serialize) -> io::Result<()> {
-    let mut bytes = serde_json::to_vec_pretty(report).map_err(io::Error::other)?;
-    bytes.push(b'\n');
+pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if is_special(path) {
+        return File::options().write(true).open(path)?.write_all(bytes);
+    }
     let beside = beside(path);
-    let written = write_and_rename(&beside, path, &bytes);
+    let written = write_and_rename(&beside, path, bytes);
     if written.is_err() {
         let _ = fs::remove_file(&beside);
     }
     written
 }
 
+/// Whether it is a pipe, a terminal or another device: nothing that a file could take the place of.
+fn is_special(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
+}
+
 fn write_and_rename(beside: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    // In a directory that others may write to, what has this name already may be a link of theirs.
-    match fs::remove_file(beside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = File::create_new(beside)?;
+    let mut file = new_file(beside)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(beside, path)
+}
+
+fn new_file(path: &Path) -> io::Result<File> {
+    // In a directory that others may write to, what has this name already may be a link of theirs.
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    File::create_new(path)
 }
 
 /// A name of its own in the same directory, since a rename does not cross file systems.
@@ -57,47 +102,70 @@ mod tests {
     use insta::assert_snapshot;
 
     use super::*;
+    use crate::event::Stage;
 
     #[test]
     fn a_report_replaces_the_one_before_and_leaves_nothing_else() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("report.json");
-        write(&path, &"old").unwrap();
-        write(&path, &serde_json::json!({"mode": "rebuild"})).unwrap();
-        let text = fs::read_to_string(&path).unwrap();
-        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(value["mode"], "rebuild");
+        check(&path).unwrap();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+        write(&path, b"old").unwrap();
+        check(&path).unwrap();
+        write(&path, b"new").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 
     #[test]
-    fn a_report_that_cannot_be_written_leaves_nothing() {
+    fn a_report_that_cannot_be_written_is_found_and_leaves_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let missing = directory.path().join("missing").join("report.json");
-        assert!(write(&missing, &1).is_err());
+        assert!(check(&missing).is_err() && write(&missing, b"x").is_err());
         // A directory stands where the report shall go: the rename fails.
         let occupied = directory.path().join("occupied");
         fs::create_dir_all(occupied.join("child")).unwrap();
-        assert!(write(&occupied, &1).is_err());
+        assert!(check(&occupied).is_err() && write(&occupied, b"x").is_err());
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 
     #[test]
-    fn a_failure_is_reported_flat() {
-        let ending = Ending {
+    fn a_device_is_written_to_and_stays() {
+        let device = Path::new("/dev/null");
+        check(device).unwrap();
+        write(device, b"x").unwrap();
+        assert!(is_special(device));
+    }
+
+    #[test]
+    fn a_failure_has_every_field_that_a_success_has() {
+        let fields = |ending: &Ending, outcome: &Outcome| {
+            let report = Report {
+                report_version: VERSION,
+                started_at: "2026-11-29T08:29:27Z".to_owned(),
+                finished_at: "2026-11-29T08:30:12Z".to_owned(),
+                ending,
+                outcome,
+            };
+            let text = report.text().unwrap();
+            let value: serde_json::Value = serde_json::from_slice(&text).unwrap();
+            let fields = value.as_object().unwrap().keys().cloned();
+            fields.collect::<Vec<_>>()
+        };
+        let mut ending = Ending {
             exit_status: 3,
             outcome: "refused",
             target: "untouched",
+            stage: Some(Stage::Judge),
+            refusals: vec!["server-running"],
             errors: vec!["no".to_owned()],
             details: vec![],
             hints: vec![],
         };
-        let report = FailureReport {
-            ending: &ending,
-            pg_reseed_version: "0.1.0",
-            pgdata: "/srv/pg/15".to_owned(),
-            seconds: 0.5,
-        };
-        assert_snapshot!(serde_json::to_string(&report).unwrap(), @r#"{"exit_status":3,"outcome":"refused","target":"untouched","errors":["no"],"details":[],"hints":[],"pg_reseed_version":"0.1.0","pgdata":"/srv/pg/15","seconds":0.5}"#);
+        let failed = fields(&ending, &Outcome::default());
+        ending.exit_status = 0;
+        let done = fields(&ending, &crate::ui::report::tests::rebuilt());
+        assert_eq!(failed, done);
+        assert_snapshot!(done.join(" "), @"");
     }
 }

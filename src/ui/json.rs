@@ -35,6 +35,7 @@ enum Line<'a> {
         text: &'a str,
     },
     Warning {
+        code: &'static str,
         text: &'a str,
     },
     Log {
@@ -92,7 +93,10 @@ impl<W: Write + Send> Display for Json<W> {
             },
             Event::RetainedWal { bytes } => Line::RetainedWal { bytes: *bytes },
             Event::Note(text) => Line::Note { text },
-            Event::Warning(text) => Line::Warning { text },
+            Event::Warning(warning) => Line::Warning {
+                code: warning.code.name(),
+                text: &warning.message,
+            },
         };
         self.line(&line);
     }
@@ -135,11 +139,11 @@ mod tests {
         {"event":"planned","files":1,"compare_bytes":1073741824,"fetch_bytes":8192}
         {"event":"stage","stage":"compare","seconds":3.0}
         {"event":"retained_wal","bytes":16777216}
-        {"event":"warning","text":"The source's disk is slow."}
+        {"event":"warning","code":"slot-left","text":"The source's disk is slow."}
         {"event":"log","level":"info","text":"a line of the log"}
         {"event":"progress","stage":"compare","seconds":13.0,"files":1,"compare_bytes":1073741824,"fetch_bytes":8192,"compared_bytes":314572800,"fetched_bytes":0,"differing_blocks":1,"moved_blocks":0,"moved_bytes":8192,"wire_received_bytes":0,"wire_sent_bytes":0,"written_bytes":0,"removed_files":0,"wal_bytes":0,"retained_wal_bytes":16777216,"bytes_per_second":31457280,"seconds_left":25}
         {"event":"progress","stage":"compare","seconds":14.0,"files":1,"compare_bytes":1073741824,"fetch_bytes":8192,"compared_bytes":314572800,"fetched_bytes":0,"differing_blocks":1,"moved_blocks":0,"moved_bytes":8192,"wire_received_bytes":0,"wire_sent_bytes":0,"written_bytes":0,"removed_files":0,"wal_bytes":0,"retained_wal_bytes":16777216,"bytes_per_second":28597527,"seconds_left":27}
-        {"event":"end","exit_status":3,"outcome":"refused","target":"untouched","errors":["a \"quoted\" reason"],"details":[],"hints":[]}
+        {"event":"end","exit_status":3,"outcome":"refused","target":"untouched","stage":"compare","refusals":["server-running"],"errors":["a \"quoted\" reason"],"details":[],"hints":[]}
         "#);
     }
 }

@@ -2,11 +2,14 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 
-use crate::ui::{Level, Screen, print_line};
+use crate::ui::{Level, Screen, clock, print_line};
 
 /// The variable that names levels by module, as in `info,pg_reseed::client=trace`.
 pub const VARIABLE: &str = "PG_RESEED_LOG";
@@ -57,9 +60,18 @@ pub fn start(verbosity: i16, sink: Sink) -> Result<(), String> {
     let _ = if is_json {
         builder.without_time().with_level(false).try_init()
     } else {
-        builder.try_init()
+        builder.with_timer(Timer).try_init()
     };
     Ok(())
+}
+
+/// The time of a line, as all our lines have it.
+struct Timer;
+
+impl FormatTime for Timer {
+    fn format_time(&self, writer: &mut Writer<'_>) -> std::fmt::Result {
+        writer.write_str(&clock::stamp(SystemTime::now()))
+    }
 }
 
 /// Other people's crates say less than we do.

@@ -6,6 +6,7 @@
 //! is torn by another.
 
 mod bar;
+pub mod clock;
 mod figures;
 pub mod file;
 pub mod inspection;
@@ -13,6 +14,7 @@ mod json;
 pub mod log;
 mod plain;
 pub mod report;
+pub mod short;
 mod words;
 
 use std::collections::VecDeque;
@@ -38,8 +40,8 @@ pub enum Style {
     None,
 }
 
-/// How a run ended, for programs: the last line of `--progress json`, and the report of a run that
-/// failed. Field names are stable.
+/// How a run ended, for programs: the last line of `--progress json`, and a part of the report. Field names are
+/// stable.
 #[derive(Debug, Clone, Serialize)]
 pub struct Ending {
     pub exit_status: u8,
@@ -47,6 +49,10 @@ pub struct Ending {
     pub outcome: &'static str,
     /// State of the target: `standby`, `untouched` or `half-way`.
     pub target: &'static str,
+    /// The stage that it was in; absent before the first one.
+    pub stage: Option<Stage>,
+    /// Stable names of what refused, one for each of `errors`.
+    pub refusals: Vec<&'static str>,
     pub errors: Vec<String>,
     pub details: Vec<String>,
     pub hints: Vec<String>,
@@ -97,17 +103,17 @@ pub struct Ui {
 }
 
 impl Ui {
-    /// Starts to show a run on standard error.
+    /// Starts to show a run on standard error, its lines with the time before them if they are `dated`.
     ///
     /// # Errors
     /// When the system has no thread left.
-    pub fn start(style: Style) -> io::Result<Self> {
+    pub fn start(style: Style, dated: bool) -> io::Result<Self> {
         let style = style.resolved(io::stderr().is_terminal());
         let display: Box<dyn Display> = match style {
             Style::Bar => Box::new(bar::Bar::new()),
             Style::Json => Box::new(json::Json::new(io::stderr())),
-            Style::None => Box::new(plain::Plain::new(io::stderr(), true)),
-            Style::Auto | Style::Plain => Box::new(plain::Plain::new(io::stderr(), false)),
+            Style::None => Box::new(plain::Plain::new(io::stderr(), true, dated)),
+            Style::Auto | Style::Plain => Box::new(plain::Plain::new(io::stderr(), false, dated)),
         };
         let counters = Arc::new(Counters::default());
         let screen = Arc::new(Screen::default());
@@ -293,6 +299,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+    use crate::warning::{Code, Warning};
 
     /// Figures in the middle of a comparison.
     pub(super) fn compare_figures(planned: u64, compared: u64, rate: u64) -> Figures {
@@ -327,7 +334,10 @@ mod tests {
             },
             Event::Stage(Stage::Compare),
             Event::RetainedWal { bytes: 16 << 20 },
-            Event::Warning("The source's disk is slow.".to_owned()),
+            Event::Warning(Warning {
+                code: Code::SlotLeft,
+                message: "The source's disk is slow.".to_owned(),
+            }),
         ];
         let mut tracker = Tracker::default();
         let counters = Counters::default();
@@ -345,6 +355,8 @@ mod tests {
             exit_status: 3,
             outcome: "refused",
             target: "untouched",
+            stage: Some(Stage::Compare),
+            refusals: vec!["server-running"],
             errors: vec!["a \"quoted\" reason".to_owned()],
             details: vec![],
             hints: vec![],
@@ -421,6 +433,8 @@ mod tests {
             exit_status: 0,
             outcome: "done",
             target: "standby",
+            stage: None,
+            refusals: vec![],
             errors: vec![],
             details: vec![],
             hints: vec![],

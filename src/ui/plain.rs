@@ -1,4 +1,5 @@
-//! Progress as lines: one per stage and one every ten seconds of work. For logs and cron.
+//! Progress as lines: one per stage and one every ten seconds of work. For logs and cron; in those each line begins
+//! with the time.
 
 use std::io::Write;
 use std::time::Duration;
@@ -6,7 +7,7 @@ use std::time::Duration;
 use crate::errors::one_line;
 use crate::event::{Event, Stage};
 use crate::ui::figures::Figures;
-use crate::ui::{Display, Level, words};
+use crate::ui::{Display, Level, clock, words};
 
 /// Distance of the progress lines.
 const LINE_DISTANCE: Duration = Duration::from_secs(10);
@@ -15,11 +16,17 @@ const LINE_DISTANCE: Duration = Duration::from_secs(10);
 pub(super) struct Plain<W> {
     out: W,
     is_silent: bool,
+    /// Lines begin with the time: they go to a log.
+    is_dated: bool,
 }
 
 impl<W: Write> Plain<W> {
-    pub(super) fn new(out: W, is_silent: bool) -> Self {
-        Self { out, is_silent }
+    pub(super) fn new(out: W, is_silent: bool, is_dated: bool) -> Self {
+        Self {
+            out,
+            is_silent,
+            is_dated,
+        }
     }
 
     #[cfg(test)]
@@ -29,7 +36,7 @@ impl<W: Write> Plain<W> {
 
     /// Standard error may be gone; the run matters more than its display.
     fn line(&mut self, text: &str) {
-        let _ = writeln!(self.out, "{text}");
+        let _ = writeln!(self.out, "{}{text}", clock::before(self.is_dated));
         let _ = self.out.flush();
     }
 }
@@ -60,14 +67,19 @@ impl<W: Write + Send> Display for Plain<W> {
     }
 
     fn log(&mut self, _level: Level, text: &str) {
-        self.line(text);
+        // It has a time of its own.
+        let _ = writeln!(self.out, "{text}");
+        let _ = self.out.flush();
     }
 }
 
 /// A warning or a note as a line.
 pub(super) fn notice(event: &Event) -> Option<String> {
     match event {
-        Event::Warning(text) => Some(format!("pg_reseed: warning: {}", one_line(text))),
+        Event::Warning(warning) => Some(format!(
+            "pg_reseed: warning: {}",
+            one_line(&warning.message)
+        )),
         Event::Note(text) => Some(format!("pg_reseed: note: {}", one_line(text))),
         _ => None,
     }
@@ -153,7 +165,7 @@ mod tests {
 
     #[test]
     fn plain_is_a_line_per_step() {
-        let shown = run_shown(|out| Plain::new(out, false));
+        let shown = run_shown(|out| Plain::new(out, false, false));
         assert_snapshot!(shown, @r"
         pg_reseed: 0:00:00 looking at both sides
         pg_reseed: note: The target is an old primary.
@@ -167,10 +179,20 @@ mod tests {
 
     #[test]
     fn silent_is_warnings_and_log_only() {
-        let shown = run_shown(|out| Plain::new(out, true));
+        let shown = run_shown(|out| Plain::new(out, true, false));
         assert_snapshot!(shown, @r"
         pg_reseed: warning: The source's disk is slow.
         a line of the log
         ");
+    }
+
+    #[test]
+    fn a_log_tells_the_time_of_each_line() {
+        let shown = run_shown(|out| Plain::new(out, false, true));
+        let lines = shown.lines().filter(|line| line.contains("pg_reseed: "));
+        for line in lines {
+            let (time, _) = line.split_once(" UTC pg_reseed: ").unwrap();
+            assert_eq!(time.len(), "2026-11-29 08:29:27.123".len(), "{line}");
+        }
     }
 }

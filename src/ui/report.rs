@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use crate::client::outcome::{DamagedPage, Mode, Outcome};
+use crate::client::outcome::{DamagedPage, Mode, Outcome, StageTime};
 use crate::errors::one_line;
 use crate::pg::lsn::Lsn;
 use crate::plan::leaving;
@@ -47,7 +47,7 @@ pub fn summary(outcome: &Outcome, warned: Warned) -> String {
             format_args!("{} (see standard error)", words::number(count)),
         ),
         (Warned::NotYet, _) => {
-            let warnings = outcome.warnings.iter();
+            let warnings = outcome.warnings.iter().map(|warning| &warning.message);
             list(&mut text, "Warnings", warnings, usize::MAX);
         }
     }
@@ -60,30 +60,24 @@ pub fn summary(outcome: &Outcome, warned: Warned) -> String {
 
 fn headline(text: &mut String, outcome: &Outcome) {
     let pgdata = &outcome.pgdata;
-    let version = &outcome.server_version;
-    let timeline = outcome.timeline;
-    let host = if outcome.source_host.is_empty() {
-        "the source"
-    } else {
-        &outcome.source_host
-    };
+    let host = outcome.source_host.as_deref();
+    let host = host.filter(|host| !host.is_empty());
+    let host = host.unwrap_or("the source");
     let state = if outcome.streaming {
         ", and streams from it"
     } else {
         ""
     };
     let sentence = match outcome.mode {
-        Mode::Rebuild => format!("\"{pgdata}\" is rebuilt as a standby of {host}{state}"),
-        Mode::Seed => format!("\"{pgdata}\" is seeded as a standby of {host}{state}"),
-        Mode::DryRun => format!("Dry run: nothing was changed in \"{pgdata}\""),
+        Some(Mode::Seed) => format!("\"{pgdata}\" is seeded as a standby of {host}{state}"),
+        Some(Mode::DryRun) => format!("Dry run: nothing was changed in \"{pgdata}\""),
+        Some(Mode::Rebuild) | None => {
+            format!("\"{pgdata}\" is rebuilt as a standby of {host}{state}")
+        }
     };
     put(
         text,
-        format_args!(
-            "{} (PostgreSQL {}, timeline {timeline}).\n",
-            one_line(&sentence),
-            one_line(version)
-        ),
+        format_args!("{}{}.\n", one_line(&sentence), source(outcome)),
     );
     if !outcome.damaged.is_empty() {
         let pages = words::counted(outcome.damaged.len() as u64, "page", "pages");
@@ -94,15 +88,26 @@ fn headline(text: &mut String, outcome: &Outcome) {
     }
 }
 
+/// The source's version and timeline in brackets, as far as it was asked.
+pub(super) fn source(outcome: &Outcome) -> String {
+    match (&outcome.server_version, outcome.timeline) {
+        (Some(version), Some(timeline)) => {
+            format!(" (PostgreSQL {}, timeline {timeline})", one_line(version))
+        }
+        _ => String::new(),
+    }
+}
+
 /// How the target came to be where it was, and what of it is gone.
 fn history(text: &mut String, outcome: &Outcome) {
-    if !outcome.relation.is_empty() {
-        row(text, "The target", format_args!("{}", outcome.relation));
+    if let Some(relation) = &outcome.relation {
+        row(text, "The target", format_args!("{}", relation.words));
     }
     if let Some(divergence) = &outcome.divergence {
-        let (name, has) = match outcome.mode {
-            Mode::DryRun => ("To be lost", "has"),
-            Mode::Rebuild | Mode::Seed => ("Lost", "had"),
+        let (name, has) = if outcome.is_dry_run() {
+            ("To be lost", "has")
+        } else {
+            ("Lost", "had")
         };
         row(
             text,
@@ -117,6 +122,32 @@ fn history(text: &mut String, outcome: &Outcome) {
             ),
         );
     }
+    saved_wal(text, outcome);
+    let tense = |is: &'static str, was: &'static str| {
+        if outcome.is_dry_run() { is } else { was }
+    };
+    if let Some(unarchived) = &outcome.unarchived {
+        let saved = if unarchived.saved {
+            "; saved"
+        } else {
+            tense("; to be removed", "; removed")
+        };
+        row(
+            text,
+            "Not archived",
+            format_args!("{}{saved}", unarchived.summary()),
+        );
+    }
+    list(
+        text,
+        tense("Slots to go", "Slots gone"),
+        outcome.removed_slots.iter().map(leaving::slot),
+        LISTED_MAX,
+    );
+}
+
+/// What was saved of the target's own WAL.
+pub(super) fn saved_wal(text: &mut String, outcome: &Outcome) {
     if let Some(kept) = &outcome.kept_wal {
         row(
             text,
@@ -140,37 +171,15 @@ fn history(text: &mut String, outcome: &Outcome) {
             );
         }
     }
-    let tense = |is: &'static str, was: &'static str| match outcome.mode {
-        Mode::DryRun => is,
-        Mode::Rebuild | Mode::Seed => was,
-    };
-    if let Some(unarchived) = &outcome.unarchived {
-        let saved = if unarchived.saved {
-            "; saved"
-        } else {
-            tense("; to be removed", "; removed")
-        };
-        row(
-            text,
-            "Not archived",
-            format_args!("{}{saved}", unarchived.summary()),
-        );
-    }
-    list(
-        text,
-        tense("Slots to go", "Slots gone"),
-        outcome.removed_slots.iter().map(leaving::slot),
-        LISTED_MAX,
-    );
 }
 
 /// What was compared, moved and saved.
 fn transfer(text: &mut String, outcome: &Outcome) {
-    let is_dry = outcome.mode == Mode::DryRun;
+    let is_dry = outcome.is_dry_run();
     let files = words::counted(outcome.files, "file", "files");
     let moved = words::size(outcome.moved_bytes);
     let verb = if is_dry { "To move" } else { "Moved" };
-    if outcome.mode == Mode::Seed {
+    if outcome.mode == Some(Mode::Seed) {
         row(text, verb, format_args!("{moved} in {files}"));
     } else {
         let compared = words::size(outcome.compared_bytes);
@@ -188,19 +197,7 @@ fn transfer(text: &mut String, outcome: &Outcome) {
         };
         row(text, verb, format_args!("{moved} with {blocks}{lacking}"));
     }
-    row(
-        text,
-        "On the wire",
-        format_args!(
-            "{} received, {} sent{}",
-            words::size(outcome.wire_received_bytes),
-            words::size(outcome.wire_sent_bytes),
-            match outcome.streams {
-                0 | 1 => String::new(),
-                streams => format!(", over {streams} streams"),
-            }
-        ),
-    );
+    wire(text, outcome);
     let saved = outcome.full_copy_bytes.saturating_sub(outcome.moved_bytes);
     if saved > 0 {
         row(
@@ -243,6 +240,30 @@ fn transfer(text: &mut String, outcome: &Outcome) {
     }
 }
 
+/// What went over the streams, and how many of those there were.
+pub(super) fn wire(text: &mut String, outcome: &Outcome) {
+    let mut streams = match outcome.streams {
+        0 | 1 => String::new(),
+        streams => format!(", over {streams} streams"),
+    };
+    if outcome.lost_streams > 0 {
+        let _ = write!(
+            streams,
+            ", of which {} broke off",
+            words::number(outcome.lost_streams)
+        );
+    }
+    row(
+        text,
+        "On the wire",
+        format_args!(
+            "{} received, {} sent{streams}",
+            words::size(outcome.wire_received_bytes),
+            words::size(outcome.wire_sent_bytes),
+        ),
+    );
+}
+
 fn backup(text: &mut String, outcome: &Outcome) {
     if let (Some(start), Some(stop)) = (outcome.start_lsn, outcome.stop_lsn) {
         let wal = if outcome.wal_bytes > 0 {
@@ -257,11 +278,26 @@ fn backup(text: &mut String, outcome: &Outcome) {
     }
 }
 
-fn time(text: &mut String, outcome: &Outcome) {
-    let stages: Vec<_> = outcome
-        .stages
+/// How long it took, and which of it took how long.
+pub(super) fn time(text: &mut String, outcome: &Outcome) {
+    // A stage may come again; what took no time is not worth a word.
+    let mut stages: Vec<StageTime> = Vec::new();
+    for stage in &outcome.stages {
+        match stages.iter_mut().find(|known| known.name == stage.name) {
+            Some(known) => known.seconds += stage.seconds,
+            None => stages.push(stage.clone()),
+        }
+    }
+    let stages: Vec<_> = stages
         .iter()
-        .map(|stage| format!("{} {}", stage.name, words::took(stage.seconds)))
+        .filter(|stage| stage.seconds >= 0.05)
+        .map(|stage| {
+            format!(
+                "{} {}",
+                words::doing(stage.name),
+                words::took(stage.seconds)
+            )
+        })
         .collect();
     let all = words::took(outcome.seconds);
     if stages.is_empty() {
@@ -324,26 +360,38 @@ fn put(text: &mut String, value: fmt::Arguments<'_>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use crate::client::outcome::TablespaceRemoval;
+pub(super) mod tests {
     use insta::assert_snapshot;
 
     use super::*;
-    use crate::client::outcome::{DivergenceReport, KeptWal, StageTime};
+    use crate::client::outcome::{DivergenceReport, KeptWal, RelationReport, TablespaceRemoval};
+    use crate::event::Stage;
     use crate::pg::timeline::TimelineId;
+    use crate::warning::{Code, Warning};
 
-    fn rebuilt() -> Outcome {
+    fn warning(message: &str) -> Warning {
+        Warning {
+            code: Code::SettingInForce,
+            message: message.to_owned(),
+        }
+    }
+
+    pub(crate) fn rebuilt() -> Outcome {
         Outcome {
-            outcome: "done",
-            mode: Mode::Rebuild,
+            mode: Some(Mode::Rebuild),
             pg_reseed_version: "0.1.0",
+            command: "pg_reseed rebuild -D /srv/pg/15 -h db2".to_owned(),
+            target_host: "db1".to_owned(),
             pgdata: "/srv/pg/15".to_owned(),
-            source_host: "db2".to_owned(),
-            source_data_directory: "/srv/pg/15".to_owned(),
-            server_version: "15.18".to_owned(),
-            system_identifier: "7312345678901234567".to_owned(),
-            timeline: TimelineId(2),
-            relation: "diverged from the source at 0/5000000 of timeline 1".to_owned(),
+            source_host: Some("db2".to_owned()),
+            source_data_directory: Some("/srv/pg/15".to_owned()),
+            server_version: Some("15.18".to_owned()),
+            system_identifier: Some("7312345678901234567".to_owned()),
+            timeline: Some(TimelineId(2)),
+            relation: Some(RelationReport {
+                code: "diverged",
+                words: "diverged from the source at 0/5000000 of timeline 1".to_owned(),
+            }),
             divergence: Some(DivergenceReport {
                 lsn: Lsn(0x0500_0000),
                 timeline: TimelineId(1),
@@ -372,7 +420,11 @@ mod tests {
             written_bytes: 186_875_904,
             wire_received_bytes: 63_963_136,
             wire_sent_bytes: 2_097_152,
+            compare_bytes: Some(13_314_398_617),
+            fetch_bytes: Some(4_194_304),
+            left_bytes: Some(0),
             streams: 4,
+            lost_streams: 0,
             full_copy_bytes: 13_421_772_800,
             files: 1204,
             removed_files: 12,
@@ -398,16 +450,17 @@ mod tests {
             damaged: vec![],
             warnings: vec![],
             slot: Some("standby1".to_owned()),
+            slot_made: false,
             server_to_stop: None,
             streaming: true,
             next_steps: vec![],
             stages: vec![
                 StageTime {
-                    name: "look",
+                    name: Stage::Look,
                     seconds: 0.31,
                 },
                 StageTime {
-                    name: "compare",
+                    name: Stage::Compare,
                     seconds: 42.4,
                 },
             ],
@@ -433,7 +486,7 @@ mod tests {
           Hard links    7 files with another name got a content apart; the other name keeps the old
           Backup        0/7000028 to 0/9000100, 32.0 MB of WAL fetched
           Slot          standby1
-          Time          45 s: look 0.3 s, compare 42 s
+          Time          45 s: looking at both sides 0.3 s, comparing and moving 42 s
           Tablespaces   16400: goes, with 3 files in "/ts/one"
                         16401: its link goes, "/ts/two" stays: it belongs to another user
           Kept          postgresql.conf
@@ -446,7 +499,7 @@ mod tests {
     #[test]
     fn summary_of_a_seed() {
         let outcome = Outcome {
-            mode: Mode::Seed,
+            mode: Some(Mode::Seed),
             relation: "is empty: everything comes from the source".to_owned(),
             divergence: None,
             kept_wal: None,
@@ -475,7 +528,7 @@ mod tests {
           On the wire   61.0 MB received, 2.00 MB sent, over 4 streams
           Written       178 MB
           Backup        0/7000028 to 0/9000100, 32.0 MB of WAL fetched
-          Time          45 s: look 0.3 s, compare 42 s
+          Time          45 s: looking at both sides 0.3 s, comparing and moving 42 s
           Next          Start the standby: pg_ctl -D /srv/pg/15 start
         "#);
     }
@@ -483,8 +536,7 @@ mod tests {
     #[test]
     fn summary_of_a_dry_run() {
         let outcome = Outcome {
-            outcome: "dry-run",
-            mode: Mode::DryRun,
+            mode: Some(Mode::DryRun),
             kept_wal: None,
             start_lsn: None,
             stop_lsn: None,
@@ -506,7 +558,7 @@ mod tests {
           Saved         12.3 GB of the 12.5 GB of a full copy (98 %)
           To remove     12 files
           Hard links    7 files with another name get a content apart; the other name keeps the old
-          Time          45 s: look 0.3 s, compare 42 s
+          Time          45 s: looking at both sides 0.3 s, comparing and moving 42 s
           Tablespaces   16400: goes, with 3 files in "/ts/one"
                         16401: its link goes, "/ts/two" stays: it belongs to another user
           Kept          postgresql.conf
@@ -519,7 +571,6 @@ mod tests {
     #[test]
     fn summary_of_a_rebuild_from_a_damaged_source() {
         let outcome = Outcome {
-            outcome: "done-with-damaged-pages",
             damaged: (0..12)
                 .map(|block| DamagedPage {
                     path: "base/16384/24601".to_owned(),
@@ -528,7 +579,9 @@ mod tests {
                     actual_checksum: 0x0B11,
                 })
                 .collect(),
-            warnings: vec!["Settings of the source name a log directory elsewhere.".to_owned()],
+            warnings: vec![warning(
+                "Settings of the source name a log directory elsewhere.",
+            )],
             next_steps: vec!["Repair the source.".to_owned(), "Run it again.".to_owned()],
             ..rebuilt()
         };
@@ -549,7 +602,7 @@ mod tests {
           Hard links    7 files with another name got a content apart; the other name keeps the old
           Backup        0/7000028 to 0/9000100, 32.0 MB of WAL fetched
           Slot          standby1
-          Time          45 s: look 0.3 s, compare 42 s
+          Time          45 s: looking at both sides 0.3 s, comparing and moving 42 s
           Tablespaces   16400: goes, with 3 files in "/ts/one"
                         16401: its link goes, "/ts/two" stays: it belongs to another user
           Kept          postgresql.conf
@@ -576,7 +629,7 @@ mod tests {
     #[test]
     fn warnings_that_were_seen_are_counted_and_not_repeated() {
         let outcome = Outcome {
-            warnings: vec!["Beware.".to_owned()],
+            warnings: vec![warning("Beware.")],
             ..rebuilt()
         };
         let text = summary(&outcome, Warned::Already);

@@ -106,6 +106,23 @@ pub(super) fn stage(stage: Stage) -> &'static str {
     }
 }
 
+/// What a stage does, short: goes on after "while", and before a time.
+pub(super) fn doing(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Look => "looking at both sides",
+        Stage::Judge => "checking",
+        Stage::Bracket => "starting the backup",
+        Stage::Manifest => "listing files",
+        Stage::Close => "closing the target",
+        Stage::Compare => "comparing and moving",
+        Stage::Wal => "ending the backup",
+        Stage::Finish => "configuring and syncing",
+        Stage::Start => "starting the standby",
+        Stage::Watch => "waiting for its stream",
+        Stage::Done => "ending",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

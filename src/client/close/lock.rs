@@ -78,10 +78,12 @@ impl Close<'_> {
             CloseError::Untouched(_) => Failure::untouched(&error),
             CloseError::Started(_) => Failure {
                 kind: Kind::Refused,
+                refusals: vec!["server-running"],
                 ..Failure::untouched(&error).hint("Stop that server, or use --stop.")
             },
             CloseError::Changed => Failure {
                 kind: Kind::Refused,
+                refusals: vec!["target-changed"],
                 ..Failure::untouched(&error)
                     .hint("Find out who works there, then run the same command again.")
             },

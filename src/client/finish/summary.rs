@@ -2,11 +2,12 @@
 
 use crate::client::look::leaving;
 use crate::client::options::{RebuildOptions, Starter};
-use crate::client::outcome::{DamagedPage, DivergenceReport, Mode, Outcome, REMOVED_NAMED};
+use crate::client::outcome::{
+    DamagedPage, DivergenceReport, Mode, Outcome, REMOVED_NAMED, RelationReport,
+};
 use crate::client::run::Run;
 use crate::client::transfer::ranges::Found;
 use crate::client::transfer::work::Work;
-use crate::event::Counters;
 use crate::facts::{SourceFacts, TargetCluster};
 use crate::path::RelPath;
 use crate::pg::lsn::Lsn;
@@ -49,7 +50,52 @@ impl Noted {
             }
         }
         self.vanished.extend(work.vanished(found));
+        run.record
+            .note(|outcome| outcome.damaged.clone_from(&self.damaged));
     }
+}
+
+/// Notes what the source is.
+pub fn note_source(run: &Run<'_>, facts: &SourceFacts) {
+    run.record.note(|outcome| {
+        outcome.source_host = Some(facts.host.name.clone());
+        outcome.source_data_directory =
+            Some(String::from_utf8_lossy(&facts.data_directory).into_owned());
+        outcome.server_version = Some(facts.version.to_string());
+        outcome.system_identifier = Some(facts.control.system_identifier.to_string());
+        outcome.timeline = Some(facts.timeline);
+    });
+}
+
+/// Notes how both relate, what a rebuild takes from the target, and the slot.
+pub fn note_relation(
+    run: &Run<'_>,
+    facts: &SourceFacts,
+    relation: &Relation,
+    before: Option<&TargetCluster>,
+) {
+    let found = before.and_then(|before| leaving::unarchived(before, Some((facts, relation))));
+    run.record.note(|outcome| {
+        outcome.relation = Some(RelationReport {
+            code: relation.name(),
+            words: relation.to_string(),
+        });
+        outcome.divergence = divergence(relation, before);
+        let kept = outcome.kept_wal.as_ref();
+        outcome.unarchived = found.map(|found| Unarchived {
+            saved: kept.is_some_and(|kept| kept.unarchived_files > 0),
+            ..found
+        });
+        outcome.removed_slots = before.map_or_else(Vec::new, |cluster| cluster.slots.clone());
+        outcome.slot = run.slot().map(str::to_owned);
+    });
+}
+
+/// Notes whether everything comes. A dry run stays one.
+pub fn note_mode(run: &Run<'_>, is_seed: bool) {
+    let mode = if is_seed { Mode::Seed } else { Mode::Rebuild };
+    run.record
+        .note(|outcome| outcome.mode = outcome.mode.or(Some(mode)));
 }
 
 /// Puts the outcome together.
@@ -57,77 +103,28 @@ pub fn outcome(run: &Run<'_>, told: &Told<'_>) -> Outcome {
     for (code, warning) in warnings(told) {
         run.warn(code, warning);
     }
-    let counters = run.events.counters();
-    let read = Counters::read;
     let findings = told.findings;
-    let mode = match (told.lsns, findings.is_seed) {
-        (None, _) => Mode::DryRun,
-        (Some(_), true) => Mode::Seed,
-        (Some(_), false) => Mode::Rebuild,
-    };
-    let outcome = match (mode, told.noted.damaged.is_empty()) {
-        (Mode::DryRun, _) => "dry-run",
-        (_, true) => "done",
-        (_, false) => "done-with-damaged-pages",
-    };
-    Outcome {
-        outcome,
-        mode,
-        pg_reseed_version: env!("CARGO_PKG_VERSION"),
-        pgdata: run.options.pgdata.display().to_string(),
-        source_host: told.facts.host.name.clone(),
-        source_data_directory: String::from_utf8_lossy(&told.facts.data_directory).into_owned(),
-        server_version: told.facts.version.to_string(),
-        system_identifier: told.facts.control.system_identifier.to_string(),
-        timeline: told.facts.timeline,
-        relation: findings.relation.to_string(),
-        divergence: divergence(&findings.relation, told.before),
-        kept_wal: run.kept_wal.get().cloned(),
-        unarchived: unarchived(run, told),
-        removed_slots: told
-            .before
-            .map_or_else(Vec::new, |cluster| cluster.slots.clone()),
-        start_lsn: told.lsns.map(|(start, _)| start),
-        stop_lsn: told.lsns.map(|(_, stop)| stop),
-        compared_bytes: read(&counters.compared_bytes),
-        differing_blocks: read(&counters.differing_blocks),
-        moved_blocks: read(&counters.moved_blocks),
-        moved_bytes: read(&counters.moved_bytes),
-        fetched_bytes: read(&counters.fetched_bytes),
-        wal_bytes: read(&counters.wal_bytes),
-        written_bytes: read(&counters.written_bytes),
-        wire_received_bytes: read(&counters.wire_received_bytes),
-        wire_sent_bytes: read(&counters.wire_sent_bytes),
-        streams: read(&counters.streams),
-        full_copy_bytes: told.work.full_copy_bytes,
-        files: told.work.files.len() as u64,
-        removed_files: read(&counters.removed_files),
-        removed: removed(told),
-        kept: told.work.kept.clone(),
-        taken_over: told.work.taken_over.clone(),
-        replaced: told.work.made_equal.clone(),
-        removed_tablespaces: told.work.tablespaces.clone(),
-        unshared_files: told.work.unshared_files,
-        damaged: told.noted.damaged.clone(),
-        warnings: run.warnings(),
-        slot: run.slot().map(str::to_owned),
-        server_to_stop: told.server_to_stop,
-        streaming: told.streaming,
-        next_steps: next_steps(run, told, mode),
-        stages: run.clock.stages(),
-        seconds: run.clock.began.elapsed().as_secs_f64(),
-    }
-}
-
-/// The WAL that was never archived, and whether it was saved.
-fn unarchived(run: &Run<'_>, told: &Told<'_>) -> Option<Unarchived> {
-    let relation = &told.findings.relation;
-    let found = leaving::unarchived(told.before?, Some((told.facts, relation)))?;
-    let kept = run.kept_wal.get();
-    Some(Unarchived {
-        saved: kept.is_some_and(|kept| kept.unarchived_files > 0),
-        ..found
-    })
+    note_relation(run, told.facts, &findings.relation, told.before);
+    note_mode(run, findings.is_seed);
+    run.record.note(|outcome| {
+        outcome.start_lsn = told.lsns.map(|(start, _)| start);
+        outcome.stop_lsn = told.lsns.map(|(_, stop)| stop);
+        outcome.full_copy_bytes = told.work.full_copy_bytes;
+        outcome.files = told.work.files.len() as u64;
+        outcome.removed = removed(told);
+        outcome.kept.clone_from(&told.work.kept);
+        outcome.taken_over.clone_from(&told.work.taken_over);
+        outcome.replaced.clone_from(&told.work.made_equal);
+        outcome
+            .removed_tablespaces
+            .clone_from(&told.work.tablespaces);
+        outcome.unshared_files = told.work.unshared_files;
+        outcome.damaged.clone_from(&told.noted.damaged);
+        outcome.server_to_stop = told.server_to_stop;
+        outcome.streaming = told.streaming;
+        outcome.next_steps = next_steps(run, told);
+    });
+    run.record.outcome(run.events.counters())
 }
 
 /// The names of the files that go, as many as the report has.
@@ -209,10 +206,10 @@ fn warnings(told: &Told<'_>) -> Vec<(Code, String)> {
     warnings
 }
 
-fn next_steps(run: &Run<'_>, told: &Told<'_>, mode: Mode) -> Vec<String> {
+fn next_steps(run: &Run<'_>, told: &Told<'_>) -> Vec<String> {
     let options = run.options;
     let mut steps = Vec::new();
-    if mode == Mode::DryRun {
+    if told.lsns.is_none() {
         if let Some(pid) = told.server_to_stop {
             steps.push(format!(
                 "The same command without --dry-run stops the server with PID {pid} first."

@@ -79,7 +79,9 @@ pub fn remark(run: &Run<'_>, target: &TargetFacts, facts: &SourceFacts) {
     if let plan::lineage::Lineage::OfTarget(evidence) = &lineage {
         run.warn(
             Code::LeavesNoPrimary,
-            format!("The source is a standby of the target, and --leave-no-primary goes on. {evidence}"),
+            format!(
+                "The source is a standby of the target, and --leave-no-primary goes on. {evidence}"
+            ),
         );
     }
     for remark in run.choice.get().iter().flat_map(|choice| &choice.remarks) {

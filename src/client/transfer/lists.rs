@@ -304,9 +304,9 @@ pub fn plan(
         run.warn(
             Code::SourceFilesLeftOut,
             format!(
-            "What is a link, a special file or not readable on the source is left out: {}.",
-            words::some_of(&end.skipped)
-        ),
+                "What is a link, a special file or not readable on the source is left out: {}.",
+                words::some_of(&end.skipped)
+            ),
         );
     }
     if !work.not_brought.is_empty() {
@@ -321,10 +321,20 @@ pub fn plan(
     // What an earlier backup of this run has done is done.
     let counters = run.events.counters();
     let before = |counter| Counters::read(counter);
+    let files = work.files.len() as u64;
+    let compare_bytes = before(&counters.compared_bytes) + work.files.compare_bytes();
+    let fetch_bytes = before(&counters.fetched_bytes) + work.files.fetch_bytes();
+    run.record.note(|outcome| {
+        outcome.files = files;
+        outcome.full_copy_bytes = work.full_copy_bytes;
+        outcome.compare_bytes = Some(compare_bytes);
+        outcome.fetch_bytes = Some(fetch_bytes);
+        outcome.kept.clone_from(&work.kept);
+    });
     run.events.tell(&Event::Planned {
-        files: work.files.len() as u64,
-        compare_bytes: before(&counters.compared_bytes) + work.files.compare_bytes(),
-        fetch_bytes: before(&counters.fetched_bytes) + work.files.fetch_bytes(),
+        files,
+        compare_bytes,
+        fetch_bytes,
     });
     Ok(work)
 }

@@ -28,7 +28,10 @@ pub async fn widen(run: &Run<'_>, source: &Source, connection: &mut Connection) 
     if let Some(token) = run.join {
         run.admitted.notified().await;
         if let Err(error) = open(run, source, connection, token).await {
-            run.warn(Code::StreamsMissing, words(&error, connection.streams(), run.options.streams));
+            run.warn(
+                Code::StreamsMissing,
+                words(&error, connection.streams(), run.options.streams),
+            );
         }
         replace(run, source, connection, token).await
     } else {
@@ -62,7 +65,9 @@ fn add(run: &Run<'_>, source: &Source, opened: Opened, connection: &mut Connecti
     let streams = connection.streams();
     // Those that come in the place of others do not count again.
     let counters = run.events.counters();
-    counters.streams.fetch_max(streams as u64, Ordering::Relaxed);
+    counters
+        .streams
+        .fetch_max(streams as u64, Ordering::Relaxed);
     tracing::debug!("{streams} streams to the agent");
 }
 
