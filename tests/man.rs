@@ -18,6 +18,7 @@ use clap_mangen::Man;
 use insta::assert_snapshot;
 use pg_reseed::cli::args;
 use pg_reseed::cli::exit::Status;
+use pg_reseed::warning::Code;
 
 fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("man").join(name)
@@ -56,7 +57,35 @@ fn page(name: &str, command: Command) -> String {
     man.render_options_section(&mut text).unwrap();
     let sections = fs::read_to_string(path(&format!("{name}.in"))).unwrap();
     let text = String::from_utf8(text).unwrap();
-    text + &sections.replace("@EXIT_STATUS@\n", &exit_statuses())
+    let sections = sections
+        .replace("@EXIT_STATUS@\n", &exit_statuses())
+        .replace("@WARNINGS@\n", &warnings())
+        .replace("@REFUSALS@\n", &refusals());
+    text + &sections
+}
+
+fn warnings() -> String {
+    let escaped = |text: &str| text.replace('-', "\\-");
+    Code::ALL
+        .iter()
+        .map(|(_, name, meaning)| format!(".TP\n.B {}\n{}\n", escaped(name), escaped(meaning)))
+        .collect()
+}
+
+/// The names of `Refusal::name`, and of what closing the target finds at the last moment.
+fn refusals() -> String {
+    let source = include_str!("../src/plan/refusal/reason.rs");
+    let (_, names) = source.split_once("pub fn name(").unwrap();
+    let names = names.lines().filter_map(|line| line.split_once("=> \""));
+    let mut names: Vec<_> = names
+        .filter_map(|(_, rest)| rest.split_once('"'))
+        .map(|(name, _)| name.replace('-', "\\-"))
+        .chain(["target\\-changed".to_owned()])
+        .collect();
+    names.sort();
+    names.dedup();
+    assert!(names.len() > 50, "{names:?}");
+    names.join(",\n") + ".\n"
 }
 
 fn exit_statuses() -> String {
@@ -320,7 +349,7 @@ fn short_help_of_rebuild() {
 
     Output options:
       -P, --progress [<STYLE>]  How progress is shown: auto, bar, plain, json, none [default: auto]
-          --report <FILE>       Write the result to this file as JSON
+          --report <FILE>       Write the result to this file as JSON; - is standard output
       -v, --verbose...          Log more to standard error (repeatable)
       -q, --quiet               No progress and no summary
 

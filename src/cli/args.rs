@@ -479,7 +479,8 @@ pub struct RebuildArguments {
     /// How progress is shown on standard error. "bar" draws a display that refreshes itself, "plain"
     /// writes a line per stage and one every ten seconds while data is compared, for logs; "json"
     /// writes one JSON object per line, for programs; "none" writes warnings and errors only. "auto"
-    /// is bar on a terminal and plain otherwise.
+    /// is bar on a terminal and plain otherwise. Where standard error is no terminal, each line begins with the time,
+    /// UTC.
     #[arg(
         short = 'P',
         long,
@@ -493,11 +494,13 @@ pub struct RebuildArguments {
     )]
     pub progress: Style,
 
-    /// Write the result to this file as JSON
+    /// Write the result to this file as JSON; - is standard output
     ///
     /// Writes the result of the run to this file as one JSON object, also when the run fails or a check
     /// refuses. The file appears at once and whole; one that exists is replaced. It must not lie in
-    /// PGDATA. When it cannot be written, that is a warning, and the exit status stays that of the run.
+    /// PGDATA. That it can be written is tried before the run begins, which otherwise does not begin; when it
+    /// cannot at the end, that is a warning, and the exit status stays that of the run. With - it goes to standard
+    /// output, and the summary to standard error.
     #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
     pub report: Option<PathBuf>,
 

@@ -500,7 +500,10 @@ pub(super) mod tests {
     fn summary_of_a_seed() {
         let outcome = Outcome {
             mode: Some(Mode::Seed),
-            relation: "is empty: everything comes from the source".to_owned(),
+            relation: Some(RelationReport {
+                code: "seed",
+                words: "is empty: everything comes from the source".to_owned(),
+            }),
             divergence: None,
             kept_wal: None,
             compared_bytes: 0,

@@ -99,6 +99,32 @@ impl Rebuild {
         self
     }
 
+    /// Runs it by another program, which is given the words of the command.
+    pub fn under(mut self, words: &[&str]) -> Self {
+        let mut outer = Command::new(words[0]);
+        outer.args(&words[1..]).arg(self.command.get_program());
+        self.command = moved(&self.command, outer);
+        self
+    }
+
+    /// The command as a shell understands it, with its environment.
+    pub fn typed(&self) -> String {
+        let mut words = vec!["env".to_owned()];
+        for (name, value) in self.command.get_envs() {
+            let name = name.to_str().unwrap();
+            match value {
+                Some(value) => words.push(format!("{name}={}", value.to_str().unwrap())),
+                None => words
+                    .splice(1..1, ["-u".to_owned(), name.to_owned()])
+                    .for_each(drop),
+            }
+        }
+        let program = std::iter::once(self.command.get_program());
+        let all = program.chain(self.command.get_args());
+        words.extend(all.map(|word| word.to_str().unwrap().to_owned()));
+        shlex::try_join(words.iter().map(String::as_str)).unwrap()
+    }
+
     /// Runs it in a shell that has done something first, such as set a limit.
     pub fn after(mut self, script: &str) -> Self {
         let mut shell = Command::new("sh");
@@ -107,14 +133,7 @@ impl Rebuild {
             .arg(format!("{script}; exec \"$@\""))
             .arg("sh");
         shell.arg(self.command.get_program());
-        shell.args(self.command.get_args());
-        for (name, value) in self.command.get_envs() {
-            match value {
-                Some(value) => shell.env(name, value),
-                None => shell.env_remove(name),
-            };
-        }
-        self.command = shell;
+        self.command = moved(&self.command, shell);
         self
     }
 
@@ -155,6 +174,18 @@ impl Rebuild {
             report: self.report,
         }
     }
+}
+
+/// A command that gets another's arguments and environment.
+fn moved(from: &Command, mut to: Command) -> Command {
+    to.args(from.get_args());
+    for (name, value) in from.get_envs() {
+        match value {
+            Some(value) => to.env(name, value),
+            None => to.env_remove(name),
+        };
+    }
+    to
 }
 
 /// A rebuild that is under way.
@@ -282,12 +313,12 @@ impl Said {
     /// The lines for people on standard error: error, detail, hint, warning.
     pub fn messages(&self) -> String {
         let mut messages = String::new();
-        for line in self
-            .stderr
-            .lines()
-            .filter(|line| line.starts_with("pg_reseed: "))
-        {
-            let _ = writeln!(messages, "{line}");
+        for line in self.stderr.lines() {
+            // Without the time.
+            let line = line.split_once(" UTC ").map_or(line, |(_, line)| line);
+            if line.starts_with("pg_reseed: ") {
+                let _ = writeln!(messages, "{line}");
+            }
         }
         messages
     }
