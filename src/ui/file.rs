@@ -166,6 +166,67 @@ mod tests {
         ending.exit_status = 0;
         let done = fields(&ending, &crate::ui::report::tests::rebuilt());
         assert_eq!(failed, done);
-        assert_snapshot!(done.join(" "), @"");
+        assert_snapshot!(done.join("\n"), @r"
+        command
+        compare_bytes
+        compared_bytes
+        damaged
+        details
+        differing_blocks
+        divergence
+        errors
+        exit_status
+        fetch_bytes
+        fetched_bytes
+        files
+        finished_at
+        full_copy_bytes
+        hints
+        kept
+        kept_wal
+        left_bytes
+        lost_streams
+        mode
+        moved_blocks
+        moved_bytes
+        next_steps
+        outcome
+        pg_reseed_version
+        pgdata
+        refusals
+        relation
+        removed
+        removed_files
+        removed_slots
+        removed_tablespaces
+        replaced
+        report_version
+        seconds
+        server_to_stop
+        server_version
+        slot
+        slot_made
+        source_data_directory
+        source_host
+        stage
+        stages
+        start_lsn
+        started_at
+        stop_lsn
+        streaming
+        streams
+        system_identifier
+        taken_over
+        target
+        target_host
+        timeline
+        unarchived
+        unshared_files
+        wal_bytes
+        warnings
+        wire_received_bytes
+        wire_sent_bytes
+        written_bytes
+        ");
     }
 }

@@ -247,11 +247,8 @@ pub(super) fn wire(text: &mut String, outcome: &Outcome) {
         streams => format!(", over {streams} streams"),
     };
     if outcome.lost_streams > 0 {
-        let _ = write!(
-            streams,
-            ", of which {} broke off",
-            words::number(outcome.lost_streams)
-        );
+        let lost = words::counted(outcome.lost_streams, "stream was", "streams were");
+        let _ = write!(streams, "; {lost} lost on the way");
     }
     row(
         text,
@@ -483,6 +480,9 @@ pub(super) mod tests {
           Saved         12.3 GB of the 12.5 GB of a full copy (98 %)
           Written       178 MB
           Removed       12 files
+                        base/5/16384
+                        base/5/16384_fsm
+                        and 10 more (see --report)
           Hard links    7 files with another name got a content apart; the other name keeps the old
           Backup        0/7000028 to 0/9000100, 32.0 MB of WAL fetched
           Slot          standby1
@@ -560,6 +560,9 @@ pub(super) mod tests {
           On the wire   61.0 MB received, 2.00 MB sent, over 4 streams
           Saved         12.3 GB of the 12.5 GB of a full copy (98 %)
           To remove     12 files
+                        base/5/16384
+                        base/5/16384_fsm
+                        and 10 more (see --report)
           Hard links    7 files with another name get a content apart; the other name keeps the old
           Time          45 s: looking at both sides 0.3 s, comparing and moving 42 s
           Tablespaces   16400: goes, with 3 files in "/ts/one"
@@ -602,6 +605,9 @@ pub(super) mod tests {
           Saved         12.3 GB of the 12.5 GB of a full copy (98 %)
           Written       178 MB
           Removed       12 files
+                        base/5/16384
+                        base/5/16384_fsm
+                        and 10 more (see --report)
           Hard links    7 files with another name got a content apart; the other name keeps the old
           Backup        0/7000028 to 0/9000100, 32.0 MB of WAL fetched
           Slot          standby1

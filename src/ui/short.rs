@@ -86,7 +86,17 @@ mod tests {
         outcome.stop_lsn = None;
         outcome.lost_streams = 2;
         let ending = ended(Some(Stage::Compare), "half-way");
-        assert_snapshot!(summary(&ending, &outcome).unwrap(), @"");
+        assert_snapshot!(summary(&ending, &outcome).unwrap(), @r#"
+        "/srv/pg/15" is half-way between both: the run ended while comparing and moving (PostgreSQL 15.18, timeline 2).
+
+          Done          4.02 GB of 12.4 GB compared or fetched (32 %), 8.38 GB left
+          Moved         146 MB with 18,204 blocks
+          On the wire   61.0 MB received, 2.00 MB sent, over 4 streams; 2 streams were lost on the way
+          Saved WAL     48.0 MB in 3 files, from 0/5000000 on, in "/srv/lost"
+          Backup        from 0/7000028 on; it has no end, and the next run begins a new one
+          Slot          standby1; it stays on the source and keeps WAL there
+          Time          45 s: looking at both sides 0.3 s, comparing and moving 42 s
+        "#);
     }
 
     #[test]
