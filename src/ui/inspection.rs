@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::client::outcome::{ClusterReport, Inspection, SourceReport};
 use crate::plan::leaving;
 use crate::plan::saved::Stretch;
-use crate::ui::report::{list, row};
+use crate::ui::rows::{list, row};
 use crate::ui::words;
 
 /// Says what was found, how it relates to the source, and what to do.

@@ -14,6 +14,7 @@ mod json;
 pub mod log;
 mod plain;
 pub mod report;
+mod rows;
 pub mod short;
 mod words;
 

@@ -3,7 +3,7 @@
 use crate::client::outcome::Outcome;
 use crate::errors::one_line;
 use crate::event::Stage;
-use crate::ui::report::{row, saved_wal, source, time, wire};
+use crate::ui::rows::{row, saved_wal, source, time, wire};
 use crate::ui::{Ending, words};
 
 /// What the standard output of a run says that did not come to its end; nothing where it has done nothing worth telling,

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Signal, kill_process, kill_process_group};
 
 use crate::cluster::{DEADLINE, Pair, Rebuild, Scene, Stop, binary, clean, eventually};
 use crate::tls::{Authority, Daemon, rebuild};
@@ -38,6 +38,27 @@ fn stop_of_the_daemon_ends_sessions_in_order() {
         "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pg_reseed%'",
         "0",
     );
+}
+
+/// A terminal that is closed signals the whole group: the daemon reads its certificates again, and its sessions go on.
+#[test]
+fn hangup_of_the_daemons_group_ends_no_session() {
+    let scene = Scene::new();
+    let pair = Pair::diverged(&scene);
+    let authority = Authority::new(&scene, "ca");
+    let daemon = Daemon::start(&scene, &pair.new, &authority, &[]);
+    let mut running = rebuild(
+        &pair,
+        &daemon.place(),
+        authority.options(&authority, "client"),
+    )
+    .args(["--streams", "2", "--max-rate", "4M", "--start"])
+    .spawn();
+    running.wait_closed(&pair.old);
+    kill_process_group(daemon.pid(), Signal::HUP).unwrap();
+    let said = running.wait();
+    assert_eq!(said.code(), 0, "{said}");
+    pair.check_equal();
 }
 
 /// A client that hangs, as when its host is suspended, keeps neither its backup nor its slot.

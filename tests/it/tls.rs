@@ -129,6 +129,8 @@ impl Daemon {
             .args(more)
             .stdout(Stdio::null())
             .stderr(File::create(&log).unwrap());
+        // As a shell does with a job.
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let child = command.spawn().unwrap();
         let mut daemon = Self {
             child,

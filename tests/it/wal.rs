@@ -113,7 +113,7 @@ fn a_standby_that_would_not_find_its_wal_is_not_finished() {
             .args(["--restore-command", command])
             .fail(4);
         assert_eq!(state(&failed), "half-way");
-        let error = failed.stderr.lines().next().unwrap().to_owned();
+        let error = failed.messages().lines().next().unwrap().to_owned();
         said += &(mask(&error) + "\n");
         assert!(
             failed

@@ -89,7 +89,7 @@ async fn replace(
             }
             Some(joined) = coming.next() => match joined {
                 Joined::Yes(opened) => {
-                    add(run, source, opened, connection);
+                    add(run, source, *opened, connection);
                     continue;
                 }
                 Joined::NotTried => None,
@@ -121,7 +121,7 @@ async fn replace(
 
 /// What became of a try.
 enum Joined {
-    Yes(Opened),
+    Yes(Box<Opened>),
     No(SourceError),
     NotTried,
 }
@@ -151,7 +151,7 @@ async fn another(
     };
     tokio::time::sleep(wait).await;
     match source.join(&run.options.from, token).await {
-        Ok(opened) => Joined::Yes(opened),
+        Ok(opened) => Joined::Yes(Box::new(opened)),
         Err(error) => Joined::No(error),
     }
 }
