@@ -427,7 +427,7 @@ pub struct RebuildArguments {
     ///
     /// Over how many streams the data come, from 1 to 16. The further ones are opened the same way as the
     /// first, once the source has been judged fit, and are used from when they are there; one that cannot
-    /// be opened is a warning. One connection is encrypted on one processor and is slow over a long distance:
+    /// be opened is a warning, and so is one that is lost: the run goes on, and opens another. One connection is encrypted on one processor and is slow over a long distance:
     /// several move more. The default with ssh and tls is the number of this host's processors, but at most 4;
     /// it is 1 with --from local, exec:COMMAND and a --rsh that is not ssh. Further streams of ssh
     /// never ask for a password (BatchMode), so they need a key or an agent that holds one.
