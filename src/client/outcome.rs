@@ -17,9 +17,6 @@ use crate::warning::Warning;
 /// How many removed files the report names.
 pub const REMOVED_NAMED: usize = 10_000;
 
-/// How many removed files the report names.
-pub const REMOVED_NAMED: usize = 10_000;
-
 /// What kind of run it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
