@@ -17,7 +17,7 @@ use clap::Command;
 use clap_mangen::Man;
 use insta::assert_snapshot;
 use pg_reseed::cli::args;
-use pg_reseed::cli::exit::Status;
+use pg_reseed::cli::exit::{Status, Verdict};
 
 fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("man").join(name)
@@ -56,13 +56,28 @@ fn page(name: &str, command: Command) -> String {
     man.render_options_section(&mut text).unwrap();
     let sections = fs::read_to_string(path(&format!("{name}.in"))).unwrap();
     let text = String::from_utf8(text).unwrap();
-    text + &sections.replace("@EXIT_STATUS@\n", &exit_statuses())
+    text + &sections
+        .replace("@EXIT_STATUS@\n", &exit_statuses())
+        .replace("@VERDICTS@\n", &verdicts())
 }
 
 fn exit_statuses() -> String {
     Status::MEANINGS
         .iter()
         .map(|(status, meaning)| format!(".TP\n.B {}\n{meaning}\n", status.number()))
+        .collect()
+}
+
+fn verdicts() -> String {
+    Verdict::MEANINGS
+        .iter()
+        .map(|(verdict, meaning)| {
+            format!(
+                ".TP\n.B {}\n{}\n",
+                verdict.number(),
+                meaning.replace('-', "\\-")
+            )
+        })
         .collect()
 }
 

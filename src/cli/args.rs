@@ -784,6 +784,13 @@ pub struct InspectArguments {
     #[command(flatten)]
     pub connection: ConnectionArguments,
 
+    /// Tell the verdict by the exit status
+    ///
+    /// Ends with a status of 10 or more unless the directory is a standby that streams: see EXIT STATUS. Without it
+    /// the status is 0 whatever was found.
+    #[arg(long, help_heading = OUTPUT)]
+    pub exit_code: bool,
+
     /// Print JSON
     ///
     /// Prints one JSON object instead of text.

@@ -203,7 +203,11 @@ async fn again(run: &Run<'_>, half: &mut Half, spoiled: &Spoiled) -> Result<(), 
     run.stage(Stage::Bracket);
     let start_lsn = half
         .source
-        .start_backup(run.options.fast_checkpoint, SlotWish::Held)
+        .start_backup(
+            &half.facts.host.name,
+            run.options.fast_checkpoint,
+            SlotWish::Held,
+        )
         .await
         .map_err(|error| Failure::half_way_with(&error, error.hint()))?;
     if start_lsn <= spoiled.until {

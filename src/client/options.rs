@@ -73,6 +73,10 @@ pub struct RebuildOptions {
     pub max_wal_retained: Option<u64>,
     /// A person typed the command: one who can be asked.
     pub is_typed: bool,
+    /// The words of the command that was typed, without secrets.
+    pub command: Vec<String>,
+    /// Where it was typed.
+    pub working_directory: PathBuf,
     pub overrides: Overrides,
 }
 
@@ -117,6 +121,8 @@ pub struct InspectOptions {
     pub source: Option<InspectSource>,
     /// The standby's slot on the source.
     pub slot: Option<String>,
+    /// Where the command was typed.
+    pub working_directory: PathBuf,
 }
 
 /// How `inspect` reaches the source, with what was typed: the advice is a command with the same words.

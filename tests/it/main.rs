@@ -39,6 +39,7 @@ mod slot_users;
 mod slots;
 mod standby;
 mod starts;
+mod states;
 mod syncrep;
 mod tls;
 mod told;
