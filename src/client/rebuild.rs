@@ -134,9 +134,15 @@ async fn too_much_retained(run: &Run<'_>, source: &Source, state: TargetState) -
         _ => failure.detail("It may remove that WAL now: the run's replication slot is gone."),
     };
     match state {
-        TargetState::HalfWay => failure.hint(format!(
-            "{AGAIN} --max-wal-retained allows more, and --max-rate, --jobs and --streams make it faster."
-        )),
+        TargetState::HalfWay => {
+            let failure = failure.hint(format!(
+                "{AGAIN} --max-wal-retained allows more, and --max-rate, --jobs and --streams make it faster."
+            ));
+            match run.options.brings_wal && !run.options.streams_wal {
+                true => failure.hint("With -X stream the source need not keep what has come."),
+                false => failure,
+            }
+        }
         TargetState::Untouched | TargetState::Rebuilt => failure,
     }
 }
