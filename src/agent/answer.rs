@@ -263,7 +263,9 @@ impl Reader {
     pub(super) fn lane(&self, request: &Request) -> Lane {
         match request {
             Request::Blocks { spans, .. }
-                if spans.first().is_some_and(|span| span.entry.0 >= self.files.len()) =>
+                if spans
+                    .first()
+                    .is_some_and(|span| span.entry.0 >= self.files.len()) =>
             {
                 Lane::Wal
             }

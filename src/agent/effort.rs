@@ -61,13 +61,11 @@ impl Effort {
             read: AtomicU64::new(0),
             packed: AtomicU64::new(0),
             room: Arc::new(Semaphore::new(permits)),
-            limit: max_rate
-                .filter(|rate| *rate > 0)
-                .map(|rate| Limit {
-                    rate,
-                    next: Mutex::new(Instant::now()),
-                    lanes: Default::default(),
-                }),
+            limit: max_rate.filter(|rate| *rate > 0).map(|rate| Limit {
+                rate,
+                next: Mutex::new(Instant::now()),
+                lanes: Default::default(),
+            }),
         }
     }
 
