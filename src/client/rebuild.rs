@@ -138,9 +138,10 @@ async fn too_much_retained(run: &Run<'_>, source: &Source, state: TargetState) -
             let failure = failure.hint(format!(
                 "{AGAIN} --max-wal-retained allows more, and --max-rate, --jobs and --streams make it faster."
             ));
-            match run.options.brings_wal && !run.options.streams_wal {
-                true => failure.hint("With -X stream the source need not keep what has come."),
-                false => failure,
+            if run.options.brings_wal && !run.options.streams_wal {
+                failure.hint("With -X stream the source need not keep what has come.")
+            } else {
+                failure
             }
         }
         TargetState::Untouched | TargetState::Rebuilt => failure,
