@@ -282,7 +282,7 @@ pub struct RebuildArguments {
     )]
     pub checkpoint: Checkpoint,
 
-    /// How the WAL of the backup comes: fetch, stream, none
+    /// How the WAL of the backup comes
     ///
     /// How the WAL that the backup needs comes to the standby. "fetch" brings it from the source's pg_wal at
     /// the end, and is sure that no segment is missing; the source keeps all of it until then. "stream" is as sure and
