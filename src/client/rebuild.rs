@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use crate::client::carry::{carry_out, finish};
 use crate::client::close::stop;
-use crate::client::failure::{AGAIN, Failure, TargetState};
+use crate::client::failure::{Failure, TargetState};
 use crate::client::finish::launch::start_and_watch;
 use crate::client::options::RebuildOptions;
 use crate::client::outcome::Outcome;
@@ -135,14 +135,15 @@ async fn too_much_retained(run: &Run<'_>, source: &Source, state: TargetState) -
     };
     match state {
         TargetState::HalfWay => {
-            let failure = failure.hint(format!(
-                "{AGAIN} --max-wal-retained allows more, and --max-rate, --jobs and --streams make it faster."
-            ));
-            if run.options.brings_wal && !run.options.streams_wal {
+            let failure = failure.hint(
+                "--max-wal-retained allows more, and --max-rate, --jobs and --streams make it faster.",
+            );
+            let failure = if run.options.brings_wal && !run.options.streams_wal {
                 failure.hint("With -X stream the source need not keep what has come.")
             } else {
                 failure
-            }
+            };
+            failure.again()
         }
         TargetState::Untouched | TargetState::Rebuilt => failure,
     }
@@ -165,7 +166,7 @@ async fn cancelled(cancel: &mut watch::Receiver<bool>) {
 fn interrupted(state: TargetState) -> Failure {
     let failure = Failure::new(state, "interrupted by a signal");
     match state {
-        TargetState::HalfWay => failure.hint(AGAIN),
+        TargetState::HalfWay => failure.again(),
         TargetState::Untouched | TargetState::Rebuilt => failure,
     }
 }

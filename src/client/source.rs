@@ -67,9 +67,14 @@ impl SourceError {
         if let SourceError::Handshake { epitaph, .. } = self {
             failure = failure.detail(format!("{epitaph}."));
         }
-        match self.hint() {
-            Some(hint) => failure.hint(hint),
-            None => failure,
+        match self {
+            SourceError::Lost(_) | SourceError::BracketLost(_) => {
+                failure.hint("Run the same command again when the cause is mended.")
+            }
+            _ => match self.hint() {
+                Some(hint) => failure.hint(hint),
+                None => failure,
+            },
         }
     }
 
@@ -85,10 +90,10 @@ impl SourceError {
             SourceError::Handshake { .. } => Some(HANDSHAKE_HINT),
             SourceError::Fault(fault) => fault.hint.as_deref(),
             SourceError::Open(_) => Some("Check --from and the options that belong to it."),
-            SourceError::Lost(_) | SourceError::BracketLost(_) => {
-                Some("Run the same command again when the cause is mended.")
-            }
-            SourceError::Unfitting(_) | SourceError::Request(_) => None,
+            SourceError::Lost(_)
+            | SourceError::BracketLost(_)
+            | SourceError::Unfitting(_)
+            | SourceError::Request(_) => None,
         }
     }
 }
