@@ -300,8 +300,8 @@ fn short_help_of_rebuild() {
           --max-wal-retained <SIZE>   Most WAL that the source may keep for the run
       -c, --checkpoint <MODE>         Immediate or spread checkpoint at the start [default: fast]
                                       [possible values: fast, spread]
-      -X, --wal-method <METHOD>       How the WAL of the backup comes: fetch, none [default: fetch]
-                                      [possible values: fetch, none]
+      -X, --wal-method <METHOD>       How the WAL of the backup comes [default: fetch] [possible values:
+                                      fetch, stream, none]
 
     TLS options:
           --tls-ca <FILE>    Certificates that the other side's must come from

@@ -167,7 +167,7 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
             )));
         }
     }
-    let brings_wal = typed.wal_method == WalMethod::Fetch;
+    let brings_wal = typed.wal_method != WalMethod::None;
     if !brings_wal && typed.slot.is_none() && typed.restore_command.is_none() {
         return Err(UsageError::new(
             "with \"-X none\" nothing gives the standby the WAL of the backup",
@@ -206,6 +206,7 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
         create_slot: typed.create_slot,
         fast_checkpoint: typed.checkpoint == Checkpoint::Fast,
         brings_wal,
+        streams_wal: typed.wal_method == WalMethod::Stream,
         mappings,
         waldir: typed.waldir,
         jobs: typed

@@ -25,6 +25,8 @@ pub struct RebuildOptions {
     pub fast_checkpoint: bool,
     /// Bring the WAL of the backup; otherwise slot or restore_command must be able to give it.
     pub brings_wal: bool,
+    /// Bring what is complete of it while the files come, so that the source need not keep it until the end.
+    pub streams_wal: bool,
     pub mappings: Vec<Mapping>,
     /// Where pg_wal of a seeded target shall really be.
     pub waldir: Option<PathBuf>,

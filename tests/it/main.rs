@@ -48,6 +48,7 @@ mod transport;
 mod traps;
 mod twins;
 mod wal;
+mod wal_stream;
 mod wrong_side;
 
 /// The folders of modules and what declares their modules.
