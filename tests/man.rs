@@ -17,7 +17,7 @@ use clap::Command;
 use clap_mangen::Man;
 use insta::assert_snapshot;
 use pg_reseed::cli::args;
-use pg_reseed::cli::exit::Status;
+use pg_reseed::cli::exit::{Status, Verdict};
 use pg_reseed::warning::Code;
 
 fn path(name: &str) -> PathBuf {
@@ -59,6 +59,7 @@ fn page(name: &str, command: Command) -> String {
     let text = String::from_utf8(text).unwrap();
     let sections = sections
         .replace("@EXIT_STATUS@\n", &exit_statuses())
+        .replace("@VERDICTS@\n", &verdicts())
         .replace("@WARNINGS@\n", &warnings())
         .replace("@REFUSALS@\n", &refusals());
     text + &sections
@@ -92,6 +93,19 @@ fn exit_statuses() -> String {
     Status::MEANINGS
         .iter()
         .map(|(status, meaning)| format!(".TP\n.B {}\n{meaning}\n", status.number()))
+        .collect()
+}
+
+fn verdicts() -> String {
+    Verdict::MEANINGS
+        .iter()
+        .map(|(verdict, meaning)| {
+            format!(
+                ".TP\n.B {}\n{}\n",
+                verdict.number(),
+                meaning.replace('-', "\\-")
+            )
+        })
         .collect()
 }
 
@@ -314,8 +328,8 @@ fn short_help_of_rebuild() {
           --max-wal-retained <SIZE>   Most WAL that the source may keep for the run
       -c, --checkpoint <MODE>         Immediate or spread checkpoint at the start [default: fast]
                                       [possible values: fast, spread]
-      -X, --wal-method <METHOD>       How the WAL of the backup comes: fetch, none [default: fetch]
-                                      [possible values: fetch, none]
+      -X, --wal-method <METHOD>       How the WAL of the backup comes [default: fetch] [possible values:
+                                      fetch, stream, none]
 
     TLS options:
           --tls-ca <FILE>    Certificates that the other side's must come from

@@ -22,7 +22,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use crate::cli::args::Command;
-use crate::cli::exit::Status;
+use crate::cli::exit::{Status, Verdict};
 use crate::cli::resolve::{Inspect, Rebuild, Report, Surroundings, UsageError};
 use crate::cli::signals::stop_signal;
 use crate::client;
@@ -102,8 +102,13 @@ fn inspect(meant: &Inspect) -> ExitCode {
     let pgdata = meant.options.pgdata.display().to_string();
     match result {
         Ok(found) => {
+            let status = if meant.tells_verdict {
+                Verdict::of(found.advice.as_ref())
+            } else {
+                Verdict::Healthy
+            };
             ui.end(Ending {
-                exit_status: Status::Done.number(),
+                exit_status: status.number(),
                 outcome: "inspected",
                 target: "untouched",
                 stage: None,
@@ -122,7 +127,7 @@ fn inspect(meant: &Inspect) -> ExitCode {
                 Ok(text) => drop(io::stdout().write_all(text.as_bytes())),
                 Err(error) => return cannot_begin(&error.to_string()),
             }
-            Status::Done.code()
+            status.code()
         }
         Err(failure) => {
             let ending = exit::ending(&Err(failure), &pgdata, None);

@@ -174,7 +174,7 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
             )));
         }
     }
-    let brings_wal = typed.wal_method == WalMethod::Fetch;
+    let brings_wal = typed.wal_method != WalMethod::None;
     if !brings_wal && typed.slot.is_none() && typed.restore_command.is_none() {
         return Err(UsageError::new(
             "with \"-X none\" nothing gives the standby the WAL of the backup",
@@ -213,6 +213,7 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
         create_slot: typed.create_slot,
         fast_checkpoint: typed.checkpoint == Checkpoint::Fast,
         brings_wal,
+        streams_wal: typed.wal_method == WalMethod::Stream,
         mappings,
         waldir: typed.waldir,
         jobs: typed
@@ -266,6 +267,7 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
                 .chain(ENVIRONMENT.iter().map(|(variable, _)| *variable)),
             around.variable,
         ),
+        working_directory: around.working_directory.to_owned(),
         overrides: overrides(&typed.overrides, typed.seed),
     };
     Ok(Rebuild {
@@ -286,6 +288,8 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
 pub struct Inspect {
     pub options: InspectOptions,
     pub is_json: bool,
+    /// The exit status tells the verdict.
+    pub tells_verdict: bool,
     pub verbosity: i16,
 }
 
@@ -328,8 +332,10 @@ pub fn inspect(typed: InspectArguments, around: &Surroundings) -> Result<Inspect
             config_file: recorded.map(|cluster| cluster.config_file),
             source,
             slot: typed.slot,
+            working_directory: around.working_directory.to_owned(),
         },
         is_json: typed.json,
+        tells_verdict: typed.exit_code,
         verbosity: i16::from(typed.verbose),
     })
 }
