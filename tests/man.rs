@@ -17,7 +17,7 @@ use clap::Command;
 use clap_mangen::Man;
 use insta::assert_snapshot;
 use pg_reseed::cli::args;
-use pg_reseed::cli::exit::Status;
+use pg_reseed::cli::help::{self, Example};
 
 fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("man").join(name)
@@ -56,14 +56,38 @@ fn page(name: &str, command: Command) -> String {
     man.render_options_section(&mut text).unwrap();
     let sections = fs::read_to_string(path(&format!("{name}.in"))).unwrap();
     let text = String::from_utf8(text).unwrap();
-    text + &sections.replace("@EXIT_STATUS@\n", &exit_statuses())
+    let command = name.strip_prefix("pg_reseed-").unwrap_or(name);
+    let sections = sections
+        .replace("@EXIT_STATUS@\n", &exit_statuses(command))
+        .replace("@EXAMPLES@\n", &examples(command));
+    text + &sections
 }
 
-fn exit_statuses() -> String {
-    Status::MEANINGS
+fn exit_statuses(command: &str) -> String {
+    help::statuses(command)
         .iter()
-        .map(|(status, meaning)| format!(".TP\n.B {}\n{meaning}\n", status.number()))
+        .map(|(number, meaning)| format!(".TP\n.B {number}\n{meaning}\n"))
         .collect()
+}
+
+/// A text as roff takes it.
+fn roff(text: &str) -> String {
+    text.replace('\\', "\\e").replace('-', "\\-")
+}
+
+fn examples(command: &str) -> String {
+    let mut text = String::new();
+    for Example { what, commands } in help::examples(command) {
+        if !text.is_empty() {
+            text.push_str(".PP\n");
+        }
+        text.push_str(&format!("{}:\n.PP\n.nf\n.RS\n", roff(what)));
+        for command in *commands {
+            text.push_str(&format!("$ {}\n", roff(command)));
+        }
+        text.push_str(".RE\n.fi\n");
+    }
+    text
 }
 
 #[test]
@@ -180,6 +204,32 @@ fn documents_name_only_options_that_exist() {
                     "{document}: --{name} does not exist"
                 );
             }
+        }
+    }
+}
+
+/// Every command in a code block of the documents is one that is understood.
+#[test]
+fn commands_of_the_documents_are_understood() {
+    for (document, least) in [("README.md", 6), ("SECURITY.md", 2)] {
+        let text = fs::read_to_string(path("..").join(document)).unwrap();
+        let blocks = text.split("```").skip(1).step_by(2);
+        let lines: Vec<String> = blocks
+            .flat_map(|block| {
+                let whole = block.replace("\\\n", " ");
+                whole.lines().map(str::to_owned).collect::<Vec<_>>()
+            })
+            .filter_map(|line| {
+                let typed = line.rsplit_once("$ ").map_or(&*line, |(_, typed)| typed);
+                let typed = typed.trim();
+                typed.starts_with("pg_reseed ").then(|| typed.to_owned())
+            })
+            .collect();
+        assert!(lines.len() >= least, "{document}: {lines:?}");
+        for line in lines {
+            let words = shlex::split(&line).unwrap_or_else(|| panic!("{line}"));
+            let parsed = args::parse(words.into_iter().map(Into::into));
+            assert!(parsed.is_ok(), "{document}: {line}: {parsed:?}");
         }
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::buffer::Buffer;
 use crate::client::failure::Failure;
-use crate::errors::one_line;
+use crate::errors::{chain, one_line};
 use crate::event::{Counters, Event, Events};
 use crate::facts::SourceFacts;
 use crate::geometry::total_bytes;
@@ -18,6 +18,7 @@ use crate::link::frames::{self, Frame, FrameError, Impatient, Outgoing};
 use crate::link::process::{self, Link, Process};
 use crate::link::stdio::Input;
 use crate::pg::lsn::Lsn;
+use crate::plan::contact::{self, Heard, NoContact};
 use crate::wire::codec::{self, CodecError};
 use crate::wire::message::{
     ALIVE_EVERY, Answer, Fault, JoinToken, Notice, Request, RequestId, SILENT_AFTER, SlotWish,
@@ -38,15 +39,8 @@ const END_WITHIN: Duration = Duration::from_secs(10);
 /// The source cannot be asked, or it answered with a fault.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    #[error("could not reach the agent")]
-    Open(#[source] std::io::Error),
-    #[error("could not talk to the agent")]
-    Handshake {
-        #[source]
-        source: FrameError,
-        epitaph: String,
-        by_tls: bool,
-    },
+    #[error("{}", .0.error)]
+    NoContact(NoContact),
     #[error("the connection to the agent was lost: {0}")]
     Lost(String),
     #[error("the backup on the source was lost: {0}")]
@@ -64,8 +58,12 @@ impl SourceError {
     #[must_use]
     pub fn untouched(&self) -> Failure {
         let mut failure = Failure::untouched(self);
-        if let SourceError::Handshake { epitaph, .. } = self {
-            failure = failure.detail(format!("{epitaph}."));
+        if let SourceError::NoContact(NoContact {
+            detail: Some(detail),
+            ..
+        }) = self
+        {
+            failure = failure.detail(format!("{detail}."));
         }
         match self.hint() {
             Some(hint) => failure.hint(hint),
@@ -77,14 +75,8 @@ impl SourceError {
     #[must_use]
     pub fn hint(&self) -> Option<&str> {
         match self {
-            SourceError::Handshake {
-                source: FrameError::Codec(CodecError::OtherVersion { .. }),
-                ..
-            } => Some(VERSION_HINT),
-            SourceError::Handshake { by_tls: true, .. } => Some(TLS_HINT),
-            SourceError::Handshake { .. } => Some(HANDSHAKE_HINT),
+            SourceError::NoContact(told) => Some(&told.hint),
             SourceError::Fault(fault) => fault.hint.as_deref(),
-            SourceError::Open(_) => Some("Check --from and the options that belong to it."),
             SourceError::Lost(_) | SourceError::BracketLost(_) => {
                 Some("Run the same command again when the cause is mended.")
             }
@@ -95,16 +87,6 @@ impl SourceError {
 
 /// Most tablespaces: each is held against all others.
 const TABLESPACES_MAX: usize = 10_000;
-
-const VERSION_HINT: &str = "Install the same version of pg_reseed on both hosts.";
-
-/// What usually is the matter when the other side says something else.
-const HANDSHAKE_HINT: &str = "pg_reseed must be installed on the source's host (--agent-path says where), \
-                              and nothing else may write to the standard output of that command.";
-
-/// TLS 1.3 tells a client late, and in few words, that it is refused.
-const TLS_HINT: &str =
-    "The agent's log says why it refuses: check its --allow and the certificates of both sides.";
 
 /// Who waits for an answer.
 struct Waiting {
@@ -202,7 +184,9 @@ pub(super) struct Opened {
 /// # Errors
 /// [`SourceError`] when the process cannot be started, ends, or speaks something else.
 pub async fn connect(from: &From, events: &Events) -> Result<(Source, Connection), SourceError> {
-    let opened = open(process::open(from).await.map_err(SourceError::Open)?).await?;
+    let link = process::open(from).await;
+    let opened = open(link.map_err(|error| not_begun(from, &error))?).await?;
+    events.tell(&Event::MayAsk(false));
     let source = Source {
         first: Stream {
             outgoing: opened.outgoing.clone(),
@@ -240,12 +224,16 @@ async fn open(link: Link) -> Result<Opened, SourceError> {
     let greeting = tokio::time::timeout(FIRST_WORD_WITHIN, frames::read_preamble(&mut reader));
     let greeted = match greeting.await {
         Ok(greeted) => greeted,
-        Err(_) => Err(FrameError::Silent),
+        Err(_) => {
+            drop(outgoing);
+            return Err(no_contact(&Heard::TooLate(FIRST_WORD_WITHIN.as_secs()), process).await);
+        }
     };
-    if let Err(source) = greeted {
+    if let Err(error) = greeted {
         drop(outgoing);
-        return Err(handshake(source, &mut process).await);
+        return Err(no_contact(&heard(&error), process).await);
     }
+    process.answered();
     frames::limit_silence(&mut reader, SILENT_AFTER);
     Ok(Opened {
         process,
@@ -255,12 +243,25 @@ async fn open(link: Link) -> Result<Opened, SourceError> {
     })
 }
 
-async fn handshake(source: FrameError, process: &mut Process) -> SourceError {
-    SourceError::Handshake {
-        source,
-        epitaph: process.epitaph().await,
-        by_tls: matches!(process, Process::Connection(_)),
+fn not_begun(from: &From, error: &std::io::Error) -> SourceError {
+    let told = contact::not_begun(&from.carrier(), error.kind(), &chain(error));
+    SourceError::NoContact(told)
+}
+
+/// What was heard instead of an agent's first words.
+fn heard(error: &FrameError) -> Heard {
+    match error {
+        FrameError::Silent => Heard::Nothing,
+        FrameError::Codec(CodecError::OtherVersion { .. }) => {
+            Heard::OtherVersion(error.to_string())
+        }
+        _ => Heard::Other(error.to_string()),
     }
+}
+
+async fn no_contact(heard: &Heard, mut process: Process) -> SourceError {
+    let (ended, said) = process.ended().await;
+    SourceError::NoContact(contact::judge(process.carrier(), heard, &ended, &said))
 }
 
 /// Tells the agent now and then that the client is there, until the stream ends.
@@ -454,13 +455,12 @@ impl Source {
     /// # Errors
     /// [`SourceError`]; the streams that are there are not touched.
     pub(super) async fn join(&self, from: &From, token: JoinToken) -> Result<Opened, SourceError> {
-        let link = process::open_further(from)
-            .await
-            .map_err(SourceError::Open)?;
+        let link = process::open_further(from).await;
+        let link = link.map_err(|error| not_begun(from, &error))?;
         let mut opened = open(link).await?;
         let request = Outgoing::new(self.new_id(), &Request::Join { token }, Vec::new())?;
         let _ = opened.outgoing.send(request).await;
-        let source = match frames::read_frame(&mut opened.reader).await {
+        let error = match frames::read_frame(&mut opened.reader).await {
             Ok(Some(frame)) => match codec::decode(&frame.head)? {
                 Answer::Joined => return Ok(opened),
                 Answer::Fault(fault) => return Err(SourceError::Fault(fault.in_one_line())),
@@ -469,7 +469,7 @@ impl Source {
             Ok(None) => FrameError::Silent,
             Err(error) => error,
         };
-        Err(handshake(source, &mut opened.process).await)
+        Err(no_contact(&heard(&error), opened.process).await)
     }
 
     /// Takes a further stream into use.
@@ -583,7 +583,8 @@ impl Carrier {
         } = self;
         reading.abort();
         let _ = tokio::time::timeout(END_WITHIN, writing).await;
-        let epitaph = process.epitaph().await;
+        let (ended, said) = process.ended().await;
+        let epitaph = contact::epitaph(process.carrier(), &ended, &said);
         process.end(END_WITHIN).await;
         epitaph
     }

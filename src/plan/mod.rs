@@ -4,6 +4,7 @@
 //! `client` looks, asks this module, and acts on the answer.
 //!
 //! - [`advice`]: whether the target needs a rebuild at all, and what to do.
+//! - [`contact`]: why no agent answered, and what to do.
 //! - [`relation`]: how the target's history relates to the source's.
 //! - [`lineage`]: where the source leads: to a primary that is not the target.
 //! - [`diverged`]: which WAL only the target has.
@@ -27,6 +28,7 @@ pub mod action;
 pub mod adoption;
 pub mod advice;
 pub mod configuration;
+pub mod contact;
 pub mod diverged;
 pub mod guard;
 pub mod in_force;

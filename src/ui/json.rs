@@ -93,6 +93,7 @@ impl<W: Write + Send> Display for Json<W> {
             Event::RetainedWal { bytes } => Line::RetainedWal { bytes: *bytes },
             Event::Note(text) => Line::Note { text },
             Event::Warning(text) => Line::Warning { text },
+            Event::MayAsk(_) => return,
         };
         self.line(&line);
     }

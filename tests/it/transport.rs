@@ -196,14 +196,14 @@ fn noise_on_standard_error_does_not_disturb() {
 }
 
 /// A real sshd of this user on a loopback port, where one is installed (`PG_RESEED_TEST_SSHD`).
-struct Sshd {
+pub struct Sshd {
     child: Child,
-    folder: PathBuf,
-    port: u16,
+    pub folder: PathBuf,
+    pub port: u16,
 }
 
 impl Sshd {
-    fn start(scene: &Scene) -> Option<Self> {
+    pub fn start(scene: &Scene) -> Option<Self> {
         let program = std::env::var_os("PG_RESEED_TEST_SSHD")
             .map_or_else(|| PathBuf::from("/usr/sbin/sshd"), PathBuf::from);
         if !program.exists() {
@@ -257,7 +257,7 @@ impl Sshd {
         Some(sshd)
     }
 
-    fn rsh(&self) -> String {
+    pub fn rsh(&self) -> String {
         format!(
             "ssh -F none -i {}/user -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR",
             self.folder.display()
@@ -489,30 +489,5 @@ fn ssh_key_with_a_forced_command_opens_the_agent_and_nothing_else() {
     assert!(
         said.starts_with("pgreseed") && !said.contains("uid="),
         "{said}"
-    );
-}
-
-/// The role that SECURITY.md describes, as it stands there.
-#[test]
-fn role_that_is_no_superuser_serves_the_agent() {
-    let scene = Scene::new();
-    let pair = Pair::diverged(&scene);
-    let page = include_str!("../../SECURITY.md");
-    let statements = page
-        .split("```\n")
-        .find(|block| block.contains("CREATE ROLE reseed"))
-        .unwrap();
-    pair.new.sql(statements);
-    let own = pair.new.conninfo().replace("user=postgres", "user=reseed");
-    Rebuild::bare(&pair.old, &pair.new)
-        .args(["--from", "local", "--source-dbname"])
-        .arg(format!("{own} dbname=postgres"))
-        .args(["--slot", "mine", "--create-slot", "--start"])
-        .succeed();
-    pair.check_equal();
-    assert_eq!(
-        pair.new
-            .sql("SELECT rolsuper FROM pg_roles WHERE rolname = 'reseed'"),
-        "f"
     );
 }

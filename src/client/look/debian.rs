@@ -53,9 +53,70 @@ pub fn find(name: &ClusterName, conf_root: Option<&Path>) -> Result<Recorded, St
     })
 }
 
+/// Finds the one cluster whose data directory this is. `None` where there is none or are several, and for a directory
+/// that has a `postgresql.conf` of its own: then it is not the recorded one that counts.
+#[must_use]
+pub fn find_by_directory(pgdata: &Path, conf_root: Option<&Path>) -> Option<ClusterName> {
+    if pgdata.join("postgresql.conf").exists() {
+        return None;
+    }
+    let root = conf_root.unwrap_or(Path::new(CONF_ROOT));
+    let identity = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let wanted = identity(pgdata);
+    let mut found = Vec::new();
+    for version in directories(root) {
+        for directory in directories(&version) {
+            if let Some(name) = ClusterName::of_directory(&directory)
+                && let Ok(cluster) = find(&name, conf_root)
+                && identity(&cluster.pgdata) == wanted
+            {
+                found.push(name);
+            }
+        }
+    }
+    match <[ClusterName; 1]>::try_from(found) {
+        Ok([name]) => Some(name),
+        Err(_) => None,
+    }
+}
+
+/// What is in a directory; nothing where it cannot be read.
+fn directories(path: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_is_the_one_cluster_that_names_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("etc");
+        let pgdata = dir.path().join("data");
+        let record = |name: &str, pgdata: &Path| {
+            let directory = root.join(name);
+            std::fs::create_dir_all(&directory).unwrap();
+            let text = format!("data_directory = '{}'\n", pgdata.display());
+            std::fs::write(directory.join("postgresql.conf"), text).unwrap();
+        };
+        let found = || find_by_directory(&pgdata, Some(&root)).map(|name| name.to_string());
+        assert_eq!(found(), None, "there is no record at all");
+        record("15/other", &dir.path().join("other"));
+        record("15/main", &pgdata);
+        // One that is still to be made counts too.
+        assert_eq!(found().as_deref(), Some("15/main"));
+        std::fs::create_dir(dir.path().join("real")).unwrap();
+        std::os::unix::fs::symlink("real", &pgdata).unwrap();
+        let real = find_by_directory(&dir.path().join("real"), Some(&root));
+        assert!(real.is_some(), "by another path");
+        std::fs::write(pgdata.join("postgresql.conf"), "").unwrap();
+        assert_eq!(found(), None, "it has a configuration of its own");
+        std::fs::remove_file(pgdata.join("postgresql.conf")).unwrap();
+        record("16/main", &pgdata);
+        assert_eq!(found(), None, "two claim it");
+    }
 
     #[test]
     fn the_data_directory_may_be_set_by_an_included_file() {

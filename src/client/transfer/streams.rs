@@ -7,6 +7,7 @@ use futures_util::{StreamExt, stream};
 use crate::client::run::Run;
 use crate::client::source::{Connection, Opened, Source, SourceError};
 use crate::errors::chain;
+use crate::plan::contact::NoContact;
 use crate::wire::message::{Fault, JoinToken};
 
 /// Streams that are opened at the same time: sshd turns away who comes with many at once (`MaxStartups`).
@@ -52,7 +53,10 @@ fn add(source: &Source, opened: Opened, connection: &mut Connection) {
 
 fn words(error: &SourceError, open: usize, wanted: usize) -> String {
     let more = match error {
-        SourceError::Handshake { epitaph, .. } => format!(" ({epitaph})."),
+        SourceError::NoContact(NoContact {
+            detail: Some(detail),
+            ..
+        }) => format!(" ({detail})."),
         SourceError::Fault(Fault {
             hint: Some(hint), ..
         }) => format!(". {hint}"),
