@@ -51,7 +51,7 @@ const REBUILD: &[Example] = &[
     Example {
         what: "A new standby, where there is nothing yet",
         commands: &[
-            "pg_reseed rebuild -D /srv/pg/15 --seed -h db2 -U replicator --slot standby2 --create-slot --start",
+            "pg_reseed rebuild -D /srv/pg/15 --seed -h db2 -U replicator \\\n    --slot standby2 --create-slot --start",
         ],
     },
     Example {
@@ -184,7 +184,8 @@ mod tests {
         for command in ["pg_reseed", "rebuild", "inspect", "serve"] {
             for example in examples(command) {
                 for text in example.commands {
-                    let words = shlex::split(text).unwrap_or_else(|| panic!("{text}"));
+                    let words = shlex::split(&text.replace("\\\n", " "))
+                        .unwrap_or_else(|| panic!("{text}"));
                     let parsed = args::parse(words.into_iter().map(Into::into));
                     let is_help = parsed.as_ref().is_err_and(|error| !error.use_stderr());
                     assert!(parsed.is_ok() || is_help, "{text}: {parsed:?}");

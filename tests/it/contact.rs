@@ -262,7 +262,7 @@ fn real_ssh_says_what_is_the_matter() {
         said.messages()
     };
     let place = format!("ssh://127.0.0.1:{}", sshd.port);
-    let named = format!("\"127.0.0.1\", port {}", sshd.port);
+    let named = format!("\"127.0.0.1\" (port {})", sshd.port);
     let says = |said: &str, what: &str, quoted: &str| {
         assert!(said.contains(what), "{what}: {said}");
         assert_eq!(said.matches(quoted).count(), 1, "{quoted}: {said}");
@@ -296,14 +296,14 @@ fn real_ssh_says_what_is_the_matter() {
     let said = failed(&place, &sshd.rsh().replace("/user ", "/host "), "pg_reseed");
     says(
         &said,
-        &format!("the login by ssh on {named}, was refused"),
+        &format!("the login by ssh on {named} was refused"),
         "Permission denied (publickey",
     );
     // The port: nothing listens on 1.
     let said = failed("ssh://127.0.0.1:1", &sshd.rsh(), "pg_reseed");
     says(
         &said,
-        "ssh could not connect to \"127.0.0.1\", port 1",
+        "ssh could not connect to \"127.0.0.1\" (port 1)",
         "Connection refused",
     );
     // The name.

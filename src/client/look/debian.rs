@@ -4,7 +4,10 @@
 use std::path::{Path, PathBuf};
 
 use crate::client::look::conf;
+use crate::disk::conf as disk_conf;
+use crate::disk::facts as disk;
 use crate::pg::cluster_name::ClusterName;
+use crate::plan::configuration::MAIN_FILE;
 
 /// Where postgresql-common keeps the configuration, unless `PG_CLUSTER_CONF_ROOT` says otherwise.
 const CONF_ROOT: &str = "/etc/postgresql";
@@ -57,33 +60,23 @@ pub fn find(name: &ClusterName, conf_root: Option<&Path>) -> Result<Recorded, St
 /// that has a `postgresql.conf` of its own: then it is not the recorded one that counts.
 #[must_use]
 pub fn find_by_directory(pgdata: &Path, conf_root: Option<&Path>) -> Option<ClusterName> {
-    if pgdata.join("postgresql.conf").exists() {
+    if pgdata.join(MAIN_FILE).exists() {
         return None;
     }
-    let root = conf_root.unwrap_or(Path::new(CONF_ROOT));
-    let identity = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let wanted = identity(pgdata);
-    let mut found = Vec::new();
-    for version in directories(root) {
-        for directory in directories(&version) {
-            if let Some(name) = ClusterName::of_directory(&directory)
-                && let Ok(cluster) = find(&name, conf_root)
-                && identity(&cluster.pgdata) == wanted
-            {
-                found.push(name);
-            }
-        }
-    }
+    let wanted = disk::resolved_beginning(pgdata);
+    let is_its = |name: &ClusterName| {
+        find(name, conf_root)
+            .is_ok_and(|cluster| disk::resolved_beginning(&cluster.pgdata) == wanted)
+    };
+    let found: Vec<_> = disk_conf::files_at_depth(conf_root.unwrap_or(Path::new(CONF_ROOT)), 3)
+        .filter(|path| path.file_name() == Some(MAIN_FILE.as_ref()))
+        .filter_map(|path| ClusterName::of_directory(path.parent()?))
+        .filter(is_its)
+        .collect();
     match <[ClusterName; 1]>::try_from(found) {
         Ok([name]) => Some(name),
         Err(_) => None,
     }
-}
-
-/// What is in a directory; nothing where it cannot be read.
-fn directories(path: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).collect()
 }
 
 #[cfg(test)]

@@ -4,43 +4,9 @@
 //! shell (`ssh(1)`), a shell with 127 when it finds no program and with 126 when it cannot run it (POSIX, Shell
 //! Command Language, 2.8.2), `docker exec` and `kubectl exec` likewise. What they wrote tells more.
 
-use std::fmt;
+mod carrier;
 
-/// What carries a link.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Carrier {
-    /// ssh, or what is used instead.
-    Shell {
-        /// The program, by its name.
-        program: String,
-        /// The words that log in by hand, as a shell takes them, as in `ssh -p 2222 postgres@db2`.
-        login: String,
-        /// `[USER@]HOST`.
-        user_host: String,
-        port: Option<u16>,
-        /// The program that is to run there.
-        agent: String,
-    },
-    /// A command of the user's.
-    Command(String),
-    /// A program on this host.
-    Here(String),
-    /// TLS to a host and port.
-    Tls { host: String, port: u16 },
-}
-
-/// How what carried the link ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ended {
-    /// Not yet.
-    Running,
-    Code(i32),
-    Signal(i32),
-    /// The system does not say; its error.
-    Unknown(String),
-    /// There was no process.
-    Connection,
-}
+pub use carrier::{Carrier, Ended, epitaph};
 
 /// What was heard instead of an agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,69 +126,6 @@ impl Program {
         } else {
             None
         }
-    }
-}
-
-impl fmt::Display for Carrier {
-    /// Where it leads, as in "the agent {}".
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Carrier::Shell { .. } => write!(f, "on {}", self.place()),
-            Carrier::Command(command) => write!(f, "behind the command \"{command}\""),
-            Carrier::Here(program) => write!(f, "\"{program}\" on this host"),
-            Carrier::Tls { host, port } => write!(f, "at \"{host}\", port {port}"),
-        }
-    }
-}
-
-impl Carrier {
-    /// Host and port.
-    fn place(&self) -> String {
-        match self {
-            Carrier::Shell {
-                user_host, port, ..
-            } => match port {
-                Some(port) => format!("\"{user_host}\", port {port}"),
-                None => format!("\"{user_host}\", port 22 or as ssh's configuration says"),
-            },
-            Carrier::Tls { host, port } => format!("\"{host}\", port {port}"),
-            Carrier::Command(_) | Carrier::Here(_) => "this host".to_owned(),
-        }
-    }
-
-    /// Who ended.
-    fn subject(&self) -> String {
-        match self {
-            Carrier::Shell { program, .. } => program.clone(),
-            Carrier::Command(_) => "The command".to_owned(),
-            Carrier::Here(_) => "The agent".to_owned(),
-            Carrier::Tls { host, port } => format!("The connection to \"{host}\", port {port},"),
-        }
-    }
-
-    /// The command that does `what` by hand; nothing for what is no remote shell.
-    fn by_hand(&self, what: &str) -> String {
-        match self {
-            Carrier::Shell { login, .. } => format!("{login} {what}"),
-            Carrier::Command(_) | Carrier::Here(_) | Carrier::Tls { .. } => String::new(),
-        }
-    }
-}
-
-/// How what carried a link ended, and what it said that nobody has shown yet: a sentence without its full stop.
-#[must_use]
-pub fn epitaph(carrier: &Carrier, ended: &Ended, said: &[String]) -> String {
-    let subject = carrier.subject();
-    let how = match ended {
-        Ended::Running => format!("{subject} still runs"),
-        Ended::Code(code) => format!("{subject} ended with exit status {code}"),
-        Ended::Signal(number) => format!("{subject} was ended by signal {number}"),
-        Ended::Unknown(error) => format!("{subject} ended, it is not known how: {error}"),
-        Ended::Connection => format!("{subject} ended"),
-    };
-    match said {
-        [] => how,
-        said => format!("{how}; it said: {}", said.join(" | ")),
     }
 }
 
@@ -351,7 +254,7 @@ fn by_unreached(carrier: &Carrier, why: Unreached) -> (String, String) {
             ),
         ),
         Unreached::NewKey => (
-            format!("the host key of {place}, is not the one that ssh knows"),
+            format!("the host key of {place} is not the one that ssh knows"),
             "That host was made anew, or another one answers in its place: find out which before the old key is \
              removed with ssh-keygen -R."
                 .to_owned(),
@@ -361,7 +264,7 @@ fn by_unreached(carrier: &Carrier, why: Unreached) -> (String, String) {
             format!("Compare it with the key of that host, and accept it once by hand: {try_it}"),
         ),
         Unreached::Login => (
-            format!("the login by ssh on {place}, was refused"),
+            format!("the login by ssh on {place} was refused"),
             format!(
                 "This user's public key must be in ~/.ssh/authorized_keys of the user there; --from ssh://USER@HOST \
                  names another one. By hand, this must work: {try_it}"
@@ -461,7 +364,29 @@ mod tests {
         .iter()
         .map(|said| told(&ssh(Some(2222)), &Heard::Nothing, &Ended::Code(255), said))
         .collect();
-        assert_snapshot!(text, @"");
+        assert_snapshot!(text, @r#"
+        ssh does not know the host of "postgres@db2" (port 2222)
+          ssh ended with exit status 255; it said: ssh: Could not resolve hostname db2: Name or service not known.
+          > The host is that of --from, or else that of -h or -d: --from ssh://[USER@]HOST[:PORT] names it as ssh shall.
+        ssh could not connect to "postgres@db2" (port 2222)
+          ssh ended with exit status 255; it said: ssh: connect to host db2 port 2222: Connection refused.
+          > sshd must listen there, and nothing between both hosts may hold it up; --from ssh://HOST:PORT names another place. -p is the port of the PostgreSQL server.
+        ssh could not connect to "postgres@db2" (port 2222)
+          ssh ended with exit status 255; it said: kex_exchange_identification: Connection closed by remote host | Connection closed by 10.0.0.2 port 2222.
+          > sshd must listen there, and nothing between both hosts may hold it up; --from ssh://HOST:PORT names another place. -p is the port of the PostgreSQL server.
+        the host key of "postgres@db2" (port 2222) is not the one that ssh knows
+          ssh ended with exit status 255; it said: WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! | Host key verification failed.
+          > That host was made anew, or another one answers in its place: find out which before the old key is removed with ssh-keygen -R.
+        ssh has not accepted the host key of "postgres@db2" (port 2222)
+          ssh ended with exit status 255; it said: No ED25519 host key is known for db2 and you have requested strict checking. | Host key verification failed.
+          > Compare it with the key of that host, and accept it once by hand: /usr/bin/ssh -o 'BatchMode yes' postgres@db2 true
+        the login by ssh on "postgres@db2" (port 2222) was refused
+          ssh ended with exit status 255; it said: postgres@db2: Permission denied (publickey,password).
+          > This user's public key must be in ~/.ssh/authorized_keys of the user there; --from ssh://USER@HOST names another one. By hand, this must work: /usr/bin/ssh -o 'BatchMode yes' postgres@db2 true
+        ssh could not reach "postgres@db2" (port 2222)
+          ssh ended with exit status 255; it said: Bad configuration option: x.
+          > By hand, this must work: /usr/bin/ssh -o 'BatchMode yes' postgres@db2 true
+        "#);
     }
 
     #[test]
@@ -511,7 +436,38 @@ mod tests {
         .iter()
         .map(|(carrier, code, said)| told(carrier, &Heard::Nothing, &Ended::Code(*code), said))
         .collect();
-        assert_snapshot!(text, @"");
+        assert_snapshot!(text, @r#"
+        there is no "pg_reseed" on "postgres@db2" (port 22, or that of ssh's configuration)
+          ssh ended with exit status 127; it said: bash: line 1: pg_reseed: command not found.
+          > Install pg_reseed there, in the same version, or say with --agent-path where it is: the PATH of a command by ssh is often shorter than that of a login.
+        "pg_reseed" cannot be run on "postgres@db2" (port 22, or that of ssh's configuration)
+          ssh ended with exit status 126; it said: bash: line 1: pg_reseed: Permission denied.
+          > It must be a program for that host, executable for the user who logs in, and not on a file system that is mounted noexec; --agent-path names another one.
+        the agent on "postgres@db2" (port 22, or that of ssh's configuration) cannot be run on that system
+          ssh ended with exit status 1; it said: pg_reseed: /lib/libc.so.6: version `GLIBC_2.38' not found.
+          > That program was built for a newer system: build pg_reseed on the older one of both hosts, and copy it to the other.
+        the agent on "postgres@db2" (port 22, or that of ssh's configuration) said nothing (exit status 1)
+          ssh ended with exit status 1; it said: This account is currently not available.
+          > By hand, this must print the version of pg_reseed there: /usr/bin/ssh -o 'BatchMode yes' postgres@db2 pg_reseed --version
+        a program of the command "docker exec -i pg pg_reseed serve --stdio" was not found
+          The command ended with exit status 127; it said: /bin/sh: 1: docker: not found.
+          > What it said tells which: install pg_reseed where the command leads, in the same version, and name it by its whole path.
+        a program of the command "docker exec -i pg pg_reseed serve --stdio" was not found
+          The command ended with exit status 126; it said: OCI runtime exec failed: "pg_reseed": executable file not found in $PATH.
+          > What it said tells which: install pg_reseed where the command leads, in the same version, and name it by its whole path.
+        the agent behind the command "docker exec -i pg pg_reseed serve --stdio" said nothing (exit status 1)
+          The command ended with exit status 1; it said: Error response from daemon: No such container: pg.
+          > The command must start pg_reseed serve --stdio on the source's host and pass its standard input and output on: docker and kubectl do with exec -i, without -t.
+        a program of the command "kubectl exec -i pg -- pg_reseed serve --stdio" cannot be run
+          The command ended with exit status 1; it said: command terminated with exit code 126.
+          > It must be a program for that host, executable for the user who runs it there.
+        could not reach the agent behind the command "ssh -J a b pg_reseed serve --stdio"
+          The command ended with exit status 255; it said: b: Permission denied.
+          > The command's ssh reached nobody: what it said tells why; try the command by hand.
+        the agent "/bin/cat" on this host said nothing (exit status 1)
+          The agent ended with exit status 1; it said: cat: unrecognized option '--stdio'.
+          > --agent-path must name a pg_reseed of this host.
+        "#);
     }
 
     #[test]
@@ -537,7 +493,24 @@ mod tests {
             told(&tls, &Heard::Nothing, &Ended::Connection, ""),
         ]
         .concat();
-        assert_snapshot!(text, @"");
+        assert_snapshot!(text, @r#"
+        could not talk to the agent on "postgres@db2" (port 22, or that of ssh's configuration): the peer does not speak it; it sent "Welcome"
+          > Nothing but pg_reseed serve --stdio may write to the standard output there: look at the start-up files of that user's shell (.bashrc and the like).
+        there is no "pg_reseed" on "postgres@db2" (port 22, or that of ssh's configuration)
+          ssh ended with exit status 127; it said: sh: pg_reseed: not found.
+          > Install pg_reseed there, in the same version, or say with --agent-path where it is: the PATH of a command by ssh is often shorter than that of a login.
+        could not talk to the agent on "postgres@db2" (port 22, or that of ssh's configuration): the peer speaks version 1
+          ssh ended with exit status 127.
+          > Install the same version of pg_reseed on both hosts.
+        the agent on "postgres@db2" (port 22, or that of ssh's configuration) did not answer within 120 s
+          ssh still runs.
+          > If it waits for an answer of yours, give it sooner, or let ssh use a key. By hand, this must work: /usr/bin/ssh -o 'BatchMode yes' postgres@db2 true
+        the agent on "postgres@db2" (port 22, or that of ssh's configuration) said nothing (signal 9)
+          ssh was ended by signal 9.
+          > By hand, this must print the version of pg_reseed there: /usr/bin/ssh -o 'BatchMode yes' postgres@db2 pg_reseed --version
+        the agent at "db2" (port 7432) said nothing
+          > The agent's log says why it refuses: check its --allow and the certificates of both sides.
+        "#);
     }
 
     #[test]
@@ -560,6 +533,15 @@ mod tests {
         .iter()
         .map(|told| format!("{}\n  > {}\n", told.error, told.hint))
         .collect();
-        assert_snapshot!(text, @"");
+        assert_snapshot!(text, @r#"
+        could not reach the agent on "postgres@db2" (port 22, or that of ssh's configuration): could not run "ssh": gone
+          > That program is not on this host: install ssh, or name another one with --rsh.
+        could not reach the agent at "db2" (port 7432): refused
+          > pg_reseed serve --listen must run there, and nothing between both hosts may hold it up; --from tls://HOST:PORT names another place. -p is the port of the PostgreSQL server.
+        could not reach the agent at "db2" (port 7432): bad certificate
+          > Check --from and the options that belong to it.
+        could not reach the agent "/x" on this host: could not run "/x": gone
+          > --agent-path must name a pg_reseed of this host that this user may run.
+        "#);
     }
 }
