@@ -196,7 +196,20 @@ fn ssh_that_reaches_nobody_and_a_host_without_pg_reseed_have_words_of_their_own(
             126,
         ),
     ];
-    assert_snapshot!(texts.join("\n"), @"");
+    assert_snapshot!(texts.join("\n"), @r#"
+    pg_reseed: error: the login by ssh on "dba@db2.example" (port PID) was refused
+    pg_reseed: detail: rsh ended with exit status PID; it said: dba@db2.example: Permission denied (publickey).
+    pg_reseed: detail: Nothing was changed in "SCENE/old/data".
+    pg_reseed: hint: This user's public key must be in ~/.ssh/authorized_keys of the user there; --from ssh://USER@HOST names another one. By hand, this must work: SCENE/rsh -p PID dba@db2.example true
+    pg_reseed: error: there is no "pg_reseed" on "dba@db2.example" (port PID)
+    pg_reseed: detail: rsh ended with exit status PID; it said: bash: line 1: pg_reseed: command not found.
+    pg_reseed: detail: Nothing was changed in "SCENE/old/data".
+    pg_reseed: hint: Install pg_reseed there, in the same version, or say with --agent-path where it is: the PATH of a command by ssh is often shorter than that of a login.
+    pg_reseed: error: "pg_reseed" cannot be run on "dba@db2.example" (port PID)
+    pg_reseed: detail: rsh ended with exit status PID; it said: bash: line 1: /usr/local/bin/pg_reseed: Permission denied.
+    pg_reseed: detail: Nothing was changed in "SCENE/old/data".
+    pg_reseed: hint: It must be a program for that host, executable for the user who logs in, and not on a file system that is mounted noexec; --agent-path names another one.
+    "#);
 }
 
 /// What ssh wrote stands in the message and nowhere else, however much is logged.
@@ -345,7 +358,7 @@ fn role_that_is_no_superuser_serves_the_agent_under_peer_authentication() {
         Rebuild::bare(&standby, &primary)
             .args(["--from", "local", "--source-dbname"])
             .arg(format!("{own} dbname=postgres"))
-            .args(["--seed", "--slot", "mine", "--create-slot", "--start"])
+            .args(["--seed", "--slot", "mine", "--create-slot"])
     };
     let refused = rebuild().fail(1);
     assert!(
@@ -355,7 +368,7 @@ fn role_that_is_no_superuser_serves_the_agent_under_peer_authentication() {
             && refused.stderr.contains("mapped to it in pg_ident.conf"),
         "{refused}"
     );
-    let lines = block("pg_ident.conf").replace("reseed postgres", &format!("reseed {user}"));
+    let lines = block("echo 'reseed").replace("reseed postgres", &format!("reseed {user}"));
     assert!(lines.contains("pg_hba.conf"), "{lines}");
     let path = std::env::var("PATH").unwrap_or_default();
     done(
@@ -374,6 +387,9 @@ fn role_that_is_no_superuser_serves_the_agent_under_peer_authentication() {
             .then_some(())
     });
     rebuild().succeed();
+    // The seed has the primary's socket directory; its own comes now.
+    standby.settle();
+    rebuild().arg("--start").succeed();
     primary.wait_sql(
         "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'",
         "1",

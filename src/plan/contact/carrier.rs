@@ -43,7 +43,9 @@ impl fmt::Display for Carrier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Carrier::Shell { .. } => write!(f, "on {}", self.place()),
-            Carrier::Command(command) => write!(f, "behind the command \"{command}\""),
+            Carrier::Command(command) => {
+                write!(f, "behind the command \"{}\"", Self::short(command))
+            }
             Carrier::Here(program) => write!(f, "\"{program}\" on this host"),
             Carrier::Tls { host, port } => write!(f, "at \"{host}\" (port {port})"),
         }
@@ -51,6 +53,15 @@ impl fmt::Display for Carrier {
 }
 
 impl Carrier {
+    /// The beginning of a command, which may be long.
+    pub(super) fn short(command: &str) -> String {
+        let command = command.trim();
+        match command.split_once(char::is_whitespace) {
+            Some((program, _)) => format!("{program} …"),
+            None => command.to_owned(),
+        }
+    }
+
     /// Host and port.
     pub(super) fn place(&self) -> String {
         match self {

@@ -220,13 +220,19 @@ fn by_program(carrier: &Carrier, program: Program) -> Option<(String, String)> {
                 .to_owned(),
         ),
         (Carrier::Command(command), Program::Missing) => (
-            format!("a program of the command \"{command}\" was not found"),
+            format!(
+                "a program of the command \"{}\" was not found",
+                Carrier::short(command)
+            ),
             "What it said tells which: install pg_reseed where the command leads, in the same version, and name it by \
              its whole path."
                 .to_owned(),
         ),
         (Carrier::Command(command), Program::NotRunnable) => (
-            format!("a program of the command \"{command}\" cannot be run"),
+            format!(
+                "a program of the command \"{}\" cannot be run",
+                Carrier::short(command)
+            ),
             "It must be a program for that host, executable for the user who runs it there.".to_owned(),
         ),
         (Carrier::Here(agent), Program::Missing | Program::NotRunnable) => (
