@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use super::bracket::server_fault;
 use super::tree::read_fault;
 use crate::disk::conf;
+use crate::disk::facts::host;
 use crate::disk::read::read_if_there;
+use crate::errors::one_line;
 use crate::facts::SourceConfiguration;
 use crate::pg::hba::{self, Kind};
 use crate::sql::Session;
@@ -39,7 +41,11 @@ pub async fn read(sql: &Session, role: &str) -> Result<SourceConfiguration, Faul
     if let Some(problem) = base.problems.first() {
         return Err(Fault::new(
             FaultKind::Read,
-            format!("the source's configuration cannot be read as a whole: {problem}"),
+            format!(
+                "the configuration of the source on host \"{}\" cannot be read as a whole: {}",
+                one_line(&host().name),
+                problem.trim_end_matches('.')
+            ),
         ));
     }
     let (mut files, mut directories) = (base.files, base.directories);

@@ -6,15 +6,18 @@ use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
+use crate::disk::DiskError;
+use crate::disk::facts as disk_facts;
 use crate::disk::read::open_linked;
 use crate::disk::root::Roots;
 use crate::disk::walk::{self, Kind, Place};
-use crate::errors::chain;
+use crate::errors::{chain, one_line};
 use crate::facts::Tablespace;
 use crate::geometry::EntryId;
 use crate::manifest::{EntryKind, Folder, Listing, ListingError, Manifest};
 use crate::path::{RelPath, check_name};
 use crate::pg::layout::{self, Class, HostLocal};
+use crate::plan::remedy;
 use crate::wire::listing;
 use crate::wire::message::{Fault, FaultKind};
 
@@ -306,15 +309,23 @@ pub(super) fn list_fault(error: &ListingError) -> Fault {
     Fault::new(FaultKind::Read, chain(error))
 }
 
-impl From<crate::disk::DiskError> for Fault {
-    fn from(error: crate::disk::DiskError) -> Self {
+impl From<DiskError> for Fault {
+    fn from(error: DiskError) -> Self {
         read_fault(&error)
     }
 }
 
-/// A fault for a file call that failed.
-pub(super) fn read_fault(error: &crate::disk::DiskError) -> Fault {
-    Fault::new(FaultKind::Read, chain(error))
+/// A fault for a file call that failed: says on which host, and what to do about the reason.
+pub(super) fn read_fault(error: &DiskError) -> Fault {
+    let host = one_line(&disk_facts::host().name);
+    let cause = &error.source;
+    Fault {
+        hint: remedy::of(cause).map(str::to_owned),
+        ..Fault::new(
+            FaultKind::Read,
+            format!("{error} on the source \"{host}\": {cause}"),
+        )
+    }
 }
 
 #[cfg(test)]

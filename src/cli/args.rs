@@ -142,8 +142,8 @@ pub struct RebuildArguments {
     /// promote_trigger_file. Commands of theirs that stay in force, such as restore_command, are told of. Before
     /// the target can start, the server's program is asked (postgres -C) whether all of it holds.
     ///
-    /// A postgresql.conf or pg_hba.conf of the target's own without any content is refused: a killed pg_rewind
-    /// leaves such files.
+    /// A postgresql.conf of the target's own without any content is refused: a killed pg_rewind leaves such files. An
+    /// empty pg_hba.conf in PGDATA gets the source's content; one with nothing but blanks, or elsewhere, is refused.
     #[arg(
         long,
         value_enum,

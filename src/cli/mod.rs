@@ -235,7 +235,7 @@ fn abandoned(stage: Option<Stage>) -> Failure {
     };
     let failure = Failure::new(state, "stopped by a second signal");
     match state {
-        TargetState::HalfWay => failure.hint("Run the same command again."),
+        TargetState::HalfWay => failure.again(),
         TargetState::Untouched | TargetState::Rebuilt => failure,
     }
 }

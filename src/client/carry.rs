@@ -7,12 +7,11 @@ use std::sync::Arc;
 use futures_util::{StreamExt, stream};
 
 use crate::client::close::configuration::Staged;
-use crate::client::failure::{AGAIN, Failure, Kind, TargetState};
+use crate::client::failure::{Failure, Kind, TargetState};
 use crate::client::finish::launch::Finished;
-use crate::client::finish::summary::damaged_pages;
+use crate::client::finish::summary::Noted;
 use crate::client::finish::wal::{self, Stopped};
 use crate::client::look::{adoption, conf, server, settings};
-use crate::client::outcome::DamagedPage;
 use crate::client::prepare::Half;
 use crate::client::run::Run;
 use crate::client::source::{Source, SourceError};
@@ -48,7 +47,7 @@ pub(super) struct Carried {
     cleared: Cleared,
     before: Option<TargetCluster>,
     work: Work,
-    damaged: Vec<DamagedPage>,
+    noted: Noted,
     start_lsn: Lsn,
     stop_lsn: Lsn,
     label: BackupLabel,
@@ -69,12 +68,12 @@ const BACKUPS_MAX: u32 = 4;
 /// A failure that leaves the target half-way.
 pub(super) async fn carry_out(run: &Run<'_>, mut half: Half) -> Result<Carried, Failure> {
     workers::in_place(|| confine(run, &half.target, &half.cleared, &half.work));
-    let mut damaged = Vec::new();
+    let mut noted = Noted::default();
     let mut number = 1;
     loop {
-        let brought = bring(run, &half, &mut damaged).await?;
+        let brought = bring(run, &half, &mut noted).await?;
         let Some(spoiled) = spoiled(&half, &brought.stopped).await? else {
-            return Ok(carried(half, brought, damaged));
+            return Ok(carried(half, brought, noted));
         };
         let reason = spoiled.reason();
         if number == BACKUPS_MAX {
@@ -85,7 +84,7 @@ pub(super) async fn carry_out(run: &Run<'_>, mut half: Half) -> Result<Carried, 
                      what they were.",
                 )
                 .hint("Leave databases and tablespaces of the source in their place meanwhile.")
-                .hint(AGAIN));
+                .again());
         }
         run.warn(format!(
             "The backup cannot be used ({reason}): a new one begins, and all is compared again."
@@ -101,7 +100,7 @@ struct Brought {
     control: Vec<u8>,
 }
 
-fn carried(half: Half, brought: Brought, damaged: Vec<DamagedPage>) -> Carried {
+fn carried(half: Half, brought: Brought, noted: Noted) -> Carried {
     let Stopped {
         stop_lsn, label, ..
     } = brought.stopped;
@@ -111,7 +110,7 @@ fn carried(half: Half, brought: Brought, damaged: Vec<DamagedPage>) -> Carried {
         cleared: half.cleared,
         before: half.before,
         work: half.work,
-        damaged,
+        noted,
         start_lsn: half.start_lsn,
         stop_lsn,
         label,
@@ -124,12 +123,8 @@ fn carried(half: Half, brought: Brought, damaged: Vec<DamagedPage>) -> Carried {
     }
 }
 
-/// Does the work, and ends the backup. Adds to the pages that were found damaged.
-async fn bring(
-    run: &Run<'_>,
-    half: &Half,
-    damaged: &mut Vec<DamagedPage>,
-) -> Result<Brought, Failure> {
+/// Does the work, and ends the backup. Adds to what was noted.
+async fn bring(run: &Run<'_>, half: &Half, noted: &mut Noted) -> Result<Brought, Failure> {
     let Half {
         source,
         facts,
@@ -168,11 +163,7 @@ async fn bring(
     };
     let (found, ()) = futures_util::future::try_join(moving, emptying).await?;
     drop(transfer);
-    // Those of an earlier backup are the same by now on both sides.
-    let more = damaged_pages(run, work, &found);
-    let is_new = |page: &DamagedPage| !damaged.contains(page);
-    let more: Vec<_> = more.into_iter().filter(is_new).collect();
-    damaged.extend(more);
+    noted.add(run, work, &found);
     remove(run, target, facts, cleared, work, found).await?;
 
     run.stage(Stage::Wal);
@@ -225,14 +216,14 @@ async fn again(run: &Run<'_>, half: &mut Half, spoiled: &Spoiled) -> Result<(), 
         );
         return Err(Failure::new(TargetState::HalfWay, error)
             .hint("Run CHECKPOINT on its primary, wait until the source has replayed it, and run CHECKPOINT there.")
-            .hint(AGAIN));
+            .again());
     }
     half.start_lsn = start_lsn;
     run.stage(Stage::Manifest);
     let half_way = |failure: Failure| Failure {
         kind: Kind::Failed,
         state: TargetState::HalfWay,
-        ..failure.hint(AGAIN)
+        ..failure.again()
     };
     let findings = half.cleared.findings();
     let lists = lists(run, &half.source, true, &half.facts, findings).await;
@@ -272,7 +263,7 @@ pub(super) async fn finish(run: &Run<'_>, carried: Carried) -> Result<Finished, 
         .map_err(|error| Failure::half_way(&error))?;
     let target = Arc::try_unwrap(carried.target).map_err(|_| {
         let error = "the target is still being written (this is a bug in pg_reseed)";
-        Failure::new(TargetState::HalfWay, error).hint(AGAIN)
+        Failure::new(TargetState::HalfWay, error).again()
     })?;
     let (label, control) = (carried.label, carried.control);
     let settled = run.workers.run(move || {
@@ -288,7 +279,13 @@ pub(super) async fn finish(run: &Run<'_>, carried: Carried) -> Result<Finished, 
         .map_err(|error| Failure::half_way(&error))?;
     // As the files lie now, and while no server can start yet.
     let major = carried.facts.version.major();
-    server::prove(run, carried.bindir.as_deref(), &carried.standby, major).await?;
+    let proving = server::prove(run, carried.bindir.as_deref(), &carried.standby, major);
+    let syncing = run.workers.run(move || target.sync().map(|()| target));
+    let (proved, target) = futures_util::future::join(proving, syncing).await;
+    let target = target
+        .map_err(|error| Failure::half_way(&error))?
+        .map_err(|error| Failure::half_way(&error))?;
+    proved?;
     if !settings::has_own_configuration(run.options, carried.cleared.findings().is_seed) {
         // It was not here yet.
         server::tell(run);
@@ -305,7 +302,7 @@ pub(super) async fn finish(run: &Run<'_>, carried: Carried) -> Result<Finished, 
         start_lsn: carried.start_lsn,
         stop_lsn: carried.stop_lsn,
         work: carried.work,
-        damaged: carried.damaged,
+        noted: carried.noted,
         bindir: carried.bindir,
     })
 }
@@ -384,13 +381,12 @@ async fn remove(
     work: &Work,
     found: Found,
 ) -> Result<(), Failure> {
-    let gone_files = found.gone.len() as u64;
     let gone: Vec<RelPath> = found
         .gone
         .iter()
         .filter_map(|entry| work.files.path(*entry))
         .collect();
-    judge_gone(run, work, &found, &gone)?;
+    let removed_files = judge_gone(run, work, &found, &gone)?;
     let removals = Arc::clone(&work.removals);
     let (target, emptied) = (Arc::clone(target), work.emptied.clone());
     let version_directory = tablespaces::version_directory(facts);
@@ -398,10 +394,15 @@ async fn remove(
     let removed = run.workers.run(move || {
         // Backwards: content before its directory.
         for item in removals.iter().rev() {
-            target.remove(&item.path())?;
+            let path = item.path();
+            target.remove(&path)?;
+            if item.kind.kind != layout::Kind::Directory {
+                tracing::info!("removed \"{path}\"");
+            }
         }
         for path in &gone {
             target.remove(path)?;
+            tracing::info!("removed \"{path}\", which vanished on the source");
         }
         for path in &emptied {
             target.empty_directory(path, &[])?;
@@ -416,22 +417,20 @@ async fn remove(
         .await
         .map_err(|error| Failure::half_way(&error))?
         .map_err(|error| Failure::half_way(&error))?;
-    let removed = work.removed_files + gone_files;
-    Counters::add(&run.events.counters().removed_files, removed);
+    Counters::add(&run.events.counters().removed_files, removed_files);
     Ok(())
 }
 
-/// Files that vanished on the source while it was read go as well, within the same limits.
-fn judge_gone(run: &Run<'_>, work: &Work, found: &Found, gone: &[RelPath]) -> Result<(), Failure> {
+/// Files that vanished on the source while it was read go as well, within the same limits. How many go.
+fn judge_gone(run: &Run<'_>, work: &Work, found: &Found, gone: &[RelPath]) -> Result<u64, Failure> {
     if let Some(path) = gone.iter().find(|path| layout::is_indispensable(path)) {
         let error =
             format!("\"{path}\" is gone on the source, and no data directory is without it");
         return Err(Failure::new(TargetState::HalfWay, error)
             .hint("Check the source's data directory.")
-            .hint(AGAIN));
+            .again());
     }
-    let had = found.gone.iter().filter(|entry| work.files.had(**entry));
-    let removed = work.removed_files + had.count() as u64;
+    let removed = work.removed_files + work.vanished(found).count() as u64;
     let shown = gone.iter().take(words::SHOWN);
     let examples = || shown.map(ToString::to_string).collect();
     guard::max_delete(run.options.max_delete, removed, examples).map_err(|refusal| {
@@ -439,9 +438,10 @@ fn judge_gone(run: &Run<'_>, work: &Work, found: &Found, gone: &[RelPath]) -> Re
         Failure {
             kind: Kind::Failed,
             state: TargetState::HalfWay,
-            ..refused.hint(AGAIN)
+            ..refused.again()
         }
-    })
+    })?;
+    Ok(removed)
 }
 
 async fn control(source: &Source) -> Result<Vec<u8>, SourceError> {

@@ -12,6 +12,9 @@ use crate::plan::advice::Advice;
 use crate::plan::leaving::Unarchived;
 use crate::plan::saved::Stretch;
 
+/// How many removed files the report names.
+pub const REMOVED_NAMED: usize = 10_000;
+
 /// What kind of run it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -141,6 +144,8 @@ pub struct Outcome {
     pub full_copy_bytes: u64,
     pub files: u64,
     pub removed_files: u64,
+    /// Their paths in the data directory, [`REMOVED_NAMED`] at most.
+    pub removed: Vec<String>,
     /// Host-local files of the target that were kept, and foreign ones.
     pub kept: Vec<String>,
     /// Of the top of the data directory, without PostgreSQL's own: new from the source, and made equal to the

@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use crate::client::carry::{carry_out, finish};
 use crate::client::close::stop;
-use crate::client::failure::{AGAIN, Failure, TargetState};
+use crate::client::failure::{Failure, TargetState};
 use crate::client::finish::launch::start_and_watch;
 use crate::client::options::RebuildOptions;
 use crate::client::outcome::Outcome;
@@ -134,9 +134,9 @@ async fn too_much_retained(run: &Run<'_>, source: &Source, state: TargetState) -
         _ => failure.detail("It may remove that WAL now: the run's replication slot is gone."),
     };
     match state {
-        TargetState::HalfWay => failure.hint(format!(
-            "{AGAIN} --max-wal-retained allows more, and --max-rate, --jobs and --streams make it faster."
-        )),
+        TargetState::HalfWay => failure
+            .hint("--max-wal-retained allows more, and --max-rate, --jobs and --streams make it faster.")
+            .again(),
         TargetState::Untouched | TargetState::Rebuilt => failure,
     }
 }
@@ -158,7 +158,7 @@ async fn cancelled(cancel: &mut watch::Receiver<bool>) {
 fn interrupted(state: TargetState) -> Failure {
     let failure = Failure::new(state, "interrupted by a signal");
     match state {
-        TargetState::HalfWay => failure.hint(AGAIN),
+        TargetState::HalfWay => failure.again(),
         TargetState::Untouched | TargetState::Rebuilt => failure,
     }
 }

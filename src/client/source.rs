@@ -65,9 +65,14 @@ impl SourceError {
         {
             failure = failure.detail(format!("{detail}."));
         }
-        match self.hint() {
-            Some(hint) => failure.hint(hint),
-            None => failure,
+        match self {
+            SourceError::Lost(_) | SourceError::BracketLost(_) => {
+                failure.hint("Run the same command again when the cause is mended.")
+            }
+            _ => match self.hint() {
+                Some(hint) => failure.hint(hint),
+                None => failure,
+            },
         }
     }
 
@@ -77,10 +82,10 @@ impl SourceError {
         match self {
             SourceError::NoContact(told) => Some(&told.hint),
             SourceError::Fault(fault) => fault.hint.as_deref(),
-            SourceError::Lost(_) | SourceError::BracketLost(_) => {
-                Some("Run the same command again when the cause is mended.")
-            }
-            SourceError::Unfitting(_) | SourceError::Request(_) => None,
+            SourceError::Lost(_)
+            | SourceError::BracketLost(_)
+            | SourceError::Unfitting(_)
+            | SourceError::Request(_) => None,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::client::close::configuration;
 use crate::client::close::keep;
 use crate::client::failure::Failure;
-use crate::client::finish::summary::{self, Told};
+use crate::client::finish::summary::{self, Noted, Told};
 use crate::client::look::judge::{
     bindir, choose_slot, judge, judge_before_stop, judge_login, judge_wal_supply, remark,
 };
@@ -118,10 +118,11 @@ pub(super) async fn survey(
     .run(work.files.iter())
     .await
     .map_err(|error| Failure::untouched(&error))?;
-    let gone = found.gone.len() as u64;
+    let mut noted = Noted::default();
+    noted.add(run, &work, &found);
     Counters::add(
         &run.events.counters().removed_files,
-        work.removed_files + gone,
+        work.removed_files + noted.vanished.len() as u64,
     );
     let before = match &target.condition {
         Condition::Cluster(cluster) => Some(&**cluster),
@@ -134,7 +135,7 @@ pub(super) async fn survey(
             findings: &findings,
             before,
             work: &work,
-            damaged: summary::damaged_pages(run, &work, &found),
+            noted,
             lsns: None,
             streaming: false,
             server_to_stop,

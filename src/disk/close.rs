@@ -316,5 +316,5 @@ fn make_directories(path: &Path, mode: u32) -> Result<(), DiskError> {
         .recursive(true)
         .mode(mode)
         .create(path)
-        .map_err(|error| DiskError::new("create directory", path, error))
+        .map_err(|error| DiskError::making(path, error))
 }

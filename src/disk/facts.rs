@@ -108,6 +108,20 @@ pub fn link(path: &Path) -> Option<PathBuf> {
     std::fs::read_link(path).ok()
 }
 
+/// The first link on the way to a path that leads nowhere, and where it leads.
+#[must_use]
+pub fn dangling(path: &Path) -> Option<(PathBuf, PathBuf)> {
+    for ancestor in path.ancestors() {
+        if let Some(leads_to) = link(ancestor) {
+            return (!exists(ancestor)).then(|| (ancestor.to_owned(), leads_to));
+        }
+        if exists(ancestor) {
+            return None;
+        }
+    }
+    None
+}
+
 /// The path without links as far as it exists, and absolute in any case.
 #[must_use]
 pub fn resolved(path: &Path) -> PathBuf {

@@ -134,7 +134,7 @@ fn make_directory(path: &Path) -> Result<(), DiskError> {
     builder.recursive(true).mode(0o700);
     builder
         .create(path)
-        .map_err(|error| DiskError::new("create directory", path, error))
+        .map_err(|error| DiskError::making(path, error))
 }
 
 /// Writes a file anew; links by that name are removed, not followed.

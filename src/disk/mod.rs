@@ -45,6 +45,21 @@ impl DiskError {
         }
     }
 
+    /// An error of making a directory. That something exists says little of a link that leads nowhere.
+    pub fn making(path: &Path, source: impl Into<io::Error>) -> Self {
+        let mut source = source.into();
+        if source.kind() == io::ErrorKind::AlreadyExists
+            && let Some((link, leads_to)) = facts::dangling(path)
+        {
+            let (link, leads_to) = (link.display(), leads_to.display());
+            source = io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("\"{link}\" is a link to \"{leads_to}\", which does not exist"),
+            );
+        }
+        Self::new("create directory", path, source)
+    }
+
     /// Whether the system did not allow it to this user.
     #[must_use]
     pub fn is_denied(&self) -> bool {

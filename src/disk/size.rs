@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::DiskError;
 use super::walk::LOST_AND_FOUND;
@@ -13,14 +13,25 @@ use super::walk::LOST_AND_FOUND;
 /// # Errors
 /// The system's error.
 pub fn count_files(path: &Path) -> Result<u64, DiskError> {
-    let mut files = 0;
+    files(path, 0).map(|(files, _)| files)
+}
+
+/// As [`count_files`], with the paths of the first `named`, which begin with the path.
+///
+/// # Errors
+/// As [`count_files`].
+pub fn files(path: &Path, named: usize) -> Result<(u64, Vec<PathBuf>), DiskError> {
+    let (mut files, mut names) = (0, Vec::new());
     for_each_below(path, None, |entry| {
         if !entry.file_type().is_dir() {
             files += 1;
+            if names.len() < named {
+                names.push(entry.path().to_owned());
+            }
         }
         Ok(())
     })?;
-    Ok(files)
+    Ok((files, names))
 }
 
 /// How much is below a directory.

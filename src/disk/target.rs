@@ -146,9 +146,7 @@ impl ClosedTarget {
     /// The system's error.
     pub fn make_directory(&self, path: &RelPath) -> Result<(), DiskError> {
         let (root, beneath) = self.roots.locate(path);
-        let failed = |error: rustix::io::Errno| {
-            DiskError::new("create directory", &self.roots.display(path), error)
-        };
+        let failed = |error: rustix::io::Errno| DiskError::making(&self.roots.display(path), error);
         let (parent, name) = self.parent_of(path)?;
         match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(self.directory_mode)) {
             Ok(()) => Ok(()),
@@ -408,7 +406,8 @@ impl ClosedTarget {
         Ok(())
     }
 
-    /// Makes the target a standby: label, signal, sync, configuration. It still cannot start.
+    /// Makes the target a standby: label, signal, configuration. It still cannot start, and [`ClosedTarget::sync`] must
+    /// follow.
     ///
     /// # Errors
     /// The system's error.
@@ -417,7 +416,6 @@ impl ClosedTarget {
         let mode = self.file_mode;
         durable::replace(&pgdata.join("backup_label"), settle.backup_label, mode)?;
         durable::replace(&pgdata.join("standby.signal"), b"", mode)?;
-        self.sync()?;
         durable::replace(&pgdata.join("postgresql.auto.conf"), settle.auto_conf, mode)
     }
 

@@ -21,6 +21,7 @@
 //! - [`adoption`]: what becomes of the source's configuration files in its data directory.
 //! - [`configuration`]: what the source's configuration becomes on a host that has none.
 //! - [`standby`]: the configuration that makes the target a standby.
+//! - [`remedy`]: what to do about a file call that failed.
 //! - [`words`]: figures as people read them.
 
 pub mod access;
@@ -37,6 +38,7 @@ pub mod lineage;
 pub mod overrides;
 pub mod refusal;
 pub mod relation;
+pub mod remedy;
 pub mod replay;
 pub mod saved;
 pub mod settings;

@@ -227,6 +227,8 @@ fn transfer(text: &mut String, outcome: &Outcome) {
             if is_dry { "To remove" } else { "Removed" },
             format_args!("{}", words::counted(outcome.removed_files, "file", "files")),
         );
+        let all = outcome.removed.iter();
+        list_of(text, "", all, LISTED_MAX, outcome.removed_files);
     }
     if outcome.unshared_files > 0 {
         let files = words::counted(outcome.unshared_files, "file", "files");
@@ -288,18 +290,28 @@ pub(super) fn row(text: &mut String, name: &str, value: fmt::Arguments<'_>) {
 pub(super) fn list(
     text: &mut String,
     name: &str,
-    items: impl Iterator<Item: fmt::Display>,
+    items: impl ExactSizeIterator<Item: fmt::Display>,
     max: usize,
 ) {
-    let mut left_out = 0_u64;
-    for (index, item) in items.enumerate() {
-        if index < max {
-            let name = if index == 0 { name } else { "" };
-            row(text, name, format_args!("{item}"));
-        } else {
-            left_out += 1;
-        }
+    let all = items.len() as u64;
+    list_of(text, name, items, max, all);
+}
+
+/// As [`list`], of so many of which not all are at hand.
+fn list_of(
+    text: &mut String,
+    name: &str,
+    items: impl Iterator<Item: fmt::Display>,
+    max: usize,
+    all: u64,
+) {
+    let mut listed = 0;
+    for (index, item) in items.take(max).enumerate() {
+        let name = if index == 0 { name } else { "" };
+        row(text, name, format_args!("{item}"));
+        listed += 1;
     }
+    let left_out = all.saturating_sub(listed);
     if left_out > 0 {
         let left_out = words::number(left_out);
         row(text, "", format_args!("and {left_out} more (see --report)"));
@@ -364,6 +376,7 @@ mod tests {
             full_copy_bytes: 13_421_772_800,
             files: 1204,
             removed_files: 12,
+            removed: vec!["base/5/16384".to_owned(), "base/5/16384_fsm".to_owned()],
             kept: vec!["postgresql.conf".to_owned(), "pg_hba.conf".to_owned()],
             taken_over: vec!["pgsodium_root.key".to_owned()],
             replaced: vec!["pg_tde".to_owned()],
@@ -417,6 +430,9 @@ mod tests {
           Saved         12.3 GB of the 12.5 GB of a full copy (98 %)
           Written       178 MB
           Removed       12 files
+                        base/5/16384
+                        base/5/16384_fsm
+                        and 10 more (see --report)
           Hard links    7 files with another name got a content apart; the other name keeps the old
           Backup        0/7000028 to 0/9000100, 32.0 MB of WAL fetched
           Slot          standby1
@@ -443,6 +459,7 @@ mod tests {
             moved_bytes: 13_421_772_800,
             fetched_bytes: 13_421_772_800,
             removed_files: 0,
+            removed: vec![],
             kept: vec![],
             taken_over: vec![],
             replaced: vec![],
@@ -491,6 +508,9 @@ mod tests {
           On the wire   61.0 MB received, 2.00 MB sent, over 4 streams
           Saved         12.3 GB of the 12.5 GB of a full copy (98 %)
           To remove     12 files
+                        base/5/16384
+                        base/5/16384_fsm
+                        and 10 more (see --report)
           Hard links    7 files with another name get a content apart; the other name keeps the old
           Time          45 s: look 0.3 s, compare 42 s
           Tablespaces   16400: goes, with 3 files in "/ts/one"
@@ -532,6 +552,9 @@ mod tests {
           Saved         12.3 GB of the 12.5 GB of a full copy (98 %)
           Written       178 MB
           Removed       12 files
+                        base/5/16384
+                        base/5/16384_fsm
+                        and 10 more (see --report)
           Hard links    7 files with another name got a content apart; the other name keeps the old
           Backup        0/7000028 to 0/9000100, 32.0 MB of WAL fetched
           Slot          standby1

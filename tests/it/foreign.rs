@@ -439,5 +439,9 @@ fn tablespace_in_the_targets_data_directory_is_moved_out() {
         gone["left"].is_null() && gone["files"].as_u64() > Some(0),
         "{said}"
     );
+    let of_it = format!("pg_tblspc/{}/", gone["oid"]);
+    let named = said.report()["removed"].as_array().unwrap().iter();
+    let named = named.filter(|path| path.as_str().unwrap().starts_with(&of_it));
+    assert_eq!(Some(named.count() as u64), gone["files"].as_u64(), "{said}");
     assert!(!files(&apart).is_empty(), "{said}");
 }

@@ -42,6 +42,7 @@ mod standby;
 mod starts;
 mod syncrep;
 mod tls;
+mod told;
 mod torn;
 mod transport;
 mod traps;

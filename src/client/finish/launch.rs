@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use crate::client::failure::{Failure, TargetState};
-use crate::client::finish::summary::{self, Told};
+use crate::client::finish::summary::{self, Noted, Told};
 use crate::client::finish::watch::{self, Watched};
 use crate::client::options::Starter;
-use crate::client::outcome::{DamagedPage, Outcome};
+use crate::client::outcome::Outcome;
 use crate::client::run::Run;
 use crate::client::source::Source;
 use crate::client::transfer::work::Work;
@@ -25,7 +25,7 @@ pub struct Finished {
     pub start_lsn: Lsn,
     pub stop_lsn: Lsn,
     pub work: Work,
-    pub damaged: Vec<DamagedPage>,
+    pub noted: Noted,
     pub bindir: Option<PathBuf>,
 }
 
@@ -98,7 +98,7 @@ pub async fn start_and_watch(
             findings: finished.cleared.findings(),
             before: finished.before.as_ref(),
             work: &finished.work,
-            damaged: finished.damaged,
+            noted: finished.noted,
             lsns: Some((finished.start_lsn, finished.stop_lsn)),
             streaming: options.start,
             server_to_stop: None,

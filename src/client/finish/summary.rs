@@ -2,12 +2,13 @@
 
 use crate::client::look::leaving;
 use crate::client::options::{RebuildOptions, Starter};
-use crate::client::outcome::{DamagedPage, DivergenceReport, Mode, Outcome};
+use crate::client::outcome::{DamagedPage, DivergenceReport, Mode, Outcome, REMOVED_NAMED};
 use crate::client::run::Run;
 use crate::client::transfer::ranges::Found;
 use crate::client::transfer::work::Work;
 use crate::event::Counters;
 use crate::facts::{SourceFacts, TargetCluster};
+use crate::path::RelPath;
 use crate::pg::lsn::Lsn;
 use crate::plan::configuration::MAIN_FILE;
 use crate::plan::guard::Findings;
@@ -21,12 +22,33 @@ pub struct Told<'a> {
     pub findings: &'a Findings,
     pub before: Option<&'a TargetCluster>,
     pub work: &'a Work,
-    pub damaged: Vec<DamagedPage>,
+    pub noted: Noted,
     /// Start and stop of the backup; `None` in a dry run.
     pub lsns: Option<(Lsn, Lsn)>,
     pub streaming: bool,
     /// The server that a dry run would have stopped.
     pub server_to_stop: Option<u32>,
+}
+
+/// What turned up while the files were compared, in all backups of the run.
+#[derive(Debug, Default)]
+pub struct Noted {
+    pub damaged: Vec<DamagedPage>,
+    /// Files of the target that the source had at first.
+    pub vanished: Vec<RelPath>,
+}
+
+impl Noted {
+    /// Adds what one backup found.
+    pub fn add(&mut self, run: &Run<'_>, work: &Work, found: &Found) {
+        // Those of an earlier backup are the same by now on both sides.
+        for page in damaged_pages(run, work, found) {
+            if !self.damaged.contains(&page) {
+                self.damaged.push(page);
+            }
+        }
+        self.vanished.extend(work.vanished(found));
+    }
 }
 
 /// Puts the outcome together.
@@ -42,7 +64,7 @@ pub fn outcome(run: &Run<'_>, told: &Told<'_>) -> Outcome {
         (Some(_), true) => Mode::Seed,
         (Some(_), false) => Mode::Rebuild,
     };
-    let outcome = match (mode, told.damaged.is_empty()) {
+    let outcome = match (mode, told.noted.damaged.is_empty()) {
         (Mode::DryRun, _) => "dry-run",
         (_, true) => "done",
         (_, false) => "done-with-damaged-pages",
@@ -79,12 +101,13 @@ pub fn outcome(run: &Run<'_>, told: &Told<'_>) -> Outcome {
         full_copy_bytes: told.work.full_copy_bytes,
         files: told.work.files.len() as u64,
         removed_files: read(&counters.removed_files),
+        removed: removed(told),
         kept: told.work.kept.clone(),
         taken_over: told.work.taken_over.clone(),
         replaced: told.work.made_equal.clone(),
         removed_tablespaces: told.work.tablespaces.clone(),
         unshared_files: told.work.unshared_files,
-        damaged: told.damaged.clone(),
+        damaged: told.noted.damaged.clone(),
         warnings: run.warnings(),
         slot: run.slot().map(str::to_owned),
         server_to_stop: told.server_to_stop,
@@ -106,8 +129,15 @@ fn unarchived(run: &Run<'_>, told: &Told<'_>) -> Option<Unarchived> {
     })
 }
 
+/// The names of the files that go, as many as the report has.
+fn removed(told: &Told<'_>) -> Vec<String> {
+    let vanished = told.noted.vanished.iter().map(ToString::to_string);
+    let all = told.work.removed.iter().cloned().chain(vanished);
+    all.take(REMOVED_NAMED).collect()
+}
+
 /// The damaged pages that turned up, by their paths.
-pub fn damaged_pages(run: &Run<'_>, work: &Work, found: &Found) -> Vec<DamagedPage> {
+fn damaged_pages(run: &Run<'_>, work: &Work, found: &Found) -> Vec<DamagedPage> {
     if found.damaged_more > 0 {
         run.warn(format!(
             "{} more pages of the source have a wrong checksum; they are not listed.",
@@ -182,7 +212,7 @@ fn next_steps(run: &Run<'_>, told: &Told<'_>, mode: Mode) -> Vec<String> {
         steps.push("Run the same command without --dry-run.".to_owned());
         return steps;
     }
-    if !told.damaged.is_empty() {
+    if !told.noted.damaged.is_empty() {
         steps.push(
             "Repair the damaged pages on the source: the standby has the same damage.".to_owned(),
         );

@@ -45,8 +45,8 @@ pub enum WalError {
     Source(#[from] SourceError),
     #[error(transparent)]
     Transfer(#[from] TransferError),
-    #[error("{error}: {}", .error.source)]
-    Disk { error: DiskError },
+    #[error("{0}")]
+    Disk(#[from] DiskError),
     #[error("the agent named a WAL file \"{0}\"")]
     Name(String),
     #[error("WAL file \"{0}\" vanished from the source while it was copied")]
@@ -69,12 +69,6 @@ impl WalError {
             }
             _ => None,
         }
-    }
-}
-
-impl From<DiskError> for WalError {
-    fn from(error: DiskError) -> Self {
-        Self::Disk { error }
     }
 }
 

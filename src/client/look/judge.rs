@@ -34,7 +34,7 @@ fn in_situation<T>(
     judge: impl FnOnce(&Situation) -> Result<T, Vec<Refusal>>,
 ) -> Result<T, Failure> {
     let options = run.options;
-    let places = target::places(
+    let mut places = target::places(
         &options.pgdata,
         options.waldir.as_deref(),
         target,
@@ -43,6 +43,7 @@ fn in_situation<T>(
         &tablespaces::version_directory(facts),
     )
     .map_err(|error| Failure::untouched(&error))?;
+    places.dangling = target::dangling(options, &places);
     let runs = matches!(
         &target.condition,
         Condition::Cluster(cluster) if matches!(cluster.running, Running::Server { .. })

@@ -196,7 +196,14 @@ pub async fn prove(
             .map_err(|refusal| half_way(&refusal.error()).detail(refusal.detail()));
     };
     let ask = |name: &'static str| postmaster::setting(bindir, pgdata, config_file, name);
-    match ask("data_directory").await {
+    let role = role(wanted, major);
+    // Each answer is a process of its own.
+    let (place, answers) = futures_util::future::join(
+        ask("data_directory"),
+        futures_util::future::join_all(role.iter().map(|(name, _)| ask(name))),
+    )
+    .await;
+    match place {
         Ok(place) => serves(pgdata, config_file, Some(Path::new(&place))).map_err(|refusal| {
             half_way(&refusal.error())
                 .detail(refusal.detail())
@@ -209,8 +216,8 @@ pub async fn prove(
             return Ok(());
         }
     }
-    for (name, value) in role(wanted, major) {
-        match ask(name).await {
+    for ((name, value), answer) in role.into_iter().zip(answers) {
+        match answer {
             Ok(found) if found == value => {}
             Ok(found)
                 if name == "recovery_target_timeline" && found.eq_ignore_ascii_case(&value) => {}
@@ -222,7 +229,8 @@ pub async fn prove(
                     "\"postgresql.auto.conf\" sets it to \"{value}\", and the server has the last word: \"{}\" -C {name}.",
                     bindir.join("postgres").display()
                 ))
-                .hint("Find what overrides it, and run the same command again."));
+                .hint("Find what overrides it.")
+                .again());
             }
             Err(words) => run.warn(format!("The server does not tell its {name}: {words}.")),
         }

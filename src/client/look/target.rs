@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::client::look::conf;
 use crate::client::look::marker::Marker;
 use crate::client::look::neighbours::Neighbours;
+use crate::client::options::RebuildOptions;
 use crate::disk::DiskError;
 use crate::disk::close::is_our_pid_file;
 use crate::disk::facts as disk;
@@ -21,7 +22,7 @@ use crate::pg::control::ControlFile;
 use crate::pg::layout::{self, Class, HostLocal};
 use crate::pg::lsn::Lsn;
 use crate::pg::timeline::{History, TimelineId};
-use crate::plan::tablespaces::{Behind, Place, PlaceState, SharedLink, TargetPlaces};
+use crate::plan::tablespaces::{Behind, Dangling, Place, PlaceState, SharedLink, TargetPlaces};
 use crate::postmaster::{self, Receives};
 
 /// Longest marker or configuration file that is read.
@@ -333,6 +334,38 @@ pub fn places(
     }
     note_neighbours(pgdata, version_directory, &mut found);
     Ok(found)
+}
+
+/// The links that lead nowhere on the ways to the data directory, its WAL and what else is emptied, its tablespaces,
+/// and what the options name.
+pub fn dangling(options: &RebuildOptions, places: &TargetPlaces) -> Vec<Dangling> {
+    let pgdata = &options.pgdata;
+    let found = |path: &Path, name: Option<&str>| {
+        let (link, leads_to) = disk::dangling(path)?;
+        let is_above = pgdata.starts_with(&link);
+        let name = name.filter(|_| !is_above).map(str::to_owned);
+        Some(Dangling {
+            link: name.unwrap_or_else(|| link.display().to_string()),
+            leads_to: leads_to.display().to_string(),
+            is_above,
+        })
+    };
+    if let Some(above) = found(pgdata, None) {
+        return vec![above];
+    }
+    let emptied = emptied_links(pgdata).into_iter();
+    let own = emptied.filter_map(|name| found(&pgdata.join(name), Some(name)));
+    let named = [
+        places.new_waldir.as_ref().and(options.waldir.clone()),
+        options.keep_diverged_wal.clone(),
+        options.target_config_dir.clone(),
+    ];
+    let located = places.places.keys().map(|location| path_of(location));
+    let others = named.into_iter().flatten().chain(located);
+    let others = others.filter_map(|path: PathBuf| found(&path, None));
+    let mut all: Vec<Dangling> = own.chain(others).collect();
+    all.dedup();
+    all
 }
 
 fn path_of(location: &[u8]) -> PathBuf {

@@ -21,14 +21,8 @@ use crate::workers;
 pub enum TwinsError {
     #[error(transparent)]
     Source(#[from] SourceError),
-    #[error("{error}: {}", .error.source)]
-    Disk { error: DiskError },
-}
-
-impl From<DiskError> for TwinsError {
-    fn from(error: DiskError) -> Self {
-        Self::Disk { error }
-    }
+    #[error("{0}")]
+    Disk(#[from] DiskError),
 }
 
 /// Adds to the target's facts whether its WAL is the source's, where its relation to the source rests on that.

@@ -11,8 +11,8 @@ use crate::workers::WorkerFailed;
 pub enum TransferError {
     #[error(transparent)]
     Source(#[from] SourceError),
-    #[error("{error}: {}", .error.source)]
-    Target { error: DiskError },
+    #[error("{0}")]
+    Target(#[from] DiskError),
     #[error(transparent)]
     Worker(#[from] WorkerFailed),
     #[error("an answer of the agent cannot be used: {0}")]
@@ -31,11 +31,5 @@ impl TransferError {
             TransferError::Source(error) => error.hint(),
             _ => None,
         }
-    }
-}
-
-impl From<DiskError> for TransferError {
-    fn from(error: DiskError) -> Self {
-        Self::Target { error }
     }
 }

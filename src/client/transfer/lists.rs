@@ -286,7 +286,7 @@ pub fn plan(
     let work = workers::in_place(make).map_err(|error| Failure::untouched(&error))?;
     judge_rights(facts, end, &work.barred)?;
     guard::max_delete(options.max_delete, work.removed_files, || {
-        work.some_removed()
+        work.removed.iter().take(words::SHOWN).cloned().collect()
     })
     .map_err(|refusal| Failure::refused(&[refusal]))?;
     guard::room(&work.room, &options.overrides).map_err(|refusals| Failure::refused(&refusals))?;

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use crate::client::look::conf;
 use crate::client::look::settings;
 use crate::client::options::RebuildOptions;
-use crate::client::outcome::TablespaceRemoval;
+use crate::client::outcome::{REMOVED_NAMED, TablespaceRemoval};
 use crate::client::transfer::here::Walked;
+use crate::client::transfer::ranges::Found;
 use crate::client::transfer::rights::Rights;
 use crate::client::transfer::task::{Files, Planned};
 use crate::disk::DiskError;
@@ -25,7 +26,6 @@ use crate::plan::access::Bar;
 use crate::plan::action::{self, Action, HostPolicy, Removal, TargetEntry, Why, top_of};
 use crate::plan::guard::{Findings, RoomNeed};
 use crate::plan::tablespaces::{self, Placement};
-use crate::plan::words;
 
 /// Segments of WAL that the room must be enough for beside the files: the run's own WAL is not known yet.
 const WAL_SEGMENTS: u64 = 4;
@@ -44,6 +44,8 @@ pub struct Work {
     pub emptied: Vec<RelPath>,
     /// Files that the source does not have.
     pub removed_files: u64,
+    /// Their paths, as many as the report names.
+    pub removed: Vec<String>,
     /// What stays as it is in the target, for the report.
     pub kept: Vec<String>,
     /// What PostgreSQL does not know and the host does not own, at the top: new from the source, and made equal to
@@ -212,6 +214,9 @@ impl Work {
     /// Tells at the end also of what was done for an earlier backup of the same run.
     pub fn tell_of(&mut self, earlier: &Work) {
         self.unshared_files += earlier.unshared_files;
+        // What the earlier one removed is not there any more.
+        self.removed.splice(..0, earlier.removed.iter().cloned());
+        self.removed.truncate(REMOVED_NAMED);
         // Their links are gone by now.
         self.tablespaces.clone_from(&earlier.tablespaces);
         self.made_equal
@@ -224,6 +229,12 @@ impl Work {
             own.sort();
             own.dedup();
         }
+    }
+
+    /// Files of the target that vanished on the source while it was read.
+    pub fn vanished<'a>(&'a self, found: &'a Found) -> impl Iterator<Item = RelPath> + 'a {
+        let had = found.gone.iter().filter(|entry| self.files.had(**entry));
+        had.filter_map(|entry| self.files.path(*entry))
     }
 
     /// Adds what is to be done for an entry, and returns whether that is work for a file.
@@ -326,6 +337,11 @@ impl Work {
         };
         let removals = action::removals(manifest, tree, host_local, policy, is_wanted);
         self.removed_files = removals.limited_files;
+        let files = removals.remove.iter().filter(|item| {
+            item.kind.why == Why::NotOnSource && item.kind.kind != layout::Kind::Directory
+        });
+        let named = files.take(REMOVED_NAMED);
+        self.removed = named.map(|item| item.path().to_string()).collect();
         self.removals = Arc::new(removals.remove);
         let kept = removals.kept_foreign.iter().chain(&removals.kept_own);
         self.kept = kept.map(ToString::to_string).collect();
@@ -333,17 +349,6 @@ impl Work {
         self.emptied = removals.emptied;
         self.emptied
             .retain(|path| path.components().next() != Some(b"pg_wal"));
-    }
-
-    /// The first files that the source does not have, as many as are shown.
-    pub fn some_removed(&self) -> Vec<String> {
-        let files = self.removals.iter().filter(|item| {
-            item.kind.why == Why::NotOnSource && item.kind.kind != layout::Kind::Directory
-        });
-        files
-            .take(words::SHOWN)
-            .map(|item| item.path().to_string())
-            .collect()
     }
 
     /// Counts what goes with tablespaces that the source does not have.
@@ -367,8 +372,15 @@ impl Work {
                 if is_placed(&link, findings)? {
                     removal.left = Some("another tablespace is there now".to_owned());
                 } else if disk::directory(&ours)?.is_some() {
-                    removal.files = size::count_files(&ours)?;
-                    self.removed_files += removal.files;
+                    let room = REMOVED_NAMED.saturating_sub(self.removed.len());
+                    let (files, named) = size::files(&ours, room)?;
+                    removal.files = files;
+                    self.removed_files += files;
+                    let named = named
+                        .iter()
+                        .filter_map(|path| path.strip_prefix(&options.pgdata).ok());
+                    self.removed
+                        .extend(named.map(|path| path.display().to_string()));
                 }
             }
             self.tablespaces.push(removal);

@@ -45,6 +45,9 @@ const LIBRARY_HINT: &str = "That program was built for a newer system: build pg_
 const COMMAND_HINT: &str = "The command must start pg_reseed serve --stdio on the source's host and pass its standard \
                             input and output on: docker and kubectl do with exec -i, without -t.";
 
+const KILLED_HINT: &str = "Somebody ended it, or the system did for lack of memory: run the same command again when \
+                           the cause is mended.";
+
 /// The port that people take for the one of `--from`.
 const NOT_THE_SERVERS: &str = "-p is the port of the PostgreSQL server.";
 
@@ -181,8 +184,15 @@ pub fn not_begun(carrier: &Carrier, kind: std::io::ErrorKind, error: &str) -> No
 
 /// What the exit status and the words of a program tell, if they tell it.
 fn by_end(carrier: &Carrier, ended: &Ended, said: &str) -> Option<(String, String)> {
-    let Ended::Code(code) = *ended else {
-        return None;
+    let code = match *ended {
+        Ended::Code(code) => code,
+        Ended::Signal(number) => {
+            return Some((
+                format!("the agent {carrier} was killed (signal {number}) before it said anything"),
+                KILLED_HINT.to_owned(),
+            ));
+        }
+        Ended::Running | Ended::Unknown(_) | Ended::Connection => return None,
     };
     if let Some(program) = Program::by(code, said) {
         return by_program(carrier, program);
@@ -307,7 +317,6 @@ fn by_heard(carrier: &Carrier, heard: &Heard, ended: &Ended) -> (String, String)
         Heard::Nothing => {
             let end = match ended {
                 Ended::Code(code) if *code != 0 => format!(" (exit status {code})"),
-                Ended::Signal(number) => format!(" (signal {number})"),
                 _ => String::new(),
             };
             (
@@ -455,19 +464,19 @@ mod tests {
         the agent on "postgres@db2" (port 22, or that of ssh's configuration) said nothing (exit status 1)
           ssh ended with exit status 1; it said: This account is currently not available.
           > By hand, this must print the version of pg_reseed there: /usr/bin/ssh -o 'BatchMode yes' postgres@db2 pg_reseed --version
-        a program of the command "docker exec -i pg pg_reseed serve --stdio" was not found
+        a program of the command "docker …" was not found
           The command ended with exit status 127; it said: /bin/sh: 1: docker: not found.
           > What it said tells which: install pg_reseed where the command leads, in the same version, and name it by its whole path.
-        a program of the command "docker exec -i pg pg_reseed serve --stdio" was not found
+        a program of the command "docker …" was not found
           The command ended with exit status 126; it said: OCI runtime exec failed: "pg_reseed": executable file not found in $PATH.
           > What it said tells which: install pg_reseed where the command leads, in the same version, and name it by its whole path.
-        the agent behind the command "docker exec -i pg pg_reseed serve --stdio" said nothing (exit status 1)
+        the agent behind the command "docker …" said nothing (exit status 1)
           The command ended with exit status 1; it said: Error response from daemon: No such container: pg.
           > The command must start pg_reseed serve --stdio on the source's host and pass its standard input and output on: docker and kubectl do with exec -i, without -t.
-        a program of the command "kubectl exec -i pg -- pg_reseed serve --stdio" cannot be run
+        a program of the command "kubectl …" cannot be run
           The command ended with exit status 1; it said: command terminated with exit code 126.
           > It must be a program for that host, executable for the user who runs it there.
-        could not reach the agent behind the command "ssh -J a b pg_reseed serve --stdio"
+        could not reach the agent behind the command "ssh …"
           The command ended with exit status 255; it said: b: Permission denied.
           > The command's ssh reached nobody: what it said tells why; try the command by hand.
         the agent "/bin/cat" on this host said nothing (exit status 1)
@@ -511,9 +520,9 @@ mod tests {
         the agent on "postgres@db2" (port 22, or that of ssh's configuration) did not answer within 120 s
           ssh still runs.
           > If it waits for an answer of yours, give it sooner, or let ssh use a key. By hand, this must work: /usr/bin/ssh -o 'BatchMode yes' postgres@db2 true
-        the agent on "postgres@db2" (port 22, or that of ssh's configuration) said nothing (signal 9)
+        the agent on "postgres@db2" (port 22, or that of ssh's configuration) was killed (signal 9) before it said anything
           ssh was ended by signal 9.
-          > By hand, this must print the version of pg_reseed there: /usr/bin/ssh -o 'BatchMode yes' postgres@db2 pg_reseed --version
+          > Somebody ended it, or the system did for lack of memory: run the same command again when the cause is mended.
         the agent at "db2" (port 7432) said nothing
           > The agent's log says why it refuses: check its --allow and the certificates of both sides.
         "#);

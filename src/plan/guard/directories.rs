@@ -40,6 +40,16 @@ pub(super) fn judge_links(places: &TargetPlaces) -> Vec<Refusal> {
     shared.map(refuse).collect()
 }
 
+/// Whether a directory that the run needs is behind a link that leads nowhere: most often something is not mounted,
+/// and what is made in its place would fill another file system.
+pub(super) fn judge_dangling(places: &TargetPlaces) -> Option<Refusal> {
+    let links = places.dangling.iter();
+    let links: Vec<_> = links
+        .map(|found| (found.link.clone(), found.leads_to.clone()))
+        .collect();
+    (!links.is_empty()).then_some(Refusal::DanglingLinks { links })
+}
+
 /// Judges whether all WAL that only the target has is still there to be saved.
 ///
 /// # Errors
@@ -59,7 +69,7 @@ mod tests {
     use super::*;
     use crate::pg::lsn::Lsn;
     use crate::pg::timeline::TimelineId;
-    use crate::plan::tablespaces::Sharer;
+    use crate::plan::tablespaces::{Dangling, Sharer};
 
     #[test]
     fn emptied_directories_of_two_are_refused() {
@@ -74,6 +84,25 @@ mod tests {
             },
         });
         assert_eq!(judge_links(&places)[0].name(), "directory-shared");
+    }
+
+    #[test]
+    fn links_that_lead_nowhere_are_refused_together() {
+        let mut places = TargetPlaces::default();
+        assert_eq!(judge_dangling(&places), None);
+        for link in ["pg_wal", "/srv/pg"] {
+            places.dangling.push(Dangling {
+                link: link.to_owned(),
+                leads_to: "/mnt/x".to_owned(),
+                is_above: link == "/srv/pg",
+            });
+        }
+        let refusal = judge_dangling(&places).unwrap();
+        assert!(
+            refusal.error().contains(
+                "\"pg_wal\" is a link to \"/mnt/x\", \"/srv/pg\" is a link to \"/mnt/x\""
+            )
+        );
     }
 
     #[test]

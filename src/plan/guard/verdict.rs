@@ -69,7 +69,11 @@ fn judge_but(
     }
     refusals.extend(lineage::judge(situation));
     refusals.extend(target::judge(target, situation.overrides));
-    refusals.extend(target::judge_seed(situation));
+    refusals.extend(directories::judge_dangling(situation.places));
+    // What is behind the link may be all but missing.
+    if !situation.places.dangling.iter().any(|found| found.is_above) {
+        refusals.extend(target::judge_seed(situation));
+    }
     refusals.extend(directories::judge(situation.places));
     refusals.extend(directories::judge_links(situation.places));
     refusals.extend(kinship::judge(situation, &relation));

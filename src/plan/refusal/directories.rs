@@ -54,8 +54,22 @@ pub(super) fn words_of(refusal: &Refusal) -> Option<Words> {
                 other.pgdata
             ),
         ),
+        Refusal::DanglingLinks { links } => words(
+            dangling(links),
+            "A server could not start there, and what is made in its place would be on another file system.",
+            "Mount what is missing or make the directory. A link that is of no use any more can be removed: then an \
+             ordinary directory is made in its place.",
+        ),
         _ => return None,
     })
+}
+
+fn dangling(links: &[(String, String)]) -> String {
+    let each = links.iter();
+    let each: Vec<_> = each
+        .map(|(link, leads_to)| format!("\"{link}\" is a link to \"{leads_to}\""))
+        .collect();
+    format!("{}, which does not exist", each.join(", "))
 }
 
 /// One of each.
@@ -77,6 +91,9 @@ pub(super) fn samples() -> Vec<Refusal> {
             link: s(),
             location: b"/x".to_vec(),
             other: other(Some(1)),
+        },
+        Refusal::DanglingLinks {
+            links: vec![(s(), s())],
         },
         Refusal::WaldirUnfit {
             waldir: s(),

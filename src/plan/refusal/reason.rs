@@ -212,6 +212,10 @@ pub enum Refusal {
     },
 
     /// A directory that is emptied, behind a link, is another data directory's too.
+    /// Links and where they lead.
+    DanglingLinks {
+        links: Vec<(String, String)>,
+    },
     DirectoryShared {
         link: String,
         location: Vec<u8>,
@@ -364,6 +368,7 @@ impl Refusal {
             Refusal::DivergedWalPlace { .. } => "diverged-wal-place",
             Refusal::DivergedWalIncomplete { .. } => "diverged-wal-incomplete",
             Refusal::ConfigDirUnfit { .. } => "config-dir-unfit",
+            Refusal::DanglingLinks { .. } => "dangling-link",
             Refusal::DirectoryShared { .. } => "directory-shared",
             Refusal::MappingUnknown { .. } => "mapping-unknown",
             Refusal::MappingTwice { .. } => "mapping-twice",

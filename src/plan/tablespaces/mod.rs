@@ -36,7 +36,7 @@ pub use self::mapping::{Mapping, MappingError};
 pub use self::path::{canonical, is_inside};
 pub use self::placement::Placement;
 pub use self::places::{
-    Behind, Place, PlaceState, SharedLink, Sharer, TargetPlaces, version_directory,
+    Behind, Dangling, Place, PlaceState, SharedLink, Sharer, TargetPlaces, version_directory,
 };
 pub use self::stale::{StaleTablespace, stale};
 

@@ -84,6 +84,16 @@ pub struct Behind {
     pub is_owner: bool,
 }
 
+/// A link whose end does not exist, on the way to a directory that a rebuild needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dangling {
+    /// Its path; of one of the data directory's own, the path in there.
+    pub link: String,
+    pub leads_to: String,
+    /// It stands in the place of the data directory, or above.
+    pub is_above: bool,
+}
+
 /// What the client knows about places on its host.
 #[derive(Debug, Clone, Default)]
 pub struct TargetPlaces {
@@ -99,6 +109,7 @@ pub struct TargetPlaces {
     pub behind: BTreeMap<u32, Behind>,
     /// Directories that are emptied, behind links, that another data directory uses.
     pub shared_links: Vec<SharedLink>,
+    pub dangling: Vec<Dangling>,
     /// Whether the agent runs on the same kernel, so that identities can be compared.
     pub is_same_kernel: bool,
     /// What stands at each of [`would_be`](super::would_be)'s paths.

@@ -99,6 +99,25 @@ impl Rebuild {
         self
     }
 
+    /// Runs it in a shell that has done something first, such as set a limit.
+    pub fn after(mut self, script: &str) -> Self {
+        let mut shell = Command::new("sh");
+        shell
+            .arg("-c")
+            .arg(format!("{script}; exec \"$@\""))
+            .arg("sh");
+        shell.arg(self.command.get_program());
+        shell.args(self.command.get_args());
+        for (name, value) in self.command.get_envs() {
+            match value {
+                Some(value) => shell.env(name, value),
+                None => shell.env_remove(name),
+            };
+        }
+        self.command = shell;
+        self
+    }
+
     /// Runs it to its end, whatever that is.
     pub fn run(self) -> Said {
         self.spawn().wait()
