@@ -10,6 +10,7 @@
 )]
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -81,9 +82,9 @@ fn examples(command: &str) -> String {
         if !text.is_empty() {
             text.push_str(".PP\n");
         }
-        text.push_str(&format!("{}:\n.PP\n.nf\n.RS\n", roff(what)));
+        let _ = writeln!(text, "{}:\n.PP\n.nf\n.RS", roff(what));
         for command in *commands {
-            text.push_str(&format!("$ {}\n", roff(command)));
+            let _ = writeln!(text, "$ {}", roff(command));
         }
         text.push_str(".RE\n.fi\n");
     }

@@ -227,12 +227,9 @@ async fn open(link: Link) -> Result<Opened, SourceError> {
     });
     let mut reader = frames::impatient(reader);
     let greeting = tokio::time::timeout(FIRST_WORD_WITHIN, frames::read_preamble(&mut reader));
-    let greeted = match greeting.await {
-        Ok(greeted) => greeted,
-        Err(_) => {
-            drop(outgoing);
-            return Err(no_contact(&Heard::TooLate(FIRST_WORD_WITHIN.as_secs()), process).await);
-        }
+    let Ok(greeted) = greeting.await else {
+        drop(outgoing);
+        return Err(no_contact(&Heard::TooLate(FIRST_WORD_WITHIN.as_secs()), process).await);
     };
     if let Err(error) = greeted {
         drop(outgoing);
