@@ -2,10 +2,14 @@
 PREFIX ?= /usr/local
 CARGO ?= cargo
 
+ifndef CARGO_TARGET_DIR
+places = target
+endif
+
 # PostgreSQL refuses root: when root runs the tests, cargo starts the test binaries through a runner
 # that gives root up. The binaries must then lie where that user can reach them.
 ifeq ($(shell id -u),0)
-host := $(shell rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
+host := $(shell rustc -vV 2> /dev/null | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
 export CARGO_TARGET_$(host)_RUNNER := $(CURDIR)/tests/run-as-unprivileged
 ifndef CARGO_TARGET_DIR
 ifneq ($(shell setpriv --reuid=65534 --regid=65534 --clear-groups test -x '$(CURDIR)' 2>/dev/null && echo reachable),reachable)
@@ -14,6 +18,10 @@ endif
 endif
 endif
 target = $(or $(CARGO_TARGET_DIR),target)
+
+# What a user has built is installed by root, who may have no cargo and builds elsewhere: the last one that was built
+# counts, unless somebody says where it is.
+built = $(shell ls -t $(addsuffix /release/pg_reseed,$(sort $(target) $(places))) 2> /dev/null | head -n 1)
 
 .PHONY: build demo test test-matrix lint lint-sources lint-crates cargo-deny audit bench bench-kernels install
 
@@ -65,8 +73,14 @@ bench:
 bench-kernels:
 	$(CARGO) bench --locked --bench kernels
 
-install: build
-	install -D -m 0755 '$(target)/release/pg_reseed' '$(DESTDIR)$(PREFIX)/bin/pg_reseed'
+# Needs no cargo.
+install:
+	@test -n '$(built)' || { \
+		echo 'pg_reseed is not built in $(CURDIR): run "make" first, as the user who has cargo (and where' \
+			'CARGO_TARGET_DIR is set there, say it here too: make install CARGO_TARGET_DIR=...)' >&2; exit 1; }
+	@newer=$$(find src -name '*.rs' -newer '$(built)' | head -n 1); test -z "$$newer" || { \
+		echo "$(built) is older than $$newer: run \"make\" first" >&2; exit 1; }
+	install -D -m 0755 '$(built)' '$(DESTDIR)$(PREFIX)/bin/pg_reseed'
 	for page in man/*.1; do \
 		install -D -m 0644 "$$page" '$(DESTDIR)$(PREFIX)/share/man/man1'/"$${page##*/}" || exit; \
 	done

@@ -63,6 +63,9 @@ impl Stage {
 pub enum Event {
     /// A stage begins.
     Stage(Stage),
+    /// Whether another program may ask a question at the terminal from here on, as ssh and sudo do. It may until the
+    /// agent has answered.
+    MayAsk(bool),
     /// What is known about the work once the plan is made.
     Planned {
         files: u64,

@@ -10,6 +10,7 @@
 )]
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -17,7 +18,8 @@ use clap::Command;
 use clap_mangen::Man;
 use insta::assert_snapshot;
 use pg_reseed::cli::args;
-use pg_reseed::cli::exit::{Status, Verdict};
+use pg_reseed::cli::exit::Verdict;
+use pg_reseed::cli::help::{self, Example};
 use pg_reseed::warning::Code;
 
 fn path(name: &str) -> PathBuf {
@@ -57,8 +59,10 @@ fn page(name: &str, command: Command) -> String {
     man.render_options_section(&mut text).unwrap();
     let sections = fs::read_to_string(path(&format!("{name}.in"))).unwrap();
     let text = String::from_utf8(text).unwrap();
+    let command = name.strip_prefix("pg_reseed-").unwrap_or(name);
     let sections = sections
-        .replace("@EXIT_STATUS@\n", &exit_statuses())
+        .replace("@EXIT_STATUS@\n", &exit_statuses(command))
+        .replace("@EXAMPLES@\n", &examples(command))
         .replace("@VERDICTS@\n", &verdicts())
         .replace("@WARNINGS@\n", &warnings())
         .replace("@REFUSALS@\n", &refusals());
@@ -89,10 +93,10 @@ fn refusals() -> String {
     names.join(",\n") + ".\n"
 }
 
-fn exit_statuses() -> String {
-    Status::MEANINGS
+fn exit_statuses(command: &str) -> String {
+    help::statuses(command)
         .iter()
-        .map(|(status, meaning)| format!(".TP\n.B {}\n{meaning}\n", status.number()))
+        .map(|(number, meaning)| format!(".TP\n.B {number}\n{meaning}\n"))
         .collect()
 }
 
@@ -107,6 +111,26 @@ fn verdicts() -> String {
             )
         })
         .collect()
+}
+
+/// A text as roff takes it.
+fn roff(text: &str) -> String {
+    text.replace('\\', "\\e").replace('-', "\\-")
+}
+
+fn examples(command: &str) -> String {
+    let mut text = String::new();
+    for Example { what, commands } in help::examples(command) {
+        if !text.is_empty() {
+            text.push_str(".PP\n");
+        }
+        let _ = writeln!(text, "{}:\n.PP\n.nf\n.RS", roff(what));
+        for command in *commands {
+            let _ = writeln!(text, "$ {}", roff(command));
+        }
+        text.push_str(".RE\n.fi\n");
+    }
+    text
 }
 
 #[test]
@@ -227,6 +251,32 @@ fn documents_name_only_options_that_exist() {
     }
 }
 
+/// Every command in a code block of the documents is one that is understood.
+#[test]
+fn commands_of_the_documents_are_understood() {
+    for (document, least) in [("README.md", 5), ("SECURITY.md", 2)] {
+        let text = fs::read_to_string(path("..").join(document)).unwrap();
+        let blocks = text.split("```").skip(1).step_by(2);
+        let lines: Vec<String> = blocks
+            .flat_map(|block| {
+                let whole = block.replace("\\\n", " ");
+                whole.lines().map(str::to_owned).collect::<Vec<_>>()
+            })
+            .filter_map(|line| {
+                let typed = line.rsplit_once("$ ").map_or(&*line, |(_, typed)| typed);
+                let typed = typed.trim();
+                typed.starts_with("pg_reseed ").then(|| typed.to_owned())
+            })
+            .collect();
+        assert!(lines.len() >= least, "{document}: {lines:?}");
+        for line in lines {
+            let words = shlex::split(&line).unwrap_or_else(|| panic!("{line}"));
+            let parsed = args::parse(words.into_iter().map(Into::into));
+            assert!(parsed.is_ok(), "{document}: {line}: {parsed:?}");
+        }
+    }
+}
+
 /// The `event` and field names that a page must explain: written by hand there.
 #[test]
 fn the_json_formats_are_documented() {
@@ -287,7 +337,7 @@ fn short_help_of_rebuild() {
     assert_snapshot!(help_of(&["pg_reseed", "rebuild", "-?"]), @"
     Make a data directory a standby of a running server
 
-    Usage: pg_reseed rebuild -D PGDATA -d CONNINFO [--from AGENT] [OPTION]...
+    Usage: pg_reseed rebuild -D PGDATA {-h HOST [-U USERNAME] | -d CONNINFO} [--from AGENT] [OPTION]...
 
     Target options:
       -D, --pgdata <PGDATA>
@@ -362,7 +412,7 @@ fn short_help_of_rebuild() {
       -N, --no-sync                  Do not wait for data to be safe on disk
 
     Output options:
-      -P, --progress [<STYLE>]  How progress is shown: auto, bar, plain, json, none [default: auto]
+      -P, --progress [<STYLE>]  Show progress, and how: auto, bar, plain, json, none
           --report <FILE>       Write the result to this file as JSON; - is standard output
       -v, --verbose...          Log more to standard error (repeatable)
       -q, --quiet               No progress and no summary
@@ -387,7 +437,7 @@ fn short_help_of_rebuild() {
 
 #[test]
 fn help_of_serve() {
-    assert_snapshot!(help_of(&["pg_reseed", "serve", "--help"]), @"
+    assert_snapshot!(help_of(&["pg_reseed", "serve", "--help"]), @r"
     The agent: runs on the source's host, as the user that owns the source's data directory, and answers
     pg_reseed rebuild. With --stdio it is started by the client; you type it only in the COMMAND of
     --from exec:COMMAND. It ends when its standard input ends, and with it the backup and the temporary
@@ -465,6 +515,21 @@ fn help_of_serve() {
 
       -V, --version
               Print the version
+
+    Examples:
+      An agent in a container of the source, started by the client:
+          pg_reseed rebuild -D /srv/pg/15 -h db2 -U replicator \
+              --from 'exec:docker exec -i -u postgres pg pg_reseed serve --stdio'
+
+      An agent that listens by TLS, with a role of its own:
+          pg_reseed serve --listen 0.0.0.0 -d user=reseed --allow standby1.example.com \
+              --tls-ca /etc/pg_reseed/ca.crt --tls-cert /etc/pg_reseed/agent.crt \
+              --tls-key /etc/pg_reseed/agent.key
+
+    Exit status:
+      0  The client ended the session, or a signal ended the listening.
+      1  Something did not work; standard error says what.
+      2  The options are wrong.
     ");
 }
 
@@ -482,6 +547,8 @@ fn short_help_of_all() {
     Usage: pg_reseed rebuild [OPTION]...
            pg_reseed inspect [OPTION]...
            pg_reseed serve [OPTION]...
+           pg_reseed help [COMMAND]
+           pg_reseed version
 
     Commands:
       rebuild  Make a data directory a standby of a running server

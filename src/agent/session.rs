@@ -229,10 +229,15 @@ impl Session {
         let sql = Sql::connect(&self.options.dbname, &defaults)
             .await
             .map_err(|error| {
-                Fault::new(FaultKind::Server, chain(&error)).with_hint(
-                    "The agent connects from the source's own host; --source-dbname (or the agent's \
-                     own --dbname) says how.",
-                )
+                let hint = if error.is_refused_login() {
+                    "The agent logs in from the source's own host; --source-dbname (or the agent's own --dbname) says \
+                     as whom. With peer authentication a role is named like the operating system user, or mapped to it \
+                     in pg_ident.conf: see \"The role of the agent\" in SECURITY.md."
+                } else {
+                    "The agent connects from the source's own host; --source-dbname (or the agent's own --dbname) says \
+                     how."
+                };
+                Fault::new(FaultKind::Server, chain(&error)).with_hint(hint)
             })?;
         let slot_run = match slot {
             Some(name) => bracket::claim(&sql, name, !self.configuration()?.is_survey).await?,

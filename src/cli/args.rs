@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use clap::builder::StyledStr;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::cli::help;
 use crate::cli::values::{self, Checkpoint, ConfigSide, WalMethod};
 use crate::pg::cluster_name::ClusterName;
 use crate::ui::Style;
@@ -42,7 +43,7 @@ use crate::wire::message::Compression;
     // The last one counts, as in psql and pg_basebackup; lists add up all the same.
     args_override_self = true,
     max_term_width = 100,
-    override_usage = "pg_reseed rebuild [OPTION]...\n       pg_reseed inspect [OPTION]...\n       pg_reseed serve [OPTION]..."
+    override_usage = "pg_reseed rebuild [OPTION]...\n       pg_reseed inspect [OPTION]...\n       pg_reseed serve [OPTION]...\n       pg_reseed help [COMMAND]\n       pg_reseed version"
 )]
 pub struct Arguments {
     /// Print help: -? in short, --help in full
@@ -77,7 +78,9 @@ pub enum Command {
 /// end PostgreSQL cannot start in PGDATA, because global/pg_control is away. When a run stops half-way,
 /// for whatever reason, run the same command again: what already matches is not moved twice.
 #[derive(Debug, Args)]
-#[command(override_usage = "pg_reseed rebuild -D PGDATA -d CONNINFO [--from AGENT] [OPTION]...")]
+#[command(
+    override_usage = "pg_reseed rebuild -D PGDATA {-h HOST [-U USERNAME] | -d CONNINFO} [--from AGENT] [OPTION]..."
+)]
 pub struct RebuildArguments {
     /// Data directory that becomes the standby
     ///
@@ -312,7 +315,7 @@ pub struct RebuildArguments {
     ///
     /// The application_name in primary_conninfo: the name of the standby in pg_stat_replication and in
     /// synchronous_standby_names. Without it, and without one in -d, it is the standby's cluster_name, if its
-    /// own configuration sets one, otherwise the name of this host.
+    /// own configuration sets one (as on Debian, such as 15/main), otherwise the name of this host.
     #[arg(long, value_name = "NAME", help_heading = STANDBY)]
     pub application_name: Option<String>,
 
@@ -390,7 +393,8 @@ pub struct RebuildArguments {
     /// Log file of the server that --start starts
     ///
     /// Appends the output of the server that --start starts to this file, as pg_ctl -l does. The default
-    /// is PGDATA/pg_reseed.start.log.
+    /// is PGDATA/pg_reseed.start.log. Of pg_ctlcluster (see --cluster) and --start-command it is their own output; the
+    /// server logs where its configuration, or Debian's habit (/var/log/postgresql), says.
     #[arg(short = 'l', long, value_name = "FILE", help_heading = RUN)]
     pub log_file: Option<PathBuf>,
 
@@ -480,25 +484,24 @@ pub struct RebuildArguments {
     #[arg(short = 'N', long, help_heading = RUN)]
     pub no_sync: bool,
 
-    /// How progress is shown: auto, bar, plain, json, none
+    /// Show progress, and how: auto, bar, plain, json, none
     ///
     /// How progress is shown on standard error. "bar" draws a display that refreshes itself, "plain"
     /// writes a line per stage and one every ten seconds while data is compared, for logs; "json"
     /// writes one JSON object per line, for programs; "none" writes warnings and errors only. "auto"
-    /// is bar on a terminal and plain otherwise. Where standard error is no terminal, each line begins with the time,
-    /// UTC.
+    /// is bar on a terminal and plain otherwise. It is the default, unless --quiet is given; -P alone means auto, also
+    /// with --quiet. Where standard error is no terminal, each line begins with the time, UTC.
     #[arg(
         short = 'P',
         long,
         value_enum,
         value_name = "STYLE",
         num_args = 0..=1,
-        default_value_t = Style::Auto,
         default_missing_value = "auto",
         hide_possible_values = true,
         help_heading = OUTPUT
     )]
-    pub progress: Style,
+    pub progress: Option<Style>,
 
     /// Write the result to this file as JSON; - is standard output
     ///
@@ -536,7 +539,9 @@ pub struct DebianArguments {
     /// Names the target as pg_lsclusters does, as in 15/main, instead of -D, --config-file and --bindir: the
     /// data directory, the configuration outside of it and the programs are those that Debian's
     /// postgresql-common has on record, and --start uses pg_ctlcluster. systemd does not know of a server that was
-    /// started so; where it shall, use --start-command "sudo systemctl start postgresql@15-main".
+    /// started so; where it shall, use --start-command "sudo systemctl start postgresql@15-main". A -D that is on
+    /// record as the data directory of exactly one cluster, and has no postgresql.conf of its own, means the same as
+    /// that cluster's name, unless --config-file or --target-config-dir says otherwise.
     #[arg(long, value_name = "VERSION/NAME", help_heading = TARGET)]
     pub cluster: Option<ClusterName>,
 }
@@ -760,7 +765,9 @@ pub struct OverrideArguments {
 /// Before a controlled switchover, run it in the data directory of the stopped primary against the standby
 /// that will be promoted: it tells whether that standby has replayed everything.
 #[derive(Debug, Args)]
-#[command(override_usage = "pg_reseed inspect -D PGDATA [-d CONNINFO] [--from AGENT] [OPTION]...")]
+#[command(
+    override_usage = "pg_reseed inspect -D PGDATA [-h HOST [-U USERNAME] | -d CONNINFO] [--from AGENT] [OPTION]..."
+)]
 pub struct InspectArguments {
     /// Data directory to look at
     ///
@@ -920,7 +927,9 @@ pub fn command() -> clap::Command {
     at_length(Arguments::command()).mut_subcommands(at_length)
 }
 
-fn at_length(mut command: clap::Command) -> clap::Command {
+fn at_length(command: clap::Command) -> clap::Command {
+    let ending = help::ending(command.get_name());
+    let mut command = command.after_long_help(ending);
     if let Some(rest) = command.get_long_about().and_then(rest) {
         command = command.long_about(rest);
     }
@@ -936,13 +945,23 @@ fn rest(text: &StyledStr) -> Option<String> {
     text.split_once("\n\n").map(|(_, rest)| rest.to_owned())
 }
 
-/// Reads the arguments.
+/// Reads the arguments. `help [COMMAND]` and `version` mean the options of these names.
 ///
 /// # Errors
 /// What clap has to say, which may be the help or the version.
 pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Arguments, clap::Error> {
+    let mut words: Vec<OsString> = arguments.collect();
+    match words.get(1).and_then(|word| word.to_str()) {
+        Some("help") => {
+            words.remove(1);
+            words.retain(|word| word != "help");
+            words.push("--help".into());
+        }
+        Some("version") => words[1] = "--version".into(),
+        _ => {}
+    }
     let mut command = command();
-    let matches = command.try_get_matches_from_mut(arguments)?;
+    let matches = command.try_get_matches_from_mut(words)?;
     Arguments::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
 }
 
@@ -967,7 +986,7 @@ mod tests {
         assert!(typed.dry_run && typed.start);
         assert_eq!(
             (typed.progress, typed.config),
-            (Style::Plain, ConfigSide::Target)
+            (Some(Style::Plain), ConfigSide::Target)
         );
         assert_eq!((typed.tablespace_mapping.len(), typed.keep.len()), (2, 2));
         assert_eq!(typed.verbose, 2);
@@ -982,6 +1001,26 @@ mod tests {
             let words = line.split(' ').map(Into::into);
             assert!(parse(words).is_ok(), "{line}");
         }
+    }
+
+    #[test]
+    fn help_and_version_are_words_too() {
+        let said = |line: &str| {
+            let error = parse(line.split(' ').map(Into::into)).unwrap_err();
+            (error.kind(), error.to_string())
+        };
+        for (line, same) in [
+            ("pg_reseed help", "pg_reseed --help"),
+            ("pg_reseed help rebuild", "pg_reseed rebuild --help"),
+            ("pg_reseed help inspect", "pg_reseed inspect --help"),
+            ("pg_reseed help help", "pg_reseed --help"),
+            ("pg_reseed version", "pg_reseed --version"),
+        ] {
+            assert_eq!(said(line), said(same), "{line}");
+        }
+        assert!(said("pg_reseed version").1.starts_with("pg_reseed "));
+        let (kind, _) = said("pg_reseed help rebuilt");
+        assert_eq!(kind, clap::error::ErrorKind::InvalidSubcommand);
     }
 
     #[test]

@@ -63,6 +63,32 @@ impl Status {
         ),
     ];
 
+    /// Those of `inspect`.
+    pub const OF_INSPECT: [(Status, &str); 3] = [
+        (
+            Status::Done,
+            "The directory, and the source if one was named, were looked at. What was found is printed.",
+        ),
+        (
+            Status::Failed,
+            "Something could not be read or asked; standard error says what.",
+        ),
+        (Status::Usage, "The options are wrong."),
+    ];
+
+    /// Those of `serve`.
+    pub const OF_SERVE: [(Status, &str); 3] = [
+        (
+            Status::Done,
+            "The client ended the session, or a signal ended the listening.",
+        ),
+        (
+            Status::Failed,
+            "Something did not work; standard error says what.",
+        ),
+        (Status::Usage, "The options are wrong."),
+    ];
+
     /// Of a run that came to its end.
     #[must_use]
     pub fn of_outcome(outcome: &Outcome) -> Self {

@@ -5,6 +5,7 @@
 
 pub mod args;
 pub mod exit;
+pub mod help;
 mod passfile;
 pub mod resolve;
 mod serve;
@@ -65,16 +66,15 @@ fn resolved<T>(
     resolve: impl FnOnce(&Surroundings) -> Result<T, UsageError>,
     act: impl FnOnce(&T) -> ExitCode,
 ) -> ExitCode {
+    let conf_root = std::env::var_os("PG_CLUSTER_CONF_ROOT").map(PathBuf::from);
     let around = Surroundings {
         variable: &|name| std::env::var(name).ok(),
         words,
         working_directory: &std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
         processors: std::thread::available_parallelism().map_or(1, usize::from),
         is_typed: io::stdin().is_terminal() && io::stderr().is_terminal(),
-        recorded: &|name| {
-            let root = std::env::var_os("PG_CLUSTER_CONF_ROOT").map(PathBuf::from);
-            debian::find(name, root.as_deref())
-        },
+        recorded: &|name| debian::find(name, conf_root.as_deref()),
+        recorded_at: &|pgdata| debian::find_by_directory(pgdata, conf_root.as_deref()),
     };
     match resolve(&around) {
         Ok(meant) => act(&meant),
@@ -156,6 +156,12 @@ fn rebuild(meant: &Rebuild) -> ExitCode {
     };
     if let Err(error) = log::start(meant.verbosity, ui.log_sink()) {
         return exit::wrong_variable(&error);
+    }
+    if let Some(cluster) = &meant.found_cluster {
+        ui.events().note(format!(
+            "The data directory is that of cluster {cluster}, as postgresql-common has it on record: its configuration \
+             and programs are used."
+        ));
     }
     let record = Record::begin(&meant.options);
     let result = runtime.block_on(rebuild_until_stopped(&meant.options, &ui, &record));

@@ -80,6 +80,8 @@ pub struct Rebuild {
     pub shows_summary: bool,
     /// Number of `-v`; -1 is `-q`.
     pub verbosity: i16,
+    /// The cluster of postgresql-common that the data directory turned out to be.
+    pub found_cluster: Option<ClusterName>,
 }
 
 /// Where the report goes.
@@ -122,6 +124,8 @@ pub struct Surroundings<'a> {
     pub is_typed: bool,
     /// What Debian's postgresql-common has on record of a cluster.
     pub recorded: &'a dyn Fn(&ClusterName) -> Result<Recorded, String>,
+    /// The cluster that it has on record for a data directory, if there is exactly one.
+    pub recorded_at: &'a dyn Fn(&Path) -> Option<ClusterName>,
 }
 
 /// Gives meaning to the arguments of `rebuild`.
@@ -131,7 +135,20 @@ pub struct Surroundings<'a> {
 pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild, UsageError> {
     let primary = primary(&typed.connection, around)?;
     let from = agent(&typed.agent, &primary)?;
-    let (pgdata, recorded) = target(typed.pgdata, typed.debian.cluster.as_ref(), around)?;
+    // A configuration that is named, or comes from the source, says that it is not the recorded one.
+    let is_named = typed.debian.cluster.is_some();
+    let is_told_otherwise = typed.config_file.is_some() || typed.target_config_dir.is_some();
+    let Target {
+        pgdata,
+        cluster,
+        recorded,
+    } = target(
+        typed.pgdata,
+        typed.debian.cluster,
+        is_told_otherwise,
+        around,
+    )?;
+    let found_cluster = cluster.clone().filter(|_| !is_named);
     let report = typed
         .report
         .map(|file| report(file, &pgdata, around))
@@ -202,8 +219,8 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
         None => 1,
     };
     let progress = match typed.progress {
-        Style::Auto if typed.quiet => Style::None,
-        style => style,
+        None if typed.quiet => Style::None,
+        style => style.unwrap_or(Style::Auto),
     };
     let options = RebuildOptions {
         pgdata,
@@ -233,7 +250,7 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
         keep_diverged_wal: typed.keep_diverged_wal,
         stop: typed.stop,
         start: typed.start || typed.start_command.is_some(),
-        starter: match (typed.start_command, typed.debian.cluster) {
+        starter: match (typed.start_command, cluster) {
             (Some(command), _) => Some(Starter::Command(command)),
             (None, Some(cluster)) => Some(Starter::Debian(cluster)),
             (None, None) => None,
@@ -280,6 +297,7 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
         } else {
             i16::from(typed.verbose)
         },
+        found_cluster,
     })
 }
 
@@ -301,7 +319,11 @@ pub fn inspect(typed: InspectArguments, around: &Surroundings) -> Result<Inspect
     if let Some(slot) = &typed.slot {
         check_slot_name(slot)?;
     }
-    let (pgdata, recorded) = target(typed.pgdata, typed.debian.cluster.as_ref(), around)?;
+    let Target {
+        pgdata,
+        cluster,
+        recorded,
+    } = target(typed.pgdata, typed.debian.cluster, false, around)?;
     let connection = &typed.connection;
     let names_source = typed.agent.from.is_some()
         || typed.agent.source_dbname.is_some()
@@ -328,7 +350,7 @@ pub fn inspect(typed: InspectArguments, around: &Surroundings) -> Result<Inspect
     Ok(Inspect {
         options: InspectOptions {
             pgdata,
-            cluster: typed.debian.cluster,
+            cluster,
             config_file: recorded.map(|cluster| cluster.config_file),
             source,
             slot: typed.slot,
@@ -357,18 +379,34 @@ fn words_of(typed: AgentArguments) -> Vec<(&'static str, String)> {
     .collect()
 }
 
-/// The data directory, as it was typed or is on record, and what else is on record of the cluster.
+/// The data directory, and the cluster of postgresql-common that it belongs to, with what is on record of that.
+struct Target {
+    pgdata: PathBuf,
+    cluster: Option<ClusterName>,
+    recorded: Option<Recorded>,
+}
+
+/// Finds the target by what was typed. A data directory that is on record is that cluster's, whichever of both names
+/// it, so that the standby has one name, one log and one way to be started; unless `is_told_otherwise`.
 fn target(
-    typed: Option<PathBuf>,
-    cluster: Option<&ClusterName>,
+    pgdata: Option<PathBuf>,
+    cluster: Option<ClusterName>,
+    is_told_otherwise: bool,
     around: &Surroundings,
-) -> Result<(PathBuf, Option<Recorded>), UsageError> {
-    let recorded = cluster.map(around.recorded).transpose();
+) -> Result<Target, UsageError> {
+    let typed = pgdata
+        .map(|path| absolute("-D", path, around))
+        .transpose()?;
+    let is_named = cluster.is_some();
+    let cluster = cluster.or_else(|| match &typed {
+        Some(pgdata) if !is_told_otherwise => (around.recorded_at)(pgdata),
+        _ => None,
+    });
+    let recorded = cluster.as_ref().map(around.recorded).transpose();
     let recorded = recorded.map_err(UsageError::new)?;
-    let typed = typed.map(|path| absolute("-D", path, around)).transpose()?;
     let known = recorded.as_ref().map(|cluster| &cluster.pgdata);
     let pgdata = match (typed, known) {
-        (Some(typed), Some(known)) if typed != *known => {
+        (Some(typed), Some(known)) if is_named && typed != *known => {
             return Err(UsageError::new(format_args!(
                 "-D or PGDATA says \"{}\", but the data directory of that cluster is \"{}\"",
                 typed.display(),
@@ -379,7 +417,11 @@ fn target(
         (None, Some(known)) => absolute("--cluster", known.clone(), around)?,
         (None, None) => return Err(UsageError::new("no data directory specified")),
     };
-    Ok((pgdata, recorded))
+    Ok(Target {
+        pgdata,
+        cluster,
+        recorded,
+    })
 }
 
 /// How the standby will connect: the string first, then the options, then the environment.
@@ -650,11 +692,15 @@ mod tests {
     /// Resolves a command line in an environment that has nothing but `variables`.
     fn resolve(line: &str, variables: &[(&str, &str)]) -> Result<Rebuild, UsageError> {
         let words = shlex::split(line).unwrap();
-        let words = ["pg_reseed", "rebuild", "-D", "data"]
-            .map(str::to_owned)
-            .into_iter()
-            .chain(words)
-            .map(Into::into);
+        let begin = ["pg_reseed", "rebuild", "-D", "data"].map(str::to_owned);
+        resolve_words(begin.into_iter().chain(words), variables)
+    }
+
+    fn resolve_words(
+        words: impl IntoIterator<Item = String>,
+        variables: &[(&str, &str)],
+    ) -> Result<Rebuild, UsageError> {
+        let words = words.into_iter().map(Into::into);
         let Command::Rebuild(typed) = args::parse(words).unwrap().command else {
             panic!("not a rebuild");
         };
@@ -674,6 +720,10 @@ mod tests {
                     config_file: format!("/etc/postgresql/{name}/postgresql.conf").into(),
                     bindir: Some("/usr/lib/postgresql/15/bin".into()),
                 })
+            },
+            recorded_at: &|pgdata| {
+                let is_mains = pgdata == Path::new("/var/lib/postgresql/15/main");
+                is_mains.then(|| "15/main".parse().unwrap())
             },
         };
         rebuild(*typed, &around)
@@ -775,13 +825,55 @@ mod tests {
     }
 
     #[test]
+    fn a_data_directory_on_record_is_its_cluster_whichever_of_both_is_typed() {
+        let options = |line: &str| {
+            let words = shlex::split(&format!("pg_reseed rebuild -h db2 {line}")).unwrap();
+            let resolved = resolve_words(words, &[]).unwrap();
+            let options = &resolved.options;
+            let what = (
+                options.pgdata.clone(),
+                options.config_file.clone(),
+                options.bindir.clone(),
+                options.starter.clone(),
+            );
+            (what, resolved.found_cluster.is_some())
+        };
+        let directory = "-D /var/lib/postgresql/15/main/";
+        let (by_name, was_found) = options("--cluster 15/main");
+        assert!(!was_found);
+        assert!(matches!(&by_name.3, Some(Starter::Debian(name)) if name.to_string() == "15/main"));
+        assert_eq!(options(directory), (by_name.clone(), true));
+        assert_eq!(
+            options(&format!("{directory} --cluster 15/main")),
+            (by_name.clone(), false)
+        );
+        // What is said counts.
+        let (said, _) = options(&format!("{directory} -B /opt/pg/bin --start-command x"));
+        assert_eq!(said.1, by_name.1);
+        assert_eq!(said.2, Some("/opt/pg/bin".into()));
+        assert_eq!(said.3, Some(Starter::Command("x".to_owned())));
+        let (elsewhere, was_found) = options(&format!("{directory} --config-file /etc/pg.conf"));
+        assert_eq!((elsewhere.3, was_found), (None, false));
+        let (copied, was_found) = options(&format!("{directory} --target-config-dir /etc/new"));
+        assert_eq!((copied.3, was_found), (None, false));
+    }
+
+    #[test]
     fn quiet_is_silent_unless_progress_is_asked_for() {
         let resolved = resolve("-h db2 -q", &[]).unwrap();
         assert_eq!(resolved.progress, Style::None);
         assert_eq!((resolved.verbosity, resolved.shows_summary), (-1, false));
         let resolved = resolve("-h db2 -q -P json", &[]).unwrap();
         assert_eq!(resolved.progress, Style::Json);
-        assert_eq!(resolve("-h db2 -P", &[]).unwrap().progress, Style::Auto);
+        // As pg_basebackup's -P: show it.
+        for (line, style) in [
+            ("-P", Style::Auto),
+            ("-q -P", Style::Auto),
+            ("", Style::Auto),
+        ] {
+            let line = format!("-h db2 {line}");
+            assert_eq!(resolve(&line, &[]).unwrap().progress, style, "{line}");
+        }
     }
 
     #[test]

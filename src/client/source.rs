@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use crate::buffer::Buffer;
 use crate::client::asking::{FIRST, Loss, Stream, Streams, weight};
 use crate::client::failure::Failure;
-use crate::errors::one_line;
+use crate::errors::{chain, one_line};
 use crate::event::{Counters, Event, Events};
 use crate::facts::SourceFacts;
 use crate::link::From;
@@ -18,6 +18,7 @@ use crate::link::process::{self, Link, Process};
 use crate::link::stdio::Input;
 use crate::pg::label;
 use crate::pg::lsn::Lsn;
+use crate::plan::contact::{self, Heard, NoContact};
 use crate::wire::codec::{self, CodecError};
 use crate::wire::message::{
     ALIVE_EVERY, Answer, Fault, JoinToken, Notice, Request, RequestId, SILENT_AFTER, SlotWish,
@@ -35,15 +36,8 @@ const END_WITHIN: Duration = Duration::from_secs(10);
 /// The source cannot be asked, or it answered with a fault.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    #[error("could not reach the agent")]
-    Open(#[source] std::io::Error),
-    #[error("could not talk to the agent")]
-    Handshake {
-        #[source]
-        source: FrameError,
-        epitaph: String,
-        by_tls: bool,
-    },
+    #[error("{}", .0.error)]
+    NoContact(NoContact),
     #[error("the connection to the agent was lost: {0}")]
     Lost(String),
     #[error("the backup on the source was lost: {0}")]
@@ -61,8 +55,12 @@ impl SourceError {
     #[must_use]
     pub fn untouched(&self) -> Failure {
         let mut failure = Failure::untouched(self);
-        if let SourceError::Handshake { epitaph, .. } = self {
-            failure = failure.detail(format!("{epitaph}."));
+        if let SourceError::NoContact(NoContact {
+            detail: Some(detail),
+            ..
+        }) = self
+        {
+            failure = failure.detail(format!("{detail}."));
         }
         match self {
             SourceError::Lost(_) | SourceError::BracketLost(_) => {
@@ -79,14 +77,8 @@ impl SourceError {
     #[must_use]
     pub fn hint(&self) -> Option<&str> {
         match self {
-            SourceError::Handshake {
-                source: FrameError::Codec(CodecError::OtherVersion { .. }),
-                ..
-            } => Some(VERSION_HINT),
-            SourceError::Handshake { by_tls: true, .. } => Some(TLS_HINT),
-            SourceError::Handshake { .. } => Some(HANDSHAKE_HINT),
+            SourceError::NoContact(told) => Some(&told.hint),
             SourceError::Fault(fault) => fault.hint.as_deref(),
-            SourceError::Open(_) => Some("Check --from and the options that belong to it."),
             SourceError::Lost(_)
             | SourceError::BracketLost(_)
             | SourceError::Unfitting(_)
@@ -97,16 +89,6 @@ impl SourceError {
 
 /// Most tablespaces: each is held against all others.
 const TABLESPACES_MAX: usize = 10_000;
-
-const VERSION_HINT: &str = "Install the same version of pg_reseed on both hosts.";
-
-/// What usually is the matter when the other side says something else.
-const HANDSHAKE_HINT: &str = "pg_reseed must be installed on the source's host (--agent-path says where), \
-                              and nothing else may write to the standard output of that command.";
-
-/// TLS 1.3 tells a client late, and in few words, that it is refused.
-const TLS_HINT: &str =
-    "The agent's log says why it refuses: check its --allow and the certificates of both sides.";
 
 /// An agent that answers, over one or several streams.
 #[derive(Clone)]
@@ -158,7 +140,9 @@ pub(super) struct Opened {
 /// # Errors
 /// [`SourceError`] when the process cannot be started, ends, or speaks something else.
 pub async fn connect(from: &From, events: &Events) -> Result<(Source, Connection), SourceError> {
-    let opened = open(process::open(from).await.map_err(SourceError::Open)?).await?;
+    let link = process::open(from).await;
+    let opened = open(link.map_err(|error| not_begun(from, &error))?).await?;
+    events.tell(&Event::MayAsk(false));
     let (streams, losses) = Streams::begin(opened.outgoing.clone());
     let first = streams.first().clone();
     let source = Source {
@@ -192,14 +176,15 @@ async fn open(link: Link) -> Result<Opened, SourceError> {
     });
     let mut reader = frames::impatient(reader);
     let greeting = tokio::time::timeout(FIRST_WORD_WITHIN, frames::read_preamble(&mut reader));
-    let greeted = match greeting.await {
-        Ok(greeted) => greeted,
-        Err(_) => Err(FrameError::Silent),
-    };
-    if let Err(source) = greeted {
+    let Ok(greeted) = greeting.await else {
         drop(outgoing);
-        return Err(handshake(source, &mut process).await);
+        return Err(no_contact(&Heard::TooLate(FIRST_WORD_WITHIN.as_secs()), process).await);
+    };
+    if let Err(error) = greeted {
+        drop(outgoing);
+        return Err(no_contact(&heard(&error), process).await);
     }
+    process.answered();
     frames::limit_silence(&mut reader, SILENT_AFTER);
     Ok(Opened {
         process,
@@ -209,12 +194,25 @@ async fn open(link: Link) -> Result<Opened, SourceError> {
     })
 }
 
-async fn handshake(source: FrameError, process: &mut Process) -> SourceError {
-    SourceError::Handshake {
-        source,
-        epitaph: process.epitaph().await,
-        by_tls: matches!(process, Process::Connection(_)),
+fn not_begun(from: &From, error: &std::io::Error) -> SourceError {
+    let told = contact::not_begun(&from.carrier(), error.kind(), &chain(error));
+    SourceError::NoContact(told)
+}
+
+/// What was heard instead of an agent's first words.
+fn heard(error: &FrameError) -> Heard {
+    match error {
+        FrameError::Silent => Heard::Nothing,
+        FrameError::Codec(CodecError::OtherVersion { .. }) => {
+            Heard::OtherVersion(error.to_string())
+        }
+        _ => Heard::Other(error.to_string()),
     }
+}
+
+async fn no_contact(heard: &Heard, mut process: Process) -> SourceError {
+    let (ended, said) = process.ended().await;
+    SourceError::NoContact(contact::judge(process.carrier(), heard, &ended, &said))
 }
 
 /// Tells the agent now and then that the client is there, until the stream ends.
@@ -408,13 +406,12 @@ impl Source {
     /// # Errors
     /// [`SourceError`]; the streams that are there are not touched.
     pub(super) async fn join(&self, from: &From, token: JoinToken) -> Result<Opened, SourceError> {
-        let link = process::open_further(from)
-            .await
-            .map_err(SourceError::Open)?;
+        let link = process::open_further(from).await;
+        let link = link.map_err(|error| not_begun(from, &error))?;
         let mut opened = open(link).await?;
         let request = Outgoing::new(self.new_id(), &Request::Join { token }, Vec::new())?;
         let _ = opened.outgoing.send(request).await;
-        let source = match frames::read_frame(&mut opened.reader).await {
+        let error = match frames::read_frame(&mut opened.reader).await {
             Ok(Some(frame)) => match codec::decode(&frame.head)? {
                 Answer::Joined => return Ok(opened),
                 Answer::Fault(fault) => return Err(SourceError::Fault(fault.in_one_line())),
@@ -423,7 +420,7 @@ impl Source {
             Ok(None) => FrameError::Silent,
             Err(error) => error,
         };
-        Err(handshake(source, &mut opened.process).await)
+        Err(no_contact(&heard(&error), opened.process).await)
     }
 
     /// Takes a further stream into use.
@@ -528,6 +525,12 @@ impl Connection {
     }
 }
 
+/// How what carries a stream ended, in words.
+async fn epitaph(process: &mut Process) -> String {
+    let (ended, said) = process.ended().await;
+    contact::epitaph(process.carrier(), &ended, &said)
+}
+
 impl Carrier {
     /// How long it was in use.
     pub(super) fn lived(&self) -> Duration {
@@ -539,7 +542,7 @@ impl Carrier {
         self.reading.abort();
         self.writing.abort();
         // Its process is killed with it, if it still runs.
-        self.process.epitaph().await
+        epitaph(&mut self.process).await
     }
 
     async fn end(self) -> String {
@@ -556,7 +559,7 @@ impl Carrier {
         drop(stream);
         reading.abort();
         let _ = tokio::time::timeout(END_WITHIN, writing).await;
-        let epitaph = process.epitaph().await;
+        let epitaph = epitaph(&mut process).await;
         process.end(END_WITHIN).await;
         epitaph
     }

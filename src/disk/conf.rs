@@ -38,6 +38,16 @@ pub struct Base {
     pub problems: Vec<String>,
 }
 
+/// The files that lie `depth` levels below a directory; none where it cannot be read.
+pub fn files_at_depth(root: &Path, depth: usize) -> impl Iterator<Item = PathBuf> {
+    let all = walkdir::WalkDir::new(root).follow_links(true);
+    let those = all.min_depth(depth).max_depth(depth);
+    those
+        .into_iter()
+        .flatten()
+        .map(walkdir::DirEntry::into_path)
+}
+
 /// Reads a configuration file with its includes. What cannot be read is a problem to tell of, not a reason to
 /// stop: the files belong to the administrator. But for includes without an end: there a server stops too.
 #[must_use]

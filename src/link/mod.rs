@@ -11,6 +11,8 @@ pub mod tls;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use crate::plan::contact::Carrier;
+
 /// Where the agent is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum From {
@@ -251,6 +253,39 @@ impl From {
         self.is_ssh() || matches!(self, From::Tls { .. })
     }
 
+    /// What carries the link, in words for people.
+    #[must_use]
+    pub fn carrier(&self) -> Carrier {
+        match self {
+            From::Local { agent, .. } => Carrier::Here(match agent {
+                Some(path) => path.display().to_string(),
+                None => "pg_reseed".to_owned(),
+            }),
+            From::Exec { command } => Carrier::Command(command.clone()),
+            From::Ssh {
+                user_host,
+                port,
+                rsh,
+                agent_path,
+                ..
+            } => {
+                let words = login(rsh, *port, user_host);
+                let name = Path::new(&rsh[0]).file_name().unwrap_or(rsh[0].as_ref());
+                Carrier::Shell {
+                    program: name.to_string_lossy().into_owned(),
+                    login: shlex::try_join(words.iter().map(String::as_str)).unwrap_or_default(),
+                    user_host: user_host.clone(),
+                    port: *port,
+                    agent: agent_path.clone(),
+                }
+            }
+            From::Tls { host, port, .. } => Carrier::Tls {
+                host: host.clone(),
+                port: *port,
+            },
+        }
+    }
+
     /// The same for a further stream, which must not ask for a password once more.
     fn further(&self) -> Self {
         let mut further = self.clone();
@@ -289,22 +324,29 @@ impl From {
                 agent_path,
                 source,
             } => {
-                let mut words = rsh[1..].to_vec();
-                if let Some(port) = port {
-                    words.extend(["-p".to_owned(), port.to_string()]);
-                }
-                words.push(user_host.clone());
+                let mut words = login(rsh, *port, user_host);
                 // ssh hands one string to a shell over there.
                 let mut remote = vec![agent_path.clone()];
                 remote.extend(serve(source));
                 let remote = shlex::try_join(remote.iter().map(String::as_str))
                     .map_err(|_| std::io::Error::other("an argument contains a NUL byte"))?;
                 words.push(remote);
-                let arguments = words.into_iter().map(OsString::from).collect();
-                Ok((rsh[0].clone().into(), arguments))
+                let mut words = words.into_iter().map(OsString::from);
+                let program = words.next().unwrap_or_default();
+                Ok((program, words.collect()))
             }
         }
     }
+}
+
+/// The words that log in on another host.
+fn login(rsh: &[String], port: Option<u16>, user_host: &str) -> Vec<String> {
+    let mut words = rsh.to_vec();
+    if let Some(port) = port {
+        words.extend(["-p".to_owned(), port.to_string()]);
+    }
+    words.push(user_host.to_owned());
+    words
 }
 
 #[cfg(test)]

@@ -5,10 +5,12 @@ use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::Stdio;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
@@ -17,6 +19,7 @@ use tokio::task::JoinHandle;
 use super::stdio::{self, Input, Output};
 use super::{From, tls};
 use crate::errors::one_line;
+use crate::plan::contact::{Carrier, Ended};
 
 /// How many of the agent's last lines on standard error are kept for an error message.
 const LAST_LINES: usize = 8;
@@ -34,58 +37,120 @@ pub struct Link {
     pub process: Process,
 }
 
-/// What carries a link.
-pub enum Process {
-    Child(ChildProcess),
-    /// A connection by TLS to this place.
-    Connection(String),
+/// What carries a link, with where it leads.
+pub struct Process {
+    carrier: Carrier,
+    /// `None` for a connection.
+    child: Option<ChildProcess>,
 }
 
 /// The process that carries a link.
-pub struct ChildProcess {
+struct ChildProcess {
     child: Child,
-    last_lines: Arc<Mutex<VecDeque<String>>>,
+    said: Arc<Mutex<Said>>,
     stderr_done: JoinHandle<()>,
 }
 
+/// What a process has said on standard error.
+#[derive(Default)]
+struct Said {
+    /// An agent has answered: from then on each line is shown when it comes. Before, a failure may quote it.
+    has_answered: bool,
+    /// The last lines that nobody has been shown, oldest first, for an error message.
+    last: VecDeque<String>,
+}
+
+impl Said {
+    fn hear(&mut self, line: String) {
+        if self.has_answered {
+            self.keep_unless_shown(line);
+            return;
+        }
+        if self.last.len() == LAST_LINES
+            && let Some(line) = self.last.pop_front()
+        {
+            show(&line);
+        }
+        self.last.push_back(line);
+    }
+
+    /// An agent has answered: what was said until now was no reason to fail.
+    fn answered(&mut self) {
+        self.has_answered = true;
+        for line in std::mem::take(&mut self.last) {
+            self.keep_unless_shown(line);
+        }
+    }
+
+    fn keep_unless_shown(&mut self, line: String) {
+        if !show(&line) {
+            if self.last.len() == LAST_LINES {
+                self.last.pop_front();
+            }
+            self.last.push_back(line);
+        }
+    }
+}
+
+/// Whether the log shows the line.
+fn show(line: &str) -> bool {
+    if line.starts_with("pg_reseed: ") {
+        tracing::warn!(target: "pg_reseed::agent", "{line}");
+        tracing::enabled!(target: "pg_reseed::agent", tracing::Level::WARN)
+    } else {
+        // Banners of remote shells and the like.
+        tracing::info!(target: "pg_reseed::agent", "{line}");
+        tracing::enabled!(target: "pg_reseed::agent", tracing::Level::INFO)
+    }
+}
+
 impl Process {
-    /// How it ended, as a sentence. Waits a moment for the end.
-    pub async fn epitaph(&mut self) -> String {
-        match self {
-            Self::Child(child) => child.epitaph().await,
-            Self::Connection(place) => format!("The connection to {place} ended"),
+    /// What carries the link.
+    #[must_use]
+    pub fn carrier(&self) -> &Carrier {
+        &self.carrier
+    }
+
+    /// Says that an agent is there. Until then a process is asked to end when this value is dropped: it may still
+    /// wait for an answer at the terminal.
+    pub fn answered(&mut self) {
+        if let Some(child) = &self.child
+            && let Ok(mut said) = child.said.lock()
+        {
+            said.answered();
+        }
+    }
+
+    /// How it ended, and what it said that nobody has been shown. Waits a moment for the end.
+    pub async fn ended(&mut self) -> (Ended, Vec<String>) {
+        match &mut self.child {
+            Some(child) => child.ended().await,
+            None => (Ended::Connection, Vec::new()),
         }
     }
 
     /// Waits until it has ended by itself, for `limit` at most, and ends it then.
     pub async fn end(self, limit: Duration) {
-        match self {
-            Self::Child(child) => child.end(limit).await,
-            Self::Connection(_) => {}
+        if let Some(child) = self.child {
+            child.end(limit).await;
         }
     }
 }
 
 impl ChildProcess {
-    /// How the process ended, as a sentence, with its last words on standard error. Waits a moment for
-    /// the end.
-    async fn epitaph(&mut self) -> String {
+    async fn ended(&mut self) -> (Ended, Vec<String>) {
         let wait = Duration::from_secs(2);
-        let status = match tokio::time::timeout(wait, self.child.wait()).await {
-            Ok(Ok(status)) => format!("The agent's process ended: {status}"),
-            Ok(Err(error)) => format!("The agent's process cannot be waited for: {error}"),
-            Err(_) => "The agent's process still runs".to_owned(),
+        let ended = match tokio::time::timeout(wait, self.child.wait()).await {
+            Ok(Ok(status)) => ended_by(status),
+            Ok(Err(error)) => Ended::Unknown(error.to_string()),
+            Err(_) => Ended::Running,
         };
         let _ = tokio::time::timeout(wait, &mut self.stderr_done).await;
-        let lines = match self.last_lines.lock() {
-            Ok(lines) => lines.iter().cloned().collect::<Vec<_>>().join(" | "),
-            Err(_) => String::new(),
+        let said = match self.said.lock() {
+            Ok(said) => said.last.iter().cloned().collect(),
+            Err(_) => Vec::new(),
         };
-        if lines.is_empty() {
-            status
-        } else {
-            format!("{status}; it said: {lines}")
-        }
+        (ended, said)
     }
 
     /// Waits until the process has ended by itself, for `limit` at most, and kills it then.
@@ -95,6 +160,27 @@ impl ChildProcess {
             .is_err()
         {
             let _ = self.child.kill().await;
+        }
+    }
+}
+
+fn ended_by(status: ExitStatus) -> Ended {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => Ended::Code(code),
+        (None, Some(number)) => Ended::Signal(number),
+        (None, None) => Ended::Unknown(status.to_string()),
+    }
+}
+
+impl Drop for ChildProcess {
+    /// ssh may still ask for a passphrase, with the terminal's echo off: at SIGTERM it turns that on again and ends.
+    /// An agent that answered tidies up when its standard input ends, which needs no signal.
+    fn drop(&mut self) {
+        let has_answered = self.said.lock().is_ok_and(|said| said.has_answered);
+        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok());
+        if !has_answered && let Some(pid) = pid.and_then(Pid::from_raw) {
+            // Fails when it has just ended.
+            let _ = kill_process(pid, Signal::TERM);
         }
     }
 }
@@ -131,7 +217,10 @@ async fn start(from: &From, if_dropped: IfDropped) -> io::Result<Link> {
         return Ok(Link {
             reader: Box::new(reader),
             writer: Box::new(writer),
-            process: Process::Connection(format!("{host}:{port}")),
+            process: Process {
+                carrier: from.carrier(),
+                child: None,
+            },
         });
     }
     let (program, arguments) = from.command()?;
@@ -161,33 +250,27 @@ async fn start(from: &From, if_dropped: IfDropped) -> io::Result<Link> {
         child.stdin.take().ok_or_else(broken)?,
     );
     let stderr = child.stderr.take().ok_or_else(broken)?;
-    let last_lines = Arc::new(Mutex::new(VecDeque::new()));
-    let lines = Arc::clone(&last_lines);
+    let said = Arc::<Mutex<Said>>::default();
+    let hearing = Arc::clone(&said);
     let stderr_done = tokio::spawn(async move {
         let mut stderr = BufReader::new(stderr);
         while let Some(line) = next_line(&mut stderr).await {
-            if line.starts_with("pg_reseed: ") {
-                tracing::warn!(target: "pg_reseed::agent", "{line}");
-            } else {
-                // Banners of remote shells and the like.
-                tracing::info!(target: "pg_reseed::agent", "{line}");
-            }
-            if let Ok(mut lines) = lines.lock() {
-                if lines.len() == LAST_LINES {
-                    lines.pop_front();
-                }
-                lines.push_back(line);
+            if let Ok(mut said) = hearing.lock() {
+                said.hear(line);
             }
         }
     });
     Ok(Link {
         reader: Box::new(reader),
         writer: Box::new(writer),
-        process: Process::Child(ChildProcess {
-            child,
-            last_lines,
-            stderr_done,
-        }),
+        process: Process {
+            carrier: from.carrier(),
+            child: Some(ChildProcess {
+                child,
+                said,
+                stderr_done,
+            }),
+        },
     })
 }
 

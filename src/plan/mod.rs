@@ -5,6 +5,7 @@
 //!
 //! - [`advice`]: whether the target needs a rebuild at all, and what to do.
 //! - [`state`]: what state a directory is in, our own states among them.
+//! - [`contact`]: why no agent answered, and what to do.
 //! - [`relation`]: how the target's history relates to the source's.
 //! - [`lineage`]: where the source leads: to a primary that is not the target.
 //! - [`diverged`]: which WAL only the target has.
@@ -30,6 +31,7 @@ pub mod action;
 pub mod adoption;
 pub mod advice;
 pub mod configuration;
+pub mod contact;
 pub mod diverged;
 pub mod guard;
 pub mod in_force;

@@ -45,6 +45,18 @@ pub enum SqlError {
 }
 
 impl SqlError {
+    /// Whether the server answered and did not let the role in, for another reason than its password: by the method
+    /// of `pg_hba.conf`, or since there is no such role (PostgreSQL `auth.c:auth_failed`).
+    #[must_use]
+    pub fn is_refused_login(&self) -> bool {
+        match self {
+            SqlError::Connect { source, .. } => {
+                source.code() == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION)
+            }
+            _ => false,
+        }
+    }
+
     /// Whether the session is over.
     #[must_use]
     pub fn is_terminated(&self) -> bool {

@@ -6,7 +6,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::event::{Event, Stage};
 use crate::ui::figures::Figures;
-use crate::ui::{Display, Ending, Level, plain, words};
+use crate::ui::{Display, Ending, Level, plain, print_line, words};
 
 const REFRESH_DISTANCE: Duration = Duration::from_millis(200);
 /// The bar's resolution: bytes would overflow nothing, but per mille is all that a terminal shows.
@@ -20,6 +20,8 @@ pub(super) struct Bar {
     /// The figures.
     foot: ProgressBar,
     is_bar: bool,
+    /// Somebody else may ask a question at the terminal: nothing is drawn that would move the cursor.
+    is_still: bool,
 }
 
 impl Bar {
@@ -34,11 +36,16 @@ impl Bar {
             head,
             foot,
             is_bar: false,
+            // ssh asks for a host key or a passphrase.
+            is_still: true,
         }
     }
 
     fn show(&mut self, figures: &Figures) {
         let Some(stage) = figures.stage else { return };
+        if self.is_still {
+            return;
+        }
         let has_bar = stage == Stage::Compare && figures.planned_bytes() > 0;
         if has_bar != self.is_bar {
             self.is_bar = has_bar;
@@ -59,6 +66,10 @@ impl Bar {
     }
 
     fn print(&self, text: &str) {
+        if self.is_still {
+            print_line(text);
+            return;
+        }
         // Fails when the terminal is gone; the run matters more than its display.
         let _ = self.lines.println(text);
     }
@@ -70,6 +81,17 @@ impl Display for Bar {
     }
 
     fn event(&mut self, event: &Event, figures: &Figures) {
+        match event {
+            Event::MayAsk(true) => {
+                self.is_still = true;
+                let _ = self.lines.clear();
+                if figures.stage == Some(Stage::Start) {
+                    self.print(&format!("pg_reseed: {}", words::stage(Stage::Start)));
+                }
+            }
+            Event::MayAsk(false) => self.is_still = false,
+            _ => {}
+        }
         if let Some(text) = plain::notice(event) {
             self.print(&text);
         }
@@ -85,6 +107,9 @@ impl Display for Bar {
     }
 
     fn end(&mut self, _ending: &Ending, _figures: &Figures) -> bool {
+        if self.is_still {
+            return false;
+        }
         self.foot.finish_and_clear();
         self.head.finish_and_clear();
         let _ = self.lines.clear();

@@ -88,7 +88,7 @@ impl Tracker {
                 self.fetch_bytes = *fetch_bytes;
             }
             Event::RetainedWal { bytes } => self.retained_wal_bytes = *bytes,
-            Event::Warning(_) | Event::Note(_) => {}
+            Event::MayAsk(_) | Event::Warning(_) | Event::Note(_) => {}
         }
     }
 

@@ -97,6 +97,7 @@ impl<W: Write + Send> Display for Json<W> {
                 code: warning.code.name(),
                 text: &warning.message,
             },
+            Event::MayAsk(_) => return,
         };
         self.line(&line);
     }

@@ -90,7 +90,7 @@ fn step(event: &Event, figures: &Figures) -> Option<String> {
     match event {
         Event::Stage(stage) => Some(words::stage(*stage).to_owned()),
         Event::Planned { .. } => Some(planned(figures)),
-        Event::RetainedWal { .. } | Event::Warning(_) | Event::Note(_) => None,
+        Event::MayAsk(_) | Event::RetainedWal { .. } | Event::Warning(_) | Event::Note(_) => None,
     }
 }
 

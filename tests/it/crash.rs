@@ -213,10 +213,8 @@ fn twenty_kills(test: &str, victim: Victim) {
             let has = |words: &str| said.stderr.contains(words);
             // Who is killed before his first word may never have been an agent.
             let is_unknown = has(
-                r#""errors":["could not talk to the agent: the connection ended before the peer said anything"#,
-            ) && has(
-                r#""hints":["pg_reseed must be installed on the source's host"#,
-            );
+                r#""errors":["the agent \"pg_reseed\" on this host was killed (signal 9) before it said anything"#,
+            ) && has(r#""hints":["Somebody ended it"#);
             let is_lost = has(r#""errors":["the connection to the agent was lost"#)
                 && has(r#""hints":["Run the same command again"#);
             match state {

@@ -303,6 +303,58 @@ fn cluster_is_found_and_started_by_its_debian_name() {
     lab.control(&one, "stop", &[]);
 }
 
+/// Whichever of both names it, a cluster has one standby name, one way to be started and one place of its log.
+#[test]
+fn data_directory_that_is_on_record_is_its_cluster() {
+    let Some(lab) = Lab::new() else { return };
+    let one = lab.primary();
+    one.sql("CREATE TABLE courses (i int PRIMARY KEY, title text)");
+    let two = lab.create("instance2", 5502);
+    fs::remove_dir_all(two.pgdata()).unwrap();
+    let configuration = lab.configuration();
+    let by_directory = |more: &[&str]| {
+        lab.command(&two, &one)
+            .env("PG_CLUSTER_CONF_ROOT", &lab.etc)
+            .args(more)
+            .succeed()
+    };
+    let seeded = by_directory(&["--start"]);
+    assert!(
+        seeded.stderr.contains("that of cluster 15/instance2"),
+        "{seeded}"
+    );
+    // As 15/instance2, with the configuration in etc.
+    Lab::check_replication(&one, &two);
+    assert_eq!(
+        two.sql("SHOW config_file"),
+        lab.conf(&two).join("postgresql.conf").display().to_string()
+    );
+    let inspected = |named: &[&str]| {
+        let source = format!("host={} port=5501 user=postgres", one.home().display());
+        let found = done(
+            lab.debian(binary().to_str().unwrap())
+                .args(["inspect", "--from", "local", "-d", &source])
+                .args(named),
+        );
+        // How long ago something was is not the same twice.
+        let lines = found.lines().filter(|line| !line.contains(" ago"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    lab.control(&two, "stop", &[]);
+    let directory = two.pgdata().to_str().unwrap();
+    assert_eq!(
+        inspected(&["-D", directory]),
+        inspected(&["--cluster", "15/instance2"])
+    );
+    let again = by_directory(&[]);
+    assert!(
+        again.stdout.contains("pg_ctlcluster 15 instance2 start"),
+        "{again}"
+    );
+    assert_eq!(lab.configuration(), configuration);
+    lab.control(&one, "stop", &[]);
+}
+
 /// `--start` finds the configuration where Debian has it, when it is told.
 #[test]
 fn standby_with_configuration_elsewhere_is_started() {

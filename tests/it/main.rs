@@ -16,6 +16,7 @@
 mod between;
 mod chaos;
 mod cluster;
+mod contact;
 mod crash;
 mod daemon;
 mod early;

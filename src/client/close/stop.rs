@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::client::failure::{Failure, TargetState};
 use crate::client::run::Run;
 use crate::disk::facts as disk;
+use crate::event::Event;
 use crate::facts::Running;
 use crate::postmaster::{self, StartOptions, again};
 
@@ -85,7 +86,11 @@ pub async fn undo(run: &Run<'_>, failure: Failure) -> Failure {
         log_file,
         instead: Some(words),
     };
-    match postmaster::start(&start, options.wait).await {
+    // sudo for a password, the server for the passphrase of its key.
+    run.events.tell(&Event::MayAsk(true));
+    let started = postmaster::start(&start, options.wait).await;
+    run.events.tell(&Event::MayAsk(false));
+    match started {
         Ok(pid) => failure.detail(format!(
             "The target's server was stopped and has been started again (PID {pid})."
         )),

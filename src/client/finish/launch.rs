@@ -11,7 +11,7 @@ use crate::client::run::Run;
 use crate::client::source::Source;
 use crate::client::transfer::work::Work;
 use crate::disk::facts as disk;
-use crate::event::Stage;
+use crate::event::{Event, Stage};
 use crate::facts::{SourceFacts, TargetCluster};
 use crate::pg::lsn::Lsn;
 use crate::plan::guard::Cleared;
@@ -59,9 +59,11 @@ pub async fn start_and_watch(
             instead: options.starter.as_ref().map(Starter::words),
         };
         let log_from = disk::length(&log_file);
-        let pid = postmaster::start(&start, options.wait)
-            .await
-            .map_err(|error| Failure::rebuilt(&error).hint(MEND))?;
+        // sudo for a password, the server for the passphrase of its key.
+        run.events.tell(&Event::MayAsk(true));
+        let started = postmaster::start(&start, options.wait).await;
+        run.events.tell(&Event::MayAsk(false));
+        let pid = started.map_err(|error| Failure::rebuilt(&error).hint(MEND))?;
         run.stage(Stage::Watch);
         let slot = run.slot();
         let watched = watch::watch(source, pid, slot, &before, finished.stop_lsn, options.wait)

@@ -12,6 +12,7 @@ use crate::client::run::Run;
 use crate::client::source::{Carrier, Connection, Opened, Source, SourceError};
 use crate::errors::chain;
 use crate::event::Counters;
+use crate::plan::contact::NoContact;
 use crate::plan::reopening::Reopening;
 use crate::warning::Code;
 use crate::wire::message::{Fault, JoinToken};
@@ -158,7 +159,10 @@ async fn another(
 
 fn words(error: &SourceError, open: usize, wanted: usize) -> String {
     let more = match error {
-        SourceError::Handshake { epitaph, .. } => format!(" ({epitaph})."),
+        SourceError::NoContact(NoContact {
+            detail: Some(detail),
+            ..
+        }) => format!(" ({detail})."),
         SourceError::Fault(Fault {
             hint: Some(hint), ..
         }) => format!(". {hint}"),

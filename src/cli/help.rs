@@ -1,0 +1,208 @@
+//! What `--help` and the manual pages end with: examples that can be pasted, and the exit statuses.
+
+use std::fmt::Write as _;
+
+use crate::cli::exit::{Status, Verdict};
+
+/// Something to do, and the commands that do it. A command may go over several lines, as a shell takes them.
+pub struct Example {
+    /// What they do: a sentence without its colon.
+    pub what: &'static str,
+    pub commands: &'static [&'static str],
+}
+
+/// Columns of a help text; narrower terminals break the lines again.
+const COLUMNS: usize = 98;
+
+const PROGRAM: &[Example] = &[
+    Example {
+        what: "What is this directory, and does it need a rebuild at all? Then what a rebuild would do",
+        commands: &[
+            "pg_reseed inspect -D /srv/pg/15 -h db2 -U replicator",
+            "pg_reseed rebuild -D /srv/pg/15 -h db2 -U replicator --dry-run",
+        ],
+    },
+    Example {
+        what: "Bring an old primary back as a standby of the new primary db2, and wait until it streams",
+        commands: &["pg_reseed rebuild -D /srv/pg/15 -h db2 -U replicator --start"],
+    },
+    Example {
+        what: "All options of a command, with this at its end",
+        commands: &["pg_reseed help rebuild"],
+    },
+];
+
+const REBUILD: &[Example] = &[
+    Example {
+        what: "The old primary of a failover, on its host, with its server stopped. The new primary is db2; ssh \
+               reaches it as the same user",
+        commands: &[
+            "pg_reseed rebuild -D /srv/pg/15 -h db2 -U replicator --dry-run",
+            "pg_reseed rebuild -D /srv/pg/15 -h db2 -U replicator --slot standby1 --create-slot --start",
+        ],
+    },
+    Example {
+        what: "Debian's layout, where the configuration is in /etc",
+        commands: &[
+            "pg_reseed rebuild --cluster 15/main -h db2 -U replicator \\\n    \
+             --start-command 'sudo systemctl start postgresql@15-main'",
+        ],
+    },
+    Example {
+        what: "A new standby, where there is nothing yet",
+        commands: &[
+            "pg_reseed rebuild -D /srv/pg/15 --seed -h db2 -U replicator \\\n    --slot standby2 --create-slot --start",
+        ],
+    },
+    Example {
+        what: "A new standby on the source's own host, with a tablespace",
+        commands: &[
+            "pg_reseed rebuild -D /srv/pg/standby --seed --from local \\\n    \
+             -d 'host=/var/run/postgresql port=5432 user=replicator' \\\n    \
+             -T /srv/pg/space1=/srv/pg/standby_space1",
+        ],
+    },
+    Example {
+        what: "A source in a container",
+        commands: &[
+            "pg_reseed rebuild -D /srv/pg/15 -h db2 -U replicator \\\n    \
+             --from 'exec:ssh db2 docker exec -i -u postgres pg pg_reseed serve --stdio'",
+        ],
+    },
+    Example {
+        what: "An agent that listens by TLS, on the port 7432 of db2",
+        commands: &[
+            "pg_reseed rebuild -D /srv/pg/15 -h db2 -U replicator --from tls: \\\n    \
+             --tls-ca /etc/pg_reseed/ca.crt --tls-cert /etc/pg_reseed/client.crt \\\n    \
+             --tls-key /etc/pg_reseed/client.key",
+        ],
+    },
+];
+
+const INSPECT: &[Example] = &[
+    Example {
+        what: "What a directory is",
+        commands: &["pg_reseed inspect -D /srv/pg/15"],
+    },
+    Example {
+        what: "Whether it can follow the server on db2 as it is, and if not, the command that brings it back",
+        commands: &["pg_reseed inspect -D /srv/pg/15 -h db2 -U replicator"],
+    },
+    Example {
+        what: "The same for a cluster of Debian's, for programs",
+        commands: &["pg_reseed inspect --cluster 15/main -h db2 -U replicator --json"],
+    },
+];
+
+const SERVE: &[Example] = &[
+    Example {
+        what: "An agent in a container of the source, started by the client",
+        commands: &[
+            "pg_reseed rebuild -D /srv/pg/15 -h db2 -U replicator \\\n    \
+             --from 'exec:docker exec -i -u postgres pg pg_reseed serve --stdio'",
+        ],
+    },
+    Example {
+        what: "An agent that listens by TLS, with a role of its own",
+        commands: &[
+            "pg_reseed serve --listen 0.0.0.0 -d user=reseed --allow standby1.example.com \\\n    \
+             --tls-ca /etc/pg_reseed/ca.crt --tls-cert /etc/pg_reseed/agent.crt \\\n    \
+             --tls-key /etc/pg_reseed/agent.key",
+        ],
+    },
+];
+
+/// The examples of a command; those of the program for any other name.
+#[must_use]
+pub fn examples(command: &str) -> &'static [Example] {
+    match command {
+        "rebuild" => REBUILD,
+        "inspect" => INSPECT,
+        "serve" => SERVE,
+        _ => PROGRAM,
+    }
+}
+
+/// The exit statuses of a command with their meaning; those of `rebuild` for any other name.
+#[must_use]
+pub fn statuses(command: &str) -> Vec<(u8, &'static str)> {
+    let some = match command {
+        "inspect" => &Status::OF_INSPECT[..],
+        "serve" => &Status::OF_SERVE[..],
+        _ => &Status::MEANINGS[..],
+    };
+    some.iter()
+        .map(|(status, meaning)| (status.number(), *meaning))
+        .collect()
+}
+
+/// What the help of a command ends with.
+#[must_use]
+pub fn ending(command: &str) -> String {
+    let mut text = "Examples:\n".to_owned();
+    for Example { what, commands } in examples(command) {
+        fold(&mut text, "  ", "  ", &format!("{what}:"));
+        for line in commands.iter().flat_map(|command| command.lines()) {
+            let _ = writeln!(text, "      {line}");
+        }
+        text.push('\n');
+    }
+    text.push_str("Exit status:\n");
+    for (number, meaning) in statuses(command) {
+        fold(&mut text, &format!("  {number}  "), "     ", meaning);
+    }
+    if command == "inspect" {
+        text.push_str("\nWith --exit-code:\n");
+        for (verdict, meaning) in Verdict::MEANINGS {
+            fold(
+                &mut text,
+                &format!("  {}  ", verdict.number()),
+                "      ",
+                meaning,
+            );
+        }
+    }
+    text.truncate(text.trim_end().len());
+    text
+}
+
+/// Writes a text in lines.
+fn fold(out: &mut String, first: &str, others: &str, text: &str) {
+    let mut line = first.to_owned();
+    let mut is_new = true;
+    for word in text.split_whitespace() {
+        if !is_new && line.chars().count() + 1 + word.chars().count() > COLUMNS {
+            let _ = writeln!(out, "{line}");
+            others.clone_into(&mut line);
+            is_new = true;
+        }
+        if !is_new {
+            line.push(' ');
+        }
+        line.push_str(word);
+        is_new = false;
+    }
+    let _ = writeln!(out, "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::args;
+
+    #[test]
+    fn every_example_is_a_command_line_that_is_understood() {
+        for command in ["pg_reseed", "rebuild", "inspect", "serve"] {
+            for example in examples(command) {
+                for text in example.commands {
+                    let words = shlex::split(&text.replace("\\\n", " "))
+                        .unwrap_or_else(|| panic!("{text}"));
+                    let parsed = args::parse(words.into_iter().map(Into::into));
+                    let is_help = parsed.as_ref().is_err_and(|error| !error.use_stderr());
+                    assert!(parsed.is_ok() || is_help, "{text}: {parsed:?}");
+                    assert!(text.lines().all(|line| line.len() <= COLUMNS - 6), "{text}");
+                }
+            }
+        }
+    }
+}
