@@ -7,6 +7,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::pg::control::ControlFile;
+use crate::pg::label::BackupLabel;
 use crate::pg::lsn::Lsn;
 use crate::pg::timeline::{History, TimelineId};
 use crate::pg::version::Version;
@@ -138,12 +139,29 @@ impl Receiver {
 }
 
 /// What a server that runs says of itself when it is asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Live {
     pub in_recovery: bool,
     /// End of its WAL: what it wrote, or received and replayed.
     pub end: Lsn,
     pub receiver: Option<Receiver>,
+    /// What it says of its recovery, if it is in recovery.
+    pub recovery: Recovery,
+}
+
+/// What a server in recovery says of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Recovery {
+    pub replayed: Option<Lsn>,
+    /// The end of its sender's WAL, as it was told last.
+    pub sender_end: Option<Lsn>,
+    /// Age of the last commit that it replayed, in seconds; `None` when there was none since it was started.
+    pub replayed_age_seconds: Option<u64>,
+    /// Replay is paused, or about to be.
+    pub is_paused: bool,
+    /// The settings in force; `None` when they are empty or may not be read.
+    pub primary_conninfo: Option<String>,
+    pub primary_slot_name: Option<String>,
 }
 
 /// Whether the target's WAL is the source's, record by record. A timeline's number and begin do not tell: two standbys
@@ -174,6 +192,8 @@ pub struct Standing {
     pub live: Option<Live>,
     /// It runs and has a walreceiver.
     pub receives: bool,
+    /// What that walreceiver has written, by its process title.
+    pub received: Option<Lsn>,
     /// No server was ever started in it: a base backup, whose control file says what its source was doing.
     pub is_unstarted: bool,
 }
@@ -336,14 +356,18 @@ pub struct TargetCluster {
     pub control_problem: Option<String>,
     /// What an interrupted run left behind.
     pub interrupted: Option<Interrupted>,
+    /// The base backup that it is, if no server was started in it since.
+    pub backup: Option<Unstarted>,
     pub history: History,
     /// The highest timeline that a WAL segment in its pg_wal belongs to.
     pub newest_wal_timeline: Option<TimelineId>,
-    /// End of the newest WAL segment in pg_wal on the cluster's timeline: an upper bound for what
-    /// it wrote.
+    /// End of the newest WAL segment in pg_wal on the cluster's timeline that was written to: an upper bound for
+    /// what it wrote. Segments that are only made for later use do not count.
     pub wal_segments_end: Option<Lsn>,
     /// Whether it has `standby.signal`: a server that starts in it follows another one.
     pub has_standby_signal: bool,
+    /// Whether it has `recovery.signal`: a server that starts in it recovers from an archive and ends as a primary.
+    pub has_recovery_signal: bool,
     pub is_owner: bool,
     pub mode: u32,
     pub identity: FileIdentity,
@@ -413,15 +437,38 @@ impl TargetCluster {
         let of_control = || self.control.as_ref().and_then(ControlFile::major);
         self.major.or_else(of_control)
     }
+
+    /// What its server says of itself in postmaster.pid: `starting`, `stopping`, `standby` (it lets nobody in) or
+    /// `ready` (PostgreSQL `pidfile.h`).
+    #[must_use]
+    pub fn server_status(&self) -> String {
+        let text = String::from_utf8_lossy(&self.pid_file);
+        text.lines().nth(7).unwrap_or_default().trim().to_owned()
+    }
+}
+
+/// A base backup in which no server was started yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unstarted {
+    /// `None` when somebody has removed it: then no server can start there.
+    pub label: Option<BackupLabel>,
+    /// pg_reseed has made it; else it is another tool's.
+    pub is_rebuilt: bool,
 }
 
 /// Facts from an interrupted run's marker.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Interrupted {
     pub started_unix_seconds: u64,
     pub start_lsn: Lsn,
     /// The target held nothing before the first of the interrupted runs.
     pub is_seed: bool,
+    /// Name of the source's host.
+    pub source_host: String,
+    /// The words of the command, without secrets; none where an earlier version has left the marker.
+    pub command: Vec<String>,
+    /// Where it was typed.
+    pub directory: String,
 }
 
 /// Whether a server works in the target.

@@ -373,6 +373,22 @@ pub fn lives(pid: u32) -> bool {
     is_alive(pid)
 }
 
+/// The file that the server with this pid logs to: its collector's, or what its standard error is. `None` where it is
+/// none, such as the journal.
+#[must_use]
+pub fn log_file(pgdata: &Path, pid: u32) -> Option<PathBuf> {
+    // Lines such as `stderr log/postgresql.log` (PostgreSQL `syslogger.c:update_metainfo_datafile`).
+    let current = std::fs::read_to_string(pgdata.join("current_logfiles")).unwrap_or_default();
+    let collected = current
+        .lines()
+        .find_map(|line| line.strip_prefix("stderr "))
+        .map(|path| pgdata.join(path));
+    let is_file = |path: &PathBuf| path.is_file();
+    collected
+        .filter(is_file)
+        .or_else(|| again::look(pgdata, pid).log_file)
+}
+
 /// The last lines of a log behind an offset, for messages.
 #[must_use]
 pub fn log_tail(path: &Path, from: u64) -> String {

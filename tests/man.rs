@@ -18,6 +18,7 @@ use clap::Command;
 use clap_mangen::Man;
 use insta::assert_snapshot;
 use pg_reseed::cli::args;
+use pg_reseed::cli::exit::Verdict;
 use pg_reseed::cli::help::{self, Example};
 
 fn path(name: &str) -> PathBuf {
@@ -60,14 +61,15 @@ fn page(name: &str, command: Command) -> String {
     let command = name.strip_prefix("pg_reseed-").unwrap_or(name);
     let sections = sections
         .replace("@EXIT_STATUS@\n", &exit_statuses(command))
-        .replace("@EXAMPLES@\n", &examples(command));
+        .replace("@EXAMPLES@\n", &examples(command))
+        .replace("@VERDICTS@\n", &verdicts());
     text + &sections
 }
 
 fn exit_statuses(command: &str) -> String {
     help::statuses(command)
         .iter()
-        .map(|(number, meaning)| format!(".TP\n.B {number}\n{meaning}\n"))
+        .map(|(number, meaning)| format!(".TP\n.B {number}\n{}\n", roff(meaning)))
         .collect()
 }
 
@@ -89,6 +91,13 @@ fn examples(command: &str) -> String {
         text.push_str(".RE\n.fi\n");
     }
     text
+}
+
+fn verdicts() -> String {
+    Verdict::MEANINGS
+        .iter()
+        .map(|(verdict, meaning)| format!(".TP\n.B {}\n{}\n", verdict.number(), roff(meaning)))
+        .collect()
 }
 
 #[test]
@@ -336,8 +345,8 @@ fn short_help_of_rebuild() {
           --max-wal-retained <SIZE>   Most WAL that the source may keep for the run
       -c, --checkpoint <MODE>         Immediate or spread checkpoint at the start [default: fast]
                                       [possible values: fast, spread]
-      -X, --wal-method <METHOD>       How the WAL of the backup comes: fetch, none [default: fetch]
-                                      [possible values: fetch, none]
+      -X, --wal-method <METHOD>       How the WAL of the backup comes [default: fetch] [possible values:
+                                      fetch, stream, none]
 
     TLS options:
           --tls-ca <FILE>    Certificates that the other side's must come from

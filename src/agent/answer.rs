@@ -2,10 +2,10 @@
 //! idempotent given the list of files.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use super::control;
-use super::effort::Effort;
+use super::effort::{Effort, Lane};
 use super::tree::read_fault;
 use crate::buffer::Buffer;
 use crate::compare::blocks::{Baseline, keep_differing, piece_count};
@@ -40,6 +40,8 @@ pub struct Reader {
     pub linked: BTreeMap<RelPath, std::fs::File>,
     /// The files by their numbers.
     pub files: Arc<Manifest>,
+    /// WAL that is brought while the backup runs: its numbers follow those of `files`.
+    pub wal: RwLock<Vec<RelPath>>,
     pub key: SessionKey,
     pub effort: Arc<Effort>,
     pub block_bytes: u32,
@@ -238,14 +240,46 @@ impl Reader {
         Ok((Answer::Control, bytes.into()))
     }
 
+    fn path(&self, entry: EntryId) -> Option<RelPath> {
+        match entry.0.checked_sub(self.files.len()) {
+            None => Some(self.files.get(entry)?.path()),
+            Some(number) => self.wal.read().ok()?.get(number as usize).cloned(),
+        }
+    }
+
+    /// The number of a WAL file that may be read from now on; `None` when there is none left.
+    pub(super) fn admit_wal(&self, path: RelPath) -> Option<EntryId> {
+        let mut wal = self.wal.write().ok()?;
+        let known = wal.iter().rposition(|known| *known == path);
+        let number = known.unwrap_or(wal.len());
+        let entry = self.files.len().checked_add(u32::try_from(number).ok()?)?;
+        if known.is_none() {
+            wal.push(path);
+        }
+        Some(EntryId(entry))
+    }
+
+    /// Which of the two lanes of the rate limit a request takes.
+    pub(super) fn lane(&self, request: &Request) -> Lane {
+        match request {
+            Request::Blocks { spans, .. }
+                if spans
+                    .first()
+                    .is_some_and(|span| span.entry.0 >= self.files.len()) =>
+            {
+                Lane::Wal
+            }
+            _ => Lane::Files,
+        }
+    }
+
     fn open(&self, entry: EntryId) -> Result<Opened, Fault> {
-        let item = self.files.get(entry).ok_or_else(|| {
+        let path = self.path(entry).ok_or_else(|| {
             Fault::new(
                 FaultKind::Protocol,
                 format!("file number {} is not in the manifest", entry.0),
             )
         })?;
-        let path = item.path();
         if let Some(file) = self.linked.get(&path) {
             let file = reopen(file, &path).map_err(|error| read_fault(&error))?;
             return Ok((path, Some(file)));

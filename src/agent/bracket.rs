@@ -21,6 +21,11 @@ const CLAIM_EVERY: Duration = Duration::from_millis(100);
 pub struct Bracket {
     pub start_lsn: Lsn,
     pub slot: OwnedSlot,
+    /// The standby's slot where that is another one, because it kept nothing or was in use when the backup began, and
+    /// has to be moved on as well.
+    also: Option<String>,
+    /// That a slot cannot be moved on was said.
+    has_complained: bool,
 }
 
 /// A slot, and whether it is ours to drop.
@@ -84,7 +89,12 @@ pub async fn open(
         .start_backup(label, fast)
         .await
         .map_err(|error| server_fault("could not start the backup", &error))?;
-    let bracket = Bracket { start_lsn, slot };
+    let bracket = Bracket {
+        start_lsn,
+        slot,
+        also: None,
+        has_complained: false,
+    };
     let facts = slot_facts(sql, &bracket.slot.name).await?;
     keeps(facts.as_ref(), &bracket.slot.name, start_lsn)?;
     Ok(bracket)
@@ -166,7 +176,32 @@ impl Bracket {
                  small for this run",
                 self.slot.name
             )),
-            Ok(Some(state)) => Ok(state),
+            Ok(Some(mut state)) => {
+                if let Some(also) = &self.also
+                    && let Ok(Some(own)) = sql.slot_state(also).await
+                {
+                    state.retained_bytes = state.retained_bytes.max(own.retained_bytes);
+                }
+                Ok(state)
+            }
+        }
+    }
+
+    /// Lets the server remove the WAL before `to`, as far as the run's slot and that of the standby, `own`, keep it. A
+    /// slot that cannot be moved on keeps more than it must, which [`Bracket::watch`] tells.
+    pub async fn spare(&mut self, sql: &Session, to: Lsn, own: Option<&SlotFacts>) {
+        let own = own.filter(|own| own.name != self.slot.name);
+        self.also = own.map(|own| own.name.clone());
+        for name in [Some(&self.slot.name), self.also.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            if let Err(error) = sql.advance_slot(name, to).await
+                && !self.has_complained
+            {
+                self.has_complained = true;
+                tracing::warn!("could not move replication slot \"{name}\" on: {error}");
+            }
         }
     }
 

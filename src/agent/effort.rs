@@ -27,8 +27,27 @@ pub struct Effort {
     read: AtomicU64,
     packed: AtomicU64,
     room: Arc<Semaphore>,
-    /// Bytes a second, and when the next may be read.
-    limit: Option<(u64, Mutex<Instant>)>,
+    limit: Option<Limit>,
+}
+
+/// What reading is for. Where it is limited, each lane that has something to read takes its turn: neither the WAL
+/// nor the files wait until the other has nothing left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    Files,
+    /// WAL that is brought while the backup runs.
+    Wal,
+}
+
+/// A limit on reading.
+#[derive(Debug)]
+struct Limit {
+    /// Bytes a second.
+    rate: u64,
+    /// When the next may be read.
+    next: Mutex<Instant>,
+    /// Held by who is next of a lane.
+    lanes: [Mutex<()>; 2],
 }
 
 impl Effort {
@@ -42,9 +61,11 @@ impl Effort {
             read: AtomicU64::new(0),
             packed: AtomicU64::new(0),
             room: Arc::new(Semaphore::new(permits)),
-            limit: max_rate
-                .filter(|rate| *rate > 0)
-                .map(|rate| (rate, Mutex::new(Instant::now()))),
+            limit: max_rate.filter(|rate| *rate > 0).map(|rate| Limit {
+                rate,
+                next: Mutex::new(Instant::now()),
+                lanes: Default::default(),
+            }),
         }
     }
 
@@ -62,20 +83,19 @@ impl Effort {
     }
 
     /// Waits until so many bytes may be read.
-    pub async fn pace(&self, bytes: u64) {
+    pub async fn pace(&self, bytes: u64, lane: Lane) {
         self.read.fetch_add(bytes, Ordering::Relaxed);
-        let Some((rate, next)) = &self.limit else {
+        let Some(limit) = &self.limit else {
             return;
         };
-        let turn = {
-            let mut next = next.lock().await;
-            // Time in which nothing was asked for is not saved up.
-            let turn = (*next).max(Instant::now());
-            let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(*rate);
-            *next = turn + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-            turn
-        };
+        let _next_of_lane = limit.lanes[usize::from(lane == Lane::Wal)].lock().await;
+        // At most one of each lane waits here, and the lock is given in the order of asking.
+        let mut next = limit.next.lock().await;
+        // Time in which nothing was asked for is not saved up.
+        let turn = (*next).max(Instant::now());
         tokio::time::sleep_until(turn).await;
+        let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(limit.rate);
+        *next = turn + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
     }
 
     /// Packs an answer's body in the way that serves the run best now.
@@ -173,15 +193,41 @@ mod tests {
         let effort = Effort::new(Compression::None, Some(1_000_000));
         let began = Instant::now();
         for _ in 0..5 {
-            effort.pace(500_000).await;
+            effort.pace(500_000, Lane::Files).await;
         }
         // The first one starts at once; what it read has to be paid before the next.
         assert_eq!(began.elapsed().as_millis(), 2000);
         tokio::time::advance(Duration::from_secs(60)).await;
         let later = Instant::now();
-        effort.pace(500_000).await;
-        effort.pace(500_000).await;
+        effort.pace(500_000, Lane::Files).await;
+        effort.pace(500_000, Lane::Files).await;
         assert_eq!(later.elapsed().as_millis(), 500);
+    }
+
+    /// WAL does not wait until all files are read that were asked for before it, and does not keep them waiting.
+    #[tokio::test(start_paused = true)]
+    async fn files_and_wal_take_turns_under_a_limit() {
+        let effort = Arc::new(Effort::new(Compression::None, Some(1_000)));
+        let order = Arc::new(std::sync::Mutex::new(String::new()));
+        let mut tasks = Vec::new();
+        for (lane, word) in [(Lane::Files, 'f'), (Lane::Wal, 'w')] {
+            for _ in 0..6 {
+                let (effort, order) = (Arc::clone(&effort), Arc::clone(&order));
+                tasks.push(tokio::spawn(async move {
+                    effort.pace(1_000, lane).await;
+                    order.lock().unwrap().push(word);
+                }));
+            }
+            // They have asked in this order.
+            tokio::task::yield_now().await;
+        }
+        let began = Instant::now();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        // The first one waits for nobody.
+        assert_eq!(order.lock().unwrap()[..9], *"ffwfwfwfw");
+        assert_eq!(began.elapsed().as_secs(), 11);
     }
 
     #[tokio::test]

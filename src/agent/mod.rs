@@ -1,6 +1,7 @@
 //! The agent: `pg_reseed serve`, on the source's host. Holds the SQL session and the bracket, reads the
 //! data directory, answers. It writes nothing.
 
+mod ahead;
 pub mod answer;
 pub mod bracket;
 mod configuration;

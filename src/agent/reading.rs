@@ -129,7 +129,7 @@ async fn read(shared: &Shared, request: Request, body: Buffer) -> Result<HeldRep
     };
     let (reads, answers) = weight(&request);
     let held = reader.effort.hold(answers).await;
-    reader.effort.pace(reads).await;
+    reader.effort.pace(reads, reader.lane(&request)).await;
     let job = move || match request {
         Request::Digests { spans, have } => reader.digests(&spans, have),
         Request::Blocks { spans, hungry } => reader.blocks(&spans, &body, hungry),

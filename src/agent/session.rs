@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
+use super::ahead::{Ahead, segments_of};
 use super::answer::{Reader, Reply};
 use super::bracket::{self, Bracket, OwnedSlot, server_fault};
 use super::configuration;
@@ -13,7 +14,7 @@ use super::effort::Effort;
 use super::host;
 use super::look;
 use super::options::ServeOptions;
-use super::replay;
+use super::replay::{self, Scan};
 use super::tree::{self, Tree, WalkRules, list_fault, read_fault};
 use crate::buffer::Buffer;
 use crate::digest::SessionKey;
@@ -26,7 +27,7 @@ use crate::geometry::EntryId;
 use crate::link::process::CLUSTER_LINE;
 use crate::manifest::{EntryKind, Folder, Listing};
 use crate::path::RelPath;
-use crate::pg::lsn::{Lsn, SegmentName, segments};
+use crate::pg::lsn::{Lsn, segments};
 use crate::pg::timeline::TimelineId;
 use crate::sql::{Canceller, Defaults, Session as Sql};
 use crate::wire::listing;
@@ -61,6 +62,8 @@ pub struct Session {
     has_begun: bool,
     slot: Option<OwnedSlot>,
     bracket: Option<Bracket>,
+    /// The backup's WAL that the client has before its end.
+    ahead: Option<Ahead>,
     tree: Option<Tree>,
     reader: Option<Arc<Reader>>,
 }
@@ -83,6 +86,7 @@ impl Session {
             has_begun: false,
             slot: None,
             bracket: None,
+            ahead: None,
             tree: None,
             reader: None,
         }
@@ -144,11 +148,16 @@ impl Session {
             Request::Manifest { part } => return workers::in_place(|| self.manifest(part)),
             Request::CloseBracket => self.close_bracket().await?,
             Request::WalFiles { timeline, from, to } => self.wal_files(timeline, from, to).await?,
+            Request::WalAhead { have, slot } => self.wal_ahead(have, slot).await?,
             Request::FileCopies { timeline, from, to } => {
                 let timelines = self.wal_timelines(timeline, from, to).await?;
+                let ahead = self.ahead.take();
                 let (facts, wal) = self.wal_place()?;
+                let known = ahead.map(|ahead| ahead.scan);
+                let scan = known.filter(|scan| scan.from == from);
+                let scan = scan.unwrap_or_else(|| Scan::new(facts, from));
                 // All WAL of the backup is read: other work goes on meanwhile.
-                workers::in_place(|| replay::file_copies(facts, &wal, timelines, from, to))?
+                workers::in_place(|| scan.finish(facts, &wal, timelines, to))?
             }
             Request::Configuration => {
                 let facts = self
@@ -267,6 +276,7 @@ impl Session {
         };
         // What was listed for the WAL of an earlier one.
         self.reader = None;
+        self.ahead = None;
         let bracket = bracket::open(self.sql()?, slot, label, fast).await?;
         let answer = Answer::BracketOpened {
             start_lsn: bracket.start_lsn,
@@ -314,6 +324,7 @@ impl Session {
                 roots,
                 linked: std::mem::take(&mut tree.linked),
                 files: Arc::clone(&tree.manifest),
+                wal: RwLock::default(),
                 key: configuration.key,
                 effort: Arc::clone(&self.effort),
                 block_bytes: facts.control.block_bytes,
@@ -398,6 +409,31 @@ impl Session {
         Ok((facts, pgdata.join("pg_wal")))
     }
 
+    /// Lets the source remove the WAL that the client has, and names what is complete behind it.
+    async fn wal_ahead(&mut self, have: Lsn, slot: bool) -> Result<Answer, Fault> {
+        let (Some(bracket), Some(reader), Some(sql), Some(facts)) =
+            (&mut self.bracket, &self.reader, &self.sql, &self.facts)
+        else {
+            return Err(unlawful("WAL ahead of the end of the backup"));
+        };
+        let pgdata = Path::new(std::ffi::OsStr::from_bytes(&facts.data_directory));
+        let wal = pgdata.join("pg_wal");
+        let ahead = self
+            .ahead
+            .get_or_insert_with(|| Ahead::new(facts, bracket.start_lsn));
+        // What has come is read once more here: other work goes on meanwhile.
+        let spare = workers::in_place(|| ahead.has_come(facts, &wal, have))?;
+        if spare > bracket.start_lsn {
+            let own = facts.slot.as_ref().filter(|_| slot);
+            bracket.spare(sql, spare, own).await;
+        }
+        let settled = sql.settled_lsn().await.map_err(|error| {
+            server_fault("could not ask the source for the end of its WAL", &error)
+        })?;
+        let named = workers::in_place(|| ahead.name_next(facts, &wal, reader, (have, settled)));
+        Ok(Answer::WalFiles { files: named? })
+    }
+
     async fn wal_files(
         &mut self,
         timeline: TimelineId,
@@ -405,22 +441,12 @@ impl Session {
         to: Lsn,
     ) -> Result<Answer, Fault> {
         let configuration = self.configuration()?;
-        // Where the source, a standby, followed to another timeline, a segment is there in the name of both; which
-        // one a server reads is its history's affair (`xlogrecovery.c:XLogFileReadAnyTLI`).
         let timelines = self.wal_timelines(timeline, from, to).await?;
         let (facts, wal) = self.wal_place()?;
         let listed = walk::list(&wal).map_err(|error| read_fault(&error))?;
         let segment_bytes = facts.control.wal_segment_bytes;
-        let mut there: BTreeMap<u64, Vec<(String, u64)>> = BTreeMap::new();
-        for found in &listed {
-            let name = std::str::from_utf8(&found.name).unwrap_or_default();
-            if let Some(segment) = SegmentName::parse(name, segment_bytes)
-                && timelines.contains(&segment.timeline)
-            {
-                let names = there.entry(segment.number).or_default();
-                names.push((name.to_owned(), found.size));
-            }
-        }
+        let is_one = |timeline| timelines.contains(&timeline);
+        let mut there = segments_of(&listed, segment_bytes, is_one);
         let mut wanted = Vec::new();
         for segment in segments(timeline, from, to, segment_bytes) {
             let Some(names) = there.remove(&segment.number) else {
@@ -457,6 +483,7 @@ impl Session {
             roots,
             linked: BTreeMap::new(),
             files: Arc::new(listing),
+            wal: RwLock::default(),
             key: configuration.key,
             effort: Arc::clone(&self.effort),
             block_bytes: facts.control.block_bytes,

@@ -265,7 +265,8 @@ pub struct RebuildArguments {
     /// Stops the run when its replication slot makes the source keep more WAL than SIZE, so that a long run does not
     /// fill the source's disk. SIZE is a number of bytes, or one with the suffix k, M, G or T. The source is asked
     /// every five seconds, and the progress shows what it keeps. The target is half-way then; the same command
-    /// finishes it. A slot of --slot that keeps more already is a reason to refuse. The default is no limit.
+    /// finishes it. A slot of --slot that keeps more already is a reason to refuse. With -X stream the source need not
+    /// keep what has come. The default is no limit.
     #[arg(long, value_name = "SIZE", value_parser = values::parse_size, help_heading = SOURCE)]
     pub max_wal_retained: Option<u64>,
 
@@ -284,10 +285,15 @@ pub struct RebuildArguments {
     )]
     pub checkpoint: Checkpoint,
 
-    /// How the WAL of the backup comes: fetch, none
+    /// How the WAL of the backup comes
     ///
     /// How the WAL that the backup needs comes to the standby. "fetch" brings it from the source's pg_wal at
-    /// the end, and is sure that no segment is missing. "none" brings none and proves instead that the standby will
+    /// the end, and is sure that no segment is missing; the source keeps all of it until then. "stream" is as sure and
+    /// brings each segment as soon as it is complete, so that the source may remove it while the files still
+    /// come: for a long copy of a busy source. It needs no further connection. It moves the slot of --slot, or the
+    /// standby's own one, on with what has come, as the standby would. Under --max-rate, WAL gets up to half of the
+    /// rate while files come. On a standby as source, the WAL since its last restartpoint is kept whatever comes.
+    /// "none" brings none and proves instead that the standby will
     /// find it: the slot of --slot keeps it, or else --restore-command, which is run for the first and for the
     /// last segment as the standby will run it, gives both within --wait seconds. One of the two options is
     /// required then. The proof comes at the end, when the last segment is known: if it fails, the target is
@@ -791,6 +797,13 @@ pub struct InspectArguments {
 
     #[command(flatten)]
     pub connection: ConnectionArguments,
+
+    /// Tell the verdict by the exit status
+    ///
+    /// Ends with a status of 10 or more unless the directory is a standby that streams: see EXIT STATUS. Without it
+    /// the status is 0 whatever was found.
+    #[arg(long, help_heading = OUTPUT)]
+    pub exit_code: bool,
 
     /// Print JSON
     ///

@@ -10,6 +10,7 @@ use crate::cli::resolve::UsageError;
 use crate::client::failure::{Failure, Kind, TargetState};
 use crate::client::outcome::{Mode, Outcome};
 use crate::errors::printable;
+use crate::plan::advice::Advice;
 use crate::ui::Ending;
 
 /// The exit statuses. The numbers are stable.
@@ -65,7 +66,8 @@ impl Status {
     pub const OF_INSPECT: [(Status, &str); 3] = [
         (
             Status::Done,
-            "The directory, and the source if one was named, were looked at. What was found is printed.",
+            "The directory, and the source if one was named, were looked at. What was found is printed. With --exit-code \
+             also: it needs nothing.",
         ),
         (
             Status::Failed,
@@ -105,6 +107,105 @@ impl Status {
             (TargetState::Untouched, Kind::Failed) => Status::Failed,
             (TargetState::HalfWay, _) => Status::HalfWay,
             (TargetState::Rebuilt, _) => Status::NotStreaming,
+        }
+    }
+
+    /// The number.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        self as u8
+    }
+
+    pub(super) fn code(self) -> ExitCode {
+        ExitCode::from(self.number())
+    }
+}
+
+/// What `inspect --exit-code` ends with once it has looked. The numbers are stable, and none is one of [`Status`] but
+/// for 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Verdict {
+    Healthy = 0,
+    Start = 10,
+    Rebuild = 11,
+    Interrupted = 12,
+    NotStreaming = 13,
+    OfAnother = 14,
+    CannotTell = 15,
+    Never = 16,
+    SwitchoverReady = 17,
+    SwitchoverTooEarly = 18,
+}
+
+impl Verdict {
+    /// All of them with their meaning, as the manual has it.
+    pub const MEANINGS: [(Verdict, &str); 10] = [
+        (
+            Verdict::Healthy,
+            "healthy: it is a standby that streams from the source; where no source was named, from whomever it says.",
+        ),
+        (
+            Verdict::Start,
+            "start, reattach, reattach-from-archive: it needs no rebuild, but does not run, or lacks WAL that only an \
+             archive has.",
+        ),
+        (
+            Verdict::Rebuild,
+            "seed, rebuild, wal-gone, broken: it needs a rebuild.",
+        ),
+        (
+            Verdict::Interrupted,
+            "run-again: a rebuild was interrupted and must be run again.",
+        ),
+        (
+            Verdict::NotStreaming,
+            "not-streaming, paused: it runs as a standby and does not receive, or does not replay.",
+        ),
+        (
+            Verdict::OfAnother,
+            "of-another: it runs as a standby of another server.",
+        ),
+        (
+            Verdict::CannotTell,
+            "cannot-tell, history-untold, source-is-behind, wait, unusable, or no verdict, as of a primary that is \
+             looked at alone: a person must look, or look again later.",
+        ),
+        (
+            Verdict::Never,
+            "foreign, source-follows-target, look-twice: it must not be rebuilt from this source as things are.",
+        ),
+        (Verdict::SwitchoverReady, "switchover-ready."),
+        (Verdict::SwitchoverTooEarly, "switchover-too-early."),
+    ];
+
+    /// Of what was advised; nothing was when no source was asked and the state alone says nothing.
+    #[must_use]
+    pub fn of(advice: Option<&Advice>) -> Self {
+        match advice {
+            Some(Advice::Healthy { .. }) => Verdict::Healthy,
+            Some(
+                Advice::Start { .. } | Advice::Reattach { .. } | Advice::ReattachFromArchive { .. },
+            ) => Verdict::Start,
+            Some(
+                Advice::Seed | Advice::Rebuild { .. } | Advice::WalGone { .. } | Advice::Broken,
+            ) => Verdict::Rebuild,
+            Some(Advice::RunAgain) => Verdict::Interrupted,
+            Some(Advice::NotStreaming { .. } | Advice::Paused { .. }) => Verdict::NotStreaming,
+            Some(Advice::OfAnother { .. }) => Verdict::OfAnother,
+            Some(
+                Advice::CannotTell
+                | Advice::HistoryUntold { .. }
+                | Advice::SourceIsBehind { .. }
+                | Advice::Wait { .. }
+                | Advice::Unusable { .. },
+            )
+            | None => Verdict::CannotTell,
+            Some(Advice::Foreign | Advice::SourceFollowsTarget | Advice::LookTwice) => {
+                Verdict::Never
+            }
+            Some(Advice::SwitchoverReady { .. }) => Verdict::SwitchoverReady,
+            Some(Advice::SwitchoverTooEarly { .. }) => Verdict::SwitchoverTooEarly,
         }
     }
 
@@ -319,5 +420,20 @@ mod tests {
         for (number, (status, _)) in (0..).zip(Status::MEANINGS) {
             assert_eq!(status.number(), number);
         }
+    }
+
+    #[test]
+    fn a_verdict_is_never_taken_for_a_failure() {
+        let mut before = 0;
+        for (verdict, meaning) in Verdict::MEANINGS {
+            let number = verdict.number();
+            let is_status = Status::MEANINGS
+                .iter()
+                .any(|(status, _)| status.number() == number);
+            assert!(verdict == Verdict::Healthy || !is_status && number > before);
+            assert!(!meaning.is_empty());
+            before = number;
+        }
+        assert_eq!(Verdict::of(None), Verdict::CannotTell);
     }
 }

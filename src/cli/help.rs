@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::cli::exit::Status;
+use crate::cli::exit::{Status, Verdict};
 
 /// Something to do, and the commands that do it. A command may go over several lines, as a shell takes them.
 pub struct Example {
@@ -92,6 +92,10 @@ const INSPECT: &[Example] = &[
         what: "The same for a cluster of Debian's, for programs",
         commands: &["pg_reseed inspect --cluster 15/main -h db2 -U replicator --json"],
     },
+    Example {
+        what: "For monitoring: 0 while it is a standby that streams from db2",
+        commands: &["pg_reseed inspect -D /srv/pg/15 -h db2 -U replicator --exit-code"],
+    },
 ];
 
 const SERVE: &[Example] = &[
@@ -150,6 +154,13 @@ pub fn ending(command: &str) -> String {
     text.push_str("Exit status:\n");
     for (number, meaning) in statuses(command) {
         fold(&mut text, &format!("  {number}  "), "     ", meaning);
+    }
+    if command == "inspect" {
+        text.push_str("  With --exit-code, by verdict:\n");
+        for (verdict, meaning) in Verdict::MEANINGS {
+            let number = verdict.number();
+            fold(&mut text, &format!("  {number:<2} "), "     ", meaning);
+        }
     }
     text.truncate(text.trim_end().len());
     text

@@ -9,6 +9,7 @@ pub mod help;
 mod passfile;
 pub mod resolve;
 mod serve;
+mod typed;
 pub mod values;
 
 use std::ffi::OsString;
@@ -22,7 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::cli::args::Command;
-use crate::cli::exit::Status;
+use crate::cli::exit::{Status, Verdict};
 use crate::cli::resolve::{Inspect, Rebuild, Surroundings, UsageError};
 use crate::client;
 use crate::client::failure::{Failure, TargetState};
@@ -36,16 +37,19 @@ use crate::ui::{Ending, Style, Ui, inspection, log};
 
 /// Does what the arguments say.
 pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
-    match args::parse(args) {
+    let words: Vec<OsString> = args.collect();
+    match args::parse(words.iter().cloned()) {
         Err(error) => exit::clap(&error),
         Ok(arguments) => match arguments.command {
             Command::Rebuild(typed) => resolved(
                 "rebuild",
+                &words,
                 |around| resolve::rebuild(*typed, around),
                 rebuild,
             ),
             Command::Inspect(typed) => resolved(
                 "inspect",
+                &words,
                 |around| resolve::inspect(*typed, around),
                 inspect,
             ),
@@ -57,12 +61,14 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
 /// Gives meaning to what was typed for a command, and does it.
 fn resolved<T>(
     command: &str,
+    words: &[OsString],
     resolve: impl FnOnce(&Surroundings) -> Result<T, UsageError>,
     act: impl FnOnce(&T) -> ExitCode,
 ) -> ExitCode {
     let conf_root = std::env::var_os("PG_CLUSTER_CONF_ROOT").map(PathBuf::from);
     let around = Surroundings {
         variable: &|name| std::env::var(name).ok(),
+        words,
         working_directory: &std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
         processors: std::thread::available_parallelism().map_or(1, usize::from),
         is_typed: io::stdin().is_terminal() && io::stderr().is_terminal(),
@@ -94,8 +100,13 @@ fn inspect(meant: &Inspect) -> ExitCode {
     let pgdata = meant.options.pgdata.display().to_string();
     match result {
         Ok(found) => {
+            let status = if meant.tells_verdict {
+                Verdict::of(found.advice.as_ref())
+            } else {
+                Verdict::Healthy
+            };
             ui.end(Ending {
-                exit_status: Status::Done.number(),
+                exit_status: status.number(),
                 outcome: "inspected",
                 target: "untouched",
                 errors: Vec::new(),
@@ -112,7 +123,7 @@ fn inspect(meant: &Inspect) -> ExitCode {
                 Ok(text) => drop(io::stdout().write_all(text.as_bytes())),
                 Err(error) => return cannot_begin(&error.to_string()),
             }
-            Status::Done.code()
+            status.code()
         }
         Err(failure) => {
             let ending = exit::ending(&Err(failure), &pgdata);

@@ -1,6 +1,7 @@
 //! What was typed, turned once into what is meant: defaults filled in, connection parameters merged
 //! as libpq merges them, nonsense refused. Touches no file; the environment comes in as a function.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use crate::cli::args::{
     AgentArguments, ConnectionArguments, InspectArguments, OverrideArguments, RebuildArguments,
     ServeArguments, TlsArguments,
 };
+use crate::cli::typed;
 use crate::cli::values::{Checkpoint, ConfigSide, WalMethod};
 use crate::client::look::debian::Recorded;
 use crate::client::options::{InspectOptions, InspectSource, RebuildOptions, Starter};
@@ -105,6 +107,8 @@ impl UsageError {
 
 /// What the process knows besides its arguments.
 pub struct Surroundings<'a> {
+    /// What was typed, with the name of the program.
+    pub words: &'a [OsString],
     /// Value of an environment variable.
     pub variable: &'a dyn Fn(&str) -> Option<String>,
     pub working_directory: &'a Path,
@@ -180,7 +184,7 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
             )));
         }
     }
-    let brings_wal = typed.wal_method == WalMethod::Fetch;
+    let brings_wal = typed.wal_method != WalMethod::None;
     if !brings_wal && typed.slot.is_none() && typed.restore_command.is_none() {
         return Err(UsageError::new(
             "with \"-X none\" nothing gives the standby the WAL of the backup",
@@ -219,6 +223,7 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
         create_slot: typed.create_slot,
         fast_checkpoint: typed.checkpoint == Checkpoint::Fast,
         brings_wal,
+        streams_wal: typed.wal_method == WalMethod::Stream,
         mappings,
         waldir: typed.waldir,
         jobs: typed
@@ -265,6 +270,14 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
             .transpose()?,
         max_wal_retained: typed.max_wal_retained,
         is_typed: around.is_typed,
+        command: typed::words(
+            around.words,
+            ["PGDATA", "PG_CLUSTER_CONF_ROOT"]
+                .into_iter()
+                .chain(ENVIRONMENT.iter().map(|(variable, _)| *variable)),
+            around.variable,
+        ),
+        working_directory: around.working_directory.to_owned(),
         overrides: overrides(&typed.overrides, typed.seed),
     };
     Ok(Rebuild {
@@ -286,6 +299,8 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
 pub struct Inspect {
     pub options: InspectOptions,
     pub is_json: bool,
+    /// The exit status tells the verdict.
+    pub tells_verdict: bool,
     pub verbosity: i16,
 }
 
@@ -332,8 +347,10 @@ pub fn inspect(typed: InspectArguments, around: &Surroundings) -> Result<Inspect
             config_file: recorded.map(|cluster| cluster.config_file),
             source,
             slot: typed.slot,
+            working_directory: around.working_directory.to_owned(),
         },
         is_json: typed.json,
+        tells_verdict: typed.exit_code,
         verbosity: i16::from(typed.verbose),
     })
 }
@@ -682,6 +699,7 @@ mod tests {
             found.map(|(_, value)| (*value).to_owned())
         };
         let around = Surroundings {
+            words: &[],
             variable: &variable,
             working_directory: Path::new("/home/postgres"),
             processors: 64,

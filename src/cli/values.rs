@@ -21,6 +21,8 @@ pub enum Checkpoint {
 pub enum WalMethod {
     #[value(alias = "f")]
     Fetch,
+    #[value(alias = "s")]
+    Stream,
     #[value(alias = "n")]
     None,
 }

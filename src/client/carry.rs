@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
+use tokio::sync::watch;
 
 use crate::client::close::configuration::Staged;
 use crate::client::failure::{Failure, Kind, TargetState};
+use crate::client::finish::ahead::{self, Ahead};
 use crate::client::finish::launch::Finished;
 use crate::client::finish::summary::Noted;
 use crate::client::finish::wal::{self, Stopped};
@@ -149,19 +151,26 @@ async fn bring(run: &Run<'_>, half: &Half, noted: &mut Noted) -> Result<Brought,
         let target = Arc::clone(target);
         workers::beside(move || target.empty_wal())
     };
+    let (come, have_come) = watch::channel(false);
     let moving = async {
-        transfer
-            .run(work.files.iter())
-            .await
-            .map_err(|error| Failure::half_way_with(&error, error.hint()))
+        let found = transfer.run(work.files.iter()).await;
+        let found = found.map_err(|error| Failure::half_way_with(&error, error.hint()))?;
+        come.send_replace(true);
+        Ok(found)
     };
-    let emptying = async {
+    let wal_ahead = async {
         emptying
             .await
             .map_err(|error| Failure::half_way(&error))?
-            .map_err(|error| Failure::half_way(&error))
+            .map_err(|error| Failure::half_way(&error))?;
+        if !run.options.streams_wal {
+            return Ok(Ahead::default());
+        }
+        ahead::go_ahead(run, source, target, facts, half.start_lsn, have_come)
+            .await
+            .map_err(|error| Failure::half_way_with(&error, error.hint()))
     };
-    let (found, ()) = futures_util::future::try_join(moving, emptying).await?;
+    let (found, ahead) = futures_util::future::try_join(moving, wal_ahead).await?;
     drop(transfer);
     noted.add(run, work, &found);
     remove(run, target, facts, cleared, work, found).await?;
@@ -175,7 +184,7 @@ async fn bring(run: &Run<'_>, half: &Half, noted: &mut Noted) -> Result<Brought,
     let stopped = close_bracket(source, cleared, half.start_lsn)
         .await
         .map_err(|error| Failure::half_way_with(&error, error.hint().as_deref()))?;
-    wal::supply(run, source, target, facts, &stopped)
+    wal::supply(run, source, target, facts, &stopped, ahead)
         .await
         .map_err(|error| Failure::half_way_with(&error, error.hint()))?;
     poison_checkpoint(&mut control).map_err(|error| Failure::half_way(&error))?;
@@ -203,7 +212,11 @@ async fn again(run: &Run<'_>, half: &mut Half, spoiled: &Spoiled) -> Result<(), 
     run.stage(Stage::Bracket);
     let start_lsn = half
         .source
-        .start_backup(run.options.fast_checkpoint, SlotWish::Held)
+        .start_backup(
+            &half.facts.host.name,
+            run.options.fast_checkpoint,
+            SlotWish::Held,
+        )
         .await
         .map_err(|error| Failure::half_way_with(&error, error.hint()))?;
     if start_lsn <= spoiled.until {

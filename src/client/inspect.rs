@@ -1,6 +1,8 @@
 //! `inspect`: what a directory is, how it relates to a source, and what follows from that. Changes nothing.
 
-use std::fmt::Write as _;
+mod beside;
+mod next;
+
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -20,18 +22,26 @@ use crate::client::source;
 use crate::digest::SessionKey;
 use crate::disk::facts as disk;
 use crate::disk::size;
+use crate::errors::one_line;
 use crate::event::Events;
-use crate::facts::{Condition, Running, SourceFacts, TargetCluster, TargetFacts};
+use crate::facts::{Condition, Live, Running, SourceFacts, TargetCluster, TargetFacts};
 use crate::pg::lsn::unbroken_since;
 use crate::pg::timeline::history_file_name;
 use crate::pg::version::tablespace_directory;
-use crate::plan::advice::{Advice, advise};
+use crate::plan::advice::{Advice, advise, advise_alone};
 use crate::plan::lineage::{Lineage, Remark, lineage as lineage_of};
 use crate::plan::relation::relate;
 use crate::plan::slots;
+use crate::plan::state::{Beside, State, state};
 use crate::plan::words;
+use crate::postmaster;
 use crate::wire::message::{Compression, Request};
 use crate::workers;
+
+use self::beside::Seen;
+
+/// Lines of a server's log that are shown.
+const LOG_LINES: usize = 5;
 
 /// Looks at the directory, and asks the source if there is one.
 ///
@@ -65,18 +75,108 @@ pub async fn inspect(options: &InspectOptions, events: &Events) -> Result<Inspec
             Condition::Cluster(cluster) => leaving::warnings(cluster, None, false),
             _ => Vec::new(),
         },
+        state: State::Missing,
+        state_in_words: String::new(),
         advice: None,
         sentences: Vec::new(),
         command: None,
     };
+    lineage::complete(&mut target, pgdata, options.config_file.as_deref()).await;
     if let Some(source) = &options.source {
-        lineage::complete(&mut target, pgdata, options.config_file.as_deref()).await;
         let slot = slots::wanted(options.slot.as_deref(), &target);
         let slot = slot.map(str::to_owned);
-        let facts = ask(source, slot, (&mut target, pgdata), events).await?;
-        conclude(&mut inspection, options, source, &target, &facts)?;
+        let asked = ask(source, slot, (&mut target, pgdata), events).await?;
+        conclude(&mut inspection, options, source, &target, &asked)?;
+    } else {
+        let state = state(&target, None, &log(&target, pgdata));
+        inspection.advice = advise_alone(&target, &state);
+        if let Some(advice) = &inspection.advice {
+            inspection.sentences = advice.sentences();
+        }
+        settle(&mut inspection, state);
+    }
+    if let Some(advice) = &inspection.advice
+        && inspection.command.is_none()
+    {
+        inspection.command = next(options, &target, &inspection.state, advice);
     }
     Ok(inspection)
+}
+
+/// Puts the state into the inspection.
+fn settle(inspection: &mut Inspection, state: State) {
+    inspection.state_in_words = state.to_string();
+    inspection.state = state;
+}
+
+/// What is to be changed before a stopped standby can follow the source.
+fn elsewhere(state: &State) -> Option<String> {
+    match state {
+        State::StoppedStandby {
+            follows,
+            is_of_source: Some(false),
+        } if !follows.is_empty() => Some(format!(
+            "Its primary_conninfo leads to {}, which does not seem to be this source.",
+            follows.join(" or ")
+        )),
+        _ => None,
+    }
+}
+
+/// The command that follows without a rebuild.
+fn next(
+    options: &InspectOptions,
+    target: &TargetFacts,
+    state: &State,
+    advice: &Advice,
+) -> Option<String> {
+    let Condition::Cluster(cluster) = &target.condition else {
+        return None;
+    };
+    match advice {
+        Advice::RunAgain => next::again(options, cluster.interrupted.as_ref()?),
+        Advice::Start { .. } => Some(next::start(options, cluster)),
+        // What makes it follow is there.
+        Advice::Reattach { .. }
+            if cluster.has_standby_signal
+                && matches!(
+                    state,
+                    State::StoppedStandby {
+                        is_of_source: Some(true),
+                        ..
+                    }
+                ) =>
+        {
+            Some(next::start(options, cluster))
+        }
+        Advice::Paused { .. } => Some(next::resume(cluster)),
+        _ => None,
+    }
+}
+
+/// The last lines of the log of a server that runs, where they are found.
+fn log(target: &TargetFacts, pgdata: &Path) -> Vec<String> {
+    let Condition::Cluster(cluster) = &target.condition else {
+        return Vec::new();
+    };
+    let Running::Server { pid } = cluster.running else {
+        return Vec::new();
+    };
+    let Some(path) = postmaster::log_file(pgdata, pid) else {
+        return Vec::new();
+    };
+    let tail = workers::in_place(|| postmaster::log_tail(&path, 0));
+    let lines: Vec<&str> = tail.lines().collect();
+    let first = lines.len().saturating_sub(LOG_LINES);
+    lines[first..].iter().map(|line| one_line(line)).collect()
+}
+
+/// The source, as it answered.
+struct Asked {
+    facts: SourceFacts,
+    seen: Seen,
+    /// What the target's server said after that.
+    later: Option<Live>,
 }
 
 async fn ask(
@@ -84,7 +184,7 @@ async fn ask(
     slot: Option<String>,
     (target, pgdata): (&mut TargetFacts, &Path),
     events: &Events,
-) -> Result<SourceFacts, Failure> {
+) -> Result<Asked, Failure> {
     let (asked, connection) = source::connect(&source.from, events)
         .await
         .map_err(|error| error.untouched())?;
@@ -105,10 +205,14 @@ async fn ask(
     };
     let introduced = asked.introduce(&configure, slot).await;
     let found = match introduced {
-        Ok(facts) => twins::complete(target, &facts, &asked, pgdata, key)
-            .await
-            .map(|()| facts)
-            .map_err(|error| Failure::untouched(&error)),
+        Ok(facts) => {
+            let later = lineage::ask_again(target).await;
+            let seen = beside::look(target, &facts, &asked, &source.primary).await;
+            twins::complete(target, &facts, &asked, pgdata, key)
+                .await
+                .map(|()| Asked { facts, seen, later })
+                .map_err(|error| Failure::untouched(&error))
+        }
         Err(error) => Err(error.untouched()),
     };
     match found {
@@ -126,11 +230,21 @@ fn conclude(
     options: &InspectOptions,
     source: &InspectSource,
     target: &TargetFacts,
-    facts: &SourceFacts,
+    asked: &Asked,
 ) -> Result<(), Failure> {
+    let facts = &asked.facts;
     let relation = relate(target, facts);
     let lineage = lineage_of(target, facts, &lineage::local_addresses(facts));
-    let advice = advise(target, facts, &relation).along(&lineage);
+    let beside = Beside {
+        source: facts,
+        is_sender: asked.seen.is_sender,
+        is_named: asked.seen.is_named,
+        later: asked.later.as_ref(),
+    };
+    let state = state(target, Some(beside), &log(target, &options.pgdata));
+    let advice = advise(target, facts, &relation, &state).along(&lineage);
+    let elsewhere = elsewhere(&state);
+    settle(inspection, state);
     let cluster = match &target.condition {
         Condition::Cluster(cluster) => Some(&**cluster),
         _ => None,
@@ -167,6 +281,7 @@ fn conclude(
     inspection.relation = Some(relation.name());
     inspection.relation_in_words = Some(relation.to_string());
     inspection.sentences = advice.sentences();
+    inspection.sentences.extend(elsewhere);
     inspection
         .sentences
         .extend(remarks(options, target, facts, &lineage));
@@ -184,7 +299,7 @@ fn conclude(
     }
     // An interrupted run is finished by its own command, with all its options.
     if advice.is_rebuild() && advice != Advice::RunAgain {
-        let mut command = command(options, source)?;
+        let mut command = next::rebuild(options, source)?;
         if matches!(target.condition, Condition::Missing) {
             // A person who types it is asked.
             command.push_str(" --seed");
@@ -219,37 +334,6 @@ fn remarks(
         .collect()
 }
 
-/// The rebuild that the advice speaks of, with the words of this inspection.
-fn command(options: &InspectOptions, source: &InspectSource) -> Result<String, Failure> {
-    let conninfo = source
-        .primary
-        .to_keyword_value()
-        .map_err(|error| Failure::untouched(&error))?;
-    let pgdata = options.pgdata.display().to_string();
-    let cluster = options.cluster.as_ref().map(ToString::to_string);
-    let mut command = "pg_reseed rebuild".to_owned();
-    let typed = source
-        .typed
-        .iter()
-        .map(|(option, value)| (*option, Some(value)));
-    for (option, value) in [
-        ("--cluster", cluster.as_ref()),
-        ("-D", Some(&pgdata).filter(|_| cluster.is_none())),
-        ("-d", Some(&conninfo)),
-    ]
-    .into_iter()
-    .chain(typed)
-    .chain([("--slot", options.slot.as_ref())])
-    {
-        if let Some(value) = value {
-            // Only a NUL cannot be quoted, and no argument holds one.
-            let quoted = shlex::try_quote(value).unwrap_or_default();
-            let _ = write!(command, " {option} {quoted}");
-        }
-    }
-    Ok(command)
-}
-
 fn condition(target: &TargetFacts) -> &'static str {
     match &target.condition {
         Condition::Missing => "missing",
@@ -266,6 +350,7 @@ fn report_of(
 ) -> Result<ClusterReport, crate::disk::DiskError> {
     let pgdata: &Path = &options.pgdata;
     let control = cluster.control.as_ref();
+    let own = control.filter(|_| cluster.backup.is_none());
     let wal = pgdata.join("pg_wal");
     let wal_begin = control
         .zip(cluster.wal_segments_end)
@@ -306,7 +391,8 @@ fn report_of(
                 .collect(),
         },
         system_identifier: control.map(|control| control.system_identifier.to_string()),
-        state: control.map(|control| control.state),
+        // The rest of a copy's control file is its source's.
+        state: own.map(|control| control.state),
         server_pid: match cluster.running {
             Running::Server { pid } => Some(pid),
             _ => None,
@@ -328,9 +414,9 @@ fn report_of(
         history: cluster.history.entries.clone(),
         checkpoint: control.map(|control| control.checkpoint),
         redo: control.map(|control| control.redo),
-        checkpoint_age_seconds: control
+        checkpoint_age_seconds: own
             .and_then(|control| seconds_since(u64::try_from(control.checkpoint_time).ok()?)),
-        min_recovery_point: control.map(|control| control.min_recovery_point),
+        min_recovery_point: own.map(|control| control.min_recovery_point),
         wal_begin,
         wal_end: cluster.wal_segments_end,
         data_checksums: control.map(|control| control.checksum_version > 0),
@@ -350,6 +436,8 @@ fn report_of(
         interrupted: cluster.interrupted.as_ref().map(|run| InterruptedReport {
             start_lsn: run.start_lsn,
             age_seconds: seconds_since(run.started_unix_seconds),
+            source_host: Some(run.source_host.clone()).filter(|host| !host.is_empty()),
+            command: next::again(options, run),
         }),
         files: size.files,
         bytes: size.bytes,

@@ -25,6 +25,8 @@ pub struct RebuildOptions {
     pub fast_checkpoint: bool,
     /// Bring the WAL of the backup; otherwise slot or restore_command must be able to give it.
     pub brings_wal: bool,
+    /// Bring what is complete of it while the files come, so that the source need not keep it until the end.
+    pub streams_wal: bool,
     pub mappings: Vec<Mapping>,
     /// Where pg_wal of a seeded target shall really be.
     pub waldir: Option<PathBuf>,
@@ -73,6 +75,10 @@ pub struct RebuildOptions {
     pub max_wal_retained: Option<u64>,
     /// A person typed the command: one who can be asked.
     pub is_typed: bool,
+    /// The words of the command that was typed, without secrets.
+    pub command: Vec<String>,
+    /// Where it was typed.
+    pub working_directory: PathBuf,
     pub overrides: Overrides,
 }
 
@@ -117,6 +123,8 @@ pub struct InspectOptions {
     pub source: Option<InspectSource>,
     /// The standby's slot on the source.
     pub slot: Option<String>,
+    /// Where the command was typed.
+    pub working_directory: PathBuf,
 }
 
 /// How `inspect` reaches the source, with what was typed: the advice is a command with the same words.

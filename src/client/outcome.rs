@@ -11,6 +11,7 @@ use crate::pg::timeline::{HistoryEntry, TimelineId};
 use crate::plan::advice::Advice;
 use crate::plan::leaving::Unarchived;
 use crate::plan::saved::Stretch;
+use crate::plan::state::State;
 
 /// How many removed files the report names.
 pub const REMOVED_NAMED: usize = 10_000;
@@ -186,10 +187,14 @@ pub struct Inspection {
     pub missing_wal: Vec<Stretch>,
     /// What a rebuild would take away beside its data: one sentence each.
     pub warnings: Vec<String>,
+    /// What it is: one of PostgreSQL's states, or of those that pg_reseed makes.
+    pub state: State,
+    /// The state in words: completes a sentence that begins with "it is".
+    pub state_in_words: String,
     pub advice: Option<Advice>,
     /// The advice in words.
     pub sentences: Vec<String>,
-    /// The rebuild that the advice speaks of.
+    /// The command that the advice speaks of: a rebuild, the one that was interrupted, or one that starts the server.
     pub command: Option<String>,
 }
 
@@ -249,6 +254,9 @@ pub struct TablespaceReport {
 pub struct InterruptedReport {
     pub start_lsn: Lsn,
     pub age_seconds: Option<u64>,
+    pub source_host: Option<String>,
+    /// The command, for a shell; absent where an earlier version was interrupted.
+    pub command: Option<String>,
 }
 
 /// The server that was asked.

@@ -453,7 +453,7 @@ async fn open_bracket(
     say_whose(run, facts);
     let is_new = matches!(slot, SlotWish::Create(_));
     let start_lsn = source
-        .start_backup(run.options.fast_checkpoint, slot)
+        .start_backup(&facts.host.name, run.options.fast_checkpoint, slot)
         .await?;
     if is_new {
         // It is set once.

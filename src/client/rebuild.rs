@@ -134,9 +134,17 @@ async fn too_much_retained(run: &Run<'_>, source: &Source, state: TargetState) -
         _ => failure.detail("It may remove that WAL now: the run's replication slot is gone."),
     };
     match state {
-        TargetState::HalfWay => failure
-            .hint("--max-wal-retained allows more, and --max-rate, --jobs and --streams make it faster.")
-            .again(),
+        TargetState::HalfWay => {
+            let failure = failure.hint(
+                "--max-wal-retained allows more, and --max-rate, --jobs and --streams make it faster.",
+            );
+            let failure = if run.options.brings_wal && !run.options.streams_wal {
+                failure.hint("With -X stream the source need not keep what has come.")
+            } else {
+                failure
+            };
+            failure.again()
+        }
         TargetState::Untouched | TargetState::Rebuilt => failure,
     }
 }

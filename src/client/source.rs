@@ -17,6 +17,7 @@ use crate::link::From;
 use crate::link::frames::{self, Frame, FrameError, Impatient, Outgoing};
 use crate::link::process::{self, Link, Process};
 use crate::link::stdio::Input;
+use crate::pg::label;
 use crate::pg::lsn::Lsn;
 use crate::plan::contact::{self, Heard, NoContact};
 use crate::wire::codec::{self, CodecError};
@@ -380,13 +381,18 @@ impl Source {
         }
     }
 
-    /// Begins a backup under a slot; where it starts.
+    /// Begins a backup of the server on `host` under a slot; where it starts.
     ///
     /// # Errors
     /// As [`Source::ask`].
-    pub async fn start_backup(&self, is_fast: bool, slot: SlotWish) -> Result<Lsn, SourceError> {
+    pub async fn start_backup(
+        &self,
+        host: &str,
+        is_fast: bool,
+        slot: SlotWish,
+    ) -> Result<Lsn, SourceError> {
         let request = Request::OpenBracket {
-            label: "pg_reseed rebuild".to_owned(),
+            label: label::text(host),
             fast_checkpoint: is_fast,
             slot,
         };

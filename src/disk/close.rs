@@ -73,7 +73,7 @@ impl Expected<'_> {
             Expected::Cluster(judged) => control
                 .ok()
                 .and_then(|bytes| ControlFile::decode(&bytes).ok())
-                .is_some_and(|now| now == *judged),
+                .is_some_and(|now| now.is_still(judged)),
         }
     }
 }

@@ -10,9 +10,42 @@ use super::read::read_padded;
 use super::walk::{self, Kind};
 use crate::pg::lsn::{Lsn, SegmentName};
 use crate::pg::timeline::TimelineId;
+use crate::pg::wal::{SEGMENT_HEAD_BYTES, is_written};
 
 /// Bytes that are read at once.
 const READ_BYTES: usize = 256 * 1024;
+
+/// End of a timeline's newest segment that was written to, finished or not. What cannot be read counts as written.
+///
+/// # Errors
+/// The directory cannot be listed.
+pub fn written_end(
+    directory: &Path,
+    timeline: TimelineId,
+    segment_bytes: u32,
+) -> Result<Option<Lsn>, DiskError> {
+    let listed = walk::list(directory)?;
+    let mut segments: Vec<_> = listed
+        .iter()
+        .filter_map(|found| {
+            let name = std::str::from_utf8(&found.name).ok()?;
+            let whole = name.strip_suffix(".partial").unwrap_or(name);
+            let segment = SegmentName::parse(whole, segment_bytes)?;
+            (segment.timeline == timeline).then_some((segment, name))
+        })
+        .collect();
+    segments.sort_unstable_by_key(|(segment, _)| std::cmp::Reverse(segment.number));
+    let newest = segments.into_iter().find(|(segment, name)| {
+        let mut head = [0; SEGMENT_HEAD_BYTES];
+        let read = File::open(directory.join(name))
+            .and_then(|file| read_padded(&file, 0, &mut head).map(|_| ()));
+        match read {
+            Ok(()) => is_written(&head, segment, segment_bytes),
+            Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+        }
+    });
+    Ok(newest.map(|(segment, _)| segment.end(segment_bytes)))
+}
 
 /// The segments of a `pg_wal` directory, as one row of bytes.
 ///

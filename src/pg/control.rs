@@ -10,6 +10,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::label::BackupLabel;
 use super::lsn::Lsn;
 use super::timeline::TimelineId;
 
@@ -278,6 +279,46 @@ impl ControlFile {
     #[must_use]
     pub fn end_of_wal(&self) -> Lsn {
         self.checkpoint.max(self.min_recovery_point)
+    }
+
+    /// Whether it is that of a rebuild in which no server was started yet: see [`poison_checkpoint`].
+    #[must_use]
+    pub fn is_poisoned(&self) -> bool {
+        self.checkpoint == POISONED
+    }
+
+    /// The same with the checkpoint that a server starts from: a poisoned one is the label's, or, where that is gone,
+    /// as far as is known for sure.
+    #[must_use]
+    pub fn cured(self, label: Option<&BackupLabel>) -> Self {
+        match label {
+            _ if !self.is_poisoned() => self,
+            Some(label) => Self {
+                checkpoint: label.checkpoint,
+                redo: label.start_lsn,
+                ..self
+            },
+            None => Self {
+                checkpoint: self.redo,
+                ..self
+            },
+        }
+    }
+
+    /// Whether the file is still the one that `judged` was, cured or not.
+    #[must_use]
+    pub fn is_still(&self, judged: &Self) -> bool {
+        let is_poisoned = self.is_poisoned();
+        let now = Self {
+            checkpoint: if is_poisoned {
+                judged.checkpoint
+            } else {
+                self.checkpoint
+            },
+            redo: if is_poisoned { judged.redo } else { self.redo },
+            ..self.clone()
+        };
+        now == *judged
     }
 
     /// The last timeline that this cluster is known to have been on.
@@ -745,6 +786,26 @@ mod tests {
             );
             assert_eq!(bytes.len(), FILE_BYTES);
         }
+    }
+
+    #[test]
+    fn nobody_sees_the_poison() {
+        let mut bytes = CAPTURED[4].2.to_vec();
+        let before = ControlFile::decode(&bytes).unwrap();
+        assert_eq!(before.clone().cured(None), before);
+        poison_checkpoint(&mut bytes).unwrap();
+        let poisoned = ControlFile::decode(&bytes).unwrap();
+        let label = b"START WAL LOCATION: 0/2000028 (file 000000010000000000000002)\n\
+            CHECKPOINT LOCATION: 0/2000060\n";
+        let label = BackupLabel::parse(label).unwrap();
+        let cured = poisoned.clone().cured(Some(&label));
+        assert_eq!(
+            (cured.checkpoint, cured.redo),
+            (Lsn(0x200_0060), Lsn(0x200_0028))
+        );
+        assert_eq!(poisoned.clone().cured(None).checkpoint, before.redo);
+        assert!(poisoned.is_still(&cured) && before.is_still(&before));
+        assert!(!before.is_still(&cured));
     }
 
     #[test]

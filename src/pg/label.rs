@@ -51,10 +51,28 @@ pub enum LabelError {
     },
 }
 
+/// What pg_reseed calls its backups, in front of the source's host.
+const OURS: &str = "pg_reseed rebuild from ";
+
+/// What a backup of the server on `host` is called.
+#[must_use]
+pub fn text(host: &str) -> String {
+    // The server takes 1024 bytes (`xlog.c:do_pg_backup_start`).
+    let host = host.chars().filter(|letter| !letter.is_control());
+    OURS.chars().chain(host.take(200)).collect()
+}
+
 const START: &str = "START WAL LOCATION: ";
 const CHECKPOINT: &str = "CHECKPOINT LOCATION: ";
 
 impl BackupLabel {
+    /// The source's host, if pg_reseed took the backup and knew it.
+    #[must_use]
+    pub fn source_host(&self) -> Option<&str> {
+        let host = self.label.as_deref()?.strip_prefix(OURS)?;
+        (!host.is_empty()).then_some(host)
+    }
+
     /// Parses a backup_label.
     ///
     /// # Errors

@@ -239,8 +239,10 @@ fn furthest(cluster: &TargetCluster, control: &ControlFile) -> Option<Lsn> {
     }
     match cluster.running {
         Running::Server { .. } => None,
-        // The names of its segments are an upper bound, and those that are only preallocated count too.
-        _ => cluster.wal_segments_end,
+        // An upper bound.
+        _ => cluster
+            .wal_segments_end
+            .map(|end| Lsn(end.0.saturating_add(PAGE_HEADER_MAX))),
     }
 }
 
@@ -443,9 +445,9 @@ mod tests {
         assert!(!scene.is_of_target());
         let mut scene = Scene::new();
         scene.cluster().interrupted = Some(Interrupted {
-            is_seed: false,
             started_unix_seconds: 1,
             start_lsn: Lsn(1),
+            ..Interrupted::default()
         });
         assert!(!scene.is_of_target());
         // A server that says itself that it is a standby.
@@ -453,7 +455,7 @@ mod tests {
         scene.cluster().standing.live = Some(Live {
             in_recovery: true,
             end: END,
-            receiver: None,
+            ..Live::default()
         });
         assert!(!scene.is_of_target());
     }

@@ -5,6 +5,7 @@
 //!
 //! - [`advice`]: whether the target needs a rebuild at all, and what to do.
 //! - [`contact`]: why no agent answered, and what to do.
+//! - [`state`]: what state a directory is in, our own states among them.
 //! - [`relation`]: how the target's history relates to the source's.
 //! - [`lineage`]: where the source leads: to a primary that is not the target.
 //! - [`diverged`]: which WAL only the target has.
@@ -44,6 +45,7 @@ pub mod saved;
 pub mod settings;
 pub mod slots;
 pub mod standby;
+pub mod state;
 pub mod tablespaces;
 pub mod words;
 

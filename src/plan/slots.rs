@@ -212,6 +212,7 @@ mod tests {
                 slot: Some("own".to_owned()),
                 ..Receiver::default()
             }),
+            ..Live::default()
         });
         for asked in [None, Some("own")] {
             let choice = choose(asked, &target, &source);

@@ -2,13 +2,16 @@
 
 use super::backup::parse_lsn;
 use super::{Session, SqlError};
-use crate::facts::{Live, Receiver};
+use crate::facts::{Live, Receiver, Recovery};
 use crate::pg::lsn::Lsn;
 
 /// End of WAL of a server in recovery: what it received counts although it is not replayed yet.
 const END: &str = "CASE WHEN pg_is_in_recovery() \
                    THEN GREATEST(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) \
                    ELSE pg_current_wal_lsn() END::text";
+
+/// The statement that lets a paused replay go on: for people, who decide that.
+pub const RESUME: &str = "SELECT pg_wal_replay_resume()";
 
 impl Session {
     /// The setting `primary_conninfo`; `None` when the role may not read it.
@@ -54,13 +57,40 @@ impl Session {
     /// # Errors
     /// A failing statement.
     pub async fn live(&self) -> Result<Live, SqlError> {
-        let statement = format!("SELECT pg_is_in_recovery(), {END}");
+        let setting =
+            |name: &str| format!("(SELECT setting FROM pg_settings WHERE name = '{name}')");
+        // Replay can be asked for its pauses during recovery only.
+        let statement = format!(
+            "SELECT pg_is_in_recovery(), {END}, \
+             CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() END::text, \
+             CASE WHEN pg_is_in_recovery() THEN pg_is_wal_replay_paused() ELSE false END, \
+             CASE WHEN pg_is_in_recovery() \
+               THEN extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp())::int8 END, \
+             (SELECT latest_end_lsn FROM pg_stat_wal_receiver)::text, {}, {}",
+            setting("primary_conninfo"),
+            setting("primary_slot_name"),
+        );
         let row = self.client.query_one(&statement, &[]).await?;
-        let end: Option<&str> = row.get(1);
+        let lsn = |at: usize| row.get::<_, Option<&str>>(at).map(parse_lsn).transpose();
+        let text = |at: usize| {
+            let text = row.get::<_, Option<String>>(at);
+            text.filter(|text| !text.is_empty())
+        };
         Ok(Live {
             in_recovery: row.get(0),
-            end: end.map_or(Ok(Lsn::INVALID), parse_lsn)?,
+            end: lsn(1)?.unwrap_or(Lsn::INVALID),
             receiver: self.receiver().await?,
+            recovery: Recovery {
+                replayed: lsn(2)?,
+                is_paused: row.get(3),
+                // A clock that was set back counts as none.
+                replayed_age_seconds: row
+                    .get::<_, Option<i64>>(4)
+                    .map(|seconds| u64::try_from(seconds).unwrap_or(0)),
+                sender_end: lsn(5)?,
+                primary_conninfo: text(6),
+                primary_slot_name: text(7),
+            },
         })
     }
 }

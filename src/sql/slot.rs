@@ -5,6 +5,7 @@ use super::backup::parse_lsn;
 use super::{Session, SqlError};
 use crate::digest::SessionKey;
 use crate::facts::{SlotClient, SlotFacts, SlotHolder};
+use crate::pg::lsn::Lsn;
 
 /// A slot's state and the WAL that it holds back.
 #[derive(Debug, Clone)]
@@ -147,6 +148,44 @@ impl Session {
                 .await?;
         }
         Ok(other)
+    }
+
+    /// Moves a physical slot on to `to`, so that the server may remove the WAL before it. A slot that keeps nothing
+    /// yet, or that somebody else uses, stays as it is, and none moves back. On a standby it stays before the last
+    /// restartpoint: from there on a server keeps its WAL anyway, and a backup of it may begin there again.
+    ///
+    /// # Errors
+    /// The server's refusal.
+    pub async fn advance_slot(&self, name: &str, to: Lsn) -> Result<(), SqlError> {
+        self.client
+            .execute(
+                "SELECT pg_replication_slot_advance(s.slot_name, t.lsn) FROM pg_replication_slots s, \
+                 (SELECT CASE WHEN pg_is_in_recovery() THEN LEAST($2::text::pg_lsn, redo_lsn) \
+                 ELSE $2::text::pg_lsn END AS lsn FROM pg_control_checkpoint()) t \
+                 WHERE s.slot_name = $1::text::name AND s.slot_type = 'physical' AND s.restart_lsn < t.lsn \
+                 AND (NOT s.active OR s.active_pid = pg_backend_pid())",
+                &[&name, &to.to_string()],
+            )
+            .await?;
+        Ok(())
+    }
+
+    /// The end of the WAL that stays as it is: flushed on a primary, replayed on a standby, which may have received
+    /// more on a timeline that is abandoned.
+    ///
+    /// # Errors
+    /// A failing statement.
+    pub async fn settled_lsn(&self) -> Result<Lsn, SqlError> {
+        let row = self
+            .client
+            .query_one(
+                "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
+                 ELSE pg_current_wal_flush_lsn() END::text",
+                &[],
+            )
+            .await?;
+        row.get::<_, Option<&str>>(0)
+            .map_or(Ok(Lsn::INVALID), parse_lsn)
     }
 
     /// How much WAL a slot holds back; `None` when it does not exist any more. Also serves as the

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use crate::client::outcome::{ClusterReport, Inspection, SourceReport};
 use crate::plan::leaving;
 use crate::plan::saved::Stretch;
+use crate::plan::state::State;
 use crate::ui::report::{list, row};
 use crate::ui::words;
 
@@ -17,18 +18,16 @@ pub fn text(found: &Inspection) -> String {
         ("missing", _) => "does not exist".to_owned(),
         ("empty", _) => "is an empty directory".to_owned(),
         ("unknown", _) => "is no PostgreSQL data directory".to_owned(),
-        (condition, cluster) => {
+        (_, cluster) => {
             let major = cluster.as_ref().and_then(|cluster| cluster.major);
             let version = major.map_or_else(String::new, |major| format!(" of PostgreSQL {major}"));
-            let state = match condition {
-                "interrupted" => ", left by an interrupted rebuild",
-                _ => "",
-            };
-            format!("is a data directory{version}{state}")
+            format!("is a data directory{version}")
         }
     };
     let _ = writeln!(text, "\"{pgdata}\" {what}.\n");
     if let Some(cluster) = &found.cluster {
+        row(&mut text, "State", format_args!("{}", found.state_in_words));
+        state(&mut text, &found.state);
         own(&mut text, cluster);
     }
     if let Some(source) = &found.source {
@@ -62,6 +61,44 @@ pub fn text(found: &Inspection) -> String {
     text
 }
 
+/// What there is to know of a state beside its words.
+fn state(text: &mut String, state: &State) {
+    match state {
+        State::Rebuilt(backup) | State::Copied(backup) => {
+            let begun = backup
+                .start_time
+                .as_ref()
+                .map_or_else(String::new, |time| format!(", begun {time}"));
+            row(
+                text,
+                "Backup",
+                format_args!(
+                    "from {} of timeline {} on, checkpoint {}{begun}",
+                    backup.start_lsn, backup.timeline, backup.checkpoint
+                ),
+            );
+            let follows = match (&backup.follows[..], backup.has_standby_signal) {
+                ([], _) => "nobody: primary_conninfo is not set".to_owned(),
+                (_, false) => {
+                    "nobody: it has no standby.signal, and would become a primary".to_owned()
+                }
+                (some, true) => some.join(" or "),
+            };
+            let slot = backup
+                .slot
+                .as_ref()
+                .map_or_else(String::new, |slot| format!(", with slot \"{slot}\""));
+            row(
+                text,
+                "Will follow",
+                format_args!("{follows}{slot}; it needs WAL from {} on", backup.needs),
+            );
+        }
+        State::NotStreaming { log, .. } => list(text, "Its log", log.iter(), usize::MAX),
+        _ => {}
+    }
+}
+
 /// What of the WAL that only it has cannot be saved any more.
 fn missing(gone: &[Stretch]) -> Option<String> {
     let (first, rest) = gone.split_first()?;
@@ -86,6 +123,9 @@ fn own(text: &mut String, cluster: &ClusterReport) {
             "Interrupted",
             format_args!("a rebuild that began {age}; what follows is from before it"),
         );
+        if let Some(command) = &run.command {
+            row(text, "", format_args!("it was: {command}"));
+        }
     }
     if cluster.is_locked {
         row(text, "In use", format_args!("pg_reseed works on it now"));
@@ -109,7 +149,7 @@ fn own(text: &mut String, cluster: &ClusterReport) {
             Some(pid) => format!("; a server runs in it (pid {pid})"),
             None => String::new(),
         };
-        row(text, "State", format_args!("{state}{role}{server}"));
+        row(text, "Control", format_args!("{state}{role}{server}"));
     }
     if let Some(detail) = &cluster.is_used_otherwise {
         row(text, "In use", format_args!("{detail}"));
@@ -126,7 +166,9 @@ fn own(text: &mut String, cluster: &ClusterReport) {
         };
         row(text, "Timeline", format_args!("{timeline}{before}"));
     }
-    if let (Some(checkpoint), Some(redo)) = (cluster.checkpoint, cluster.redo) {
+    if let (Some(_), Some(checkpoint), Some(redo)) =
+        (cluster.state, cluster.checkpoint, cluster.redo)
+    {
         let age = cluster
             .checkpoint_age_seconds
             .map_or_else(String::new, |seconds| format!(", {} ago", took(seconds)));
@@ -254,6 +296,7 @@ mod tests {
     use crate::pg::lsn::Lsn;
     use crate::pg::timeline::{HistoryEntry, TimelineId};
     use crate::plan::advice::{Advice, Keeper};
+    use crate::plan::state::Backup;
 
     fn cluster() -> ClusterReport {
         ClusterReport {
@@ -320,6 +363,8 @@ mod tests {
             divergence: None,
             missing_wal: Vec::new(),
             warnings: Vec::new(),
+            state: State::StoppedPrimary,
+            state_in_words: State::StoppedPrimary.to_string(),
             advice: None,
             sentences: Vec::new(),
             command: None,
@@ -331,8 +376,9 @@ mod tests {
         assert_snapshot!(text(&inspection()), @r#"
         "/srv/pg/15" is a data directory of PostgreSQL 15.
 
+          State         a primary that was shut down
           System        7412345678901234567
-          State         shut down
+          Control       shut down
           Timeline      2; before it 1 until 0/3000060
           Checkpoint    0/5000028, redo from 0/5000028, 3 h 10 min ago
           WAL           pg_wal has segments from 0/2000000 to 0/6000000
@@ -343,23 +389,60 @@ mod tests {
         "#);
         let mut interrupted = inspection();
         interrupted.condition = "interrupted";
+        interrupted.state_in_words = State::Interrupted {
+            source: "db2".to_owned(),
+        }
+        .to_string();
         let cluster = interrupted.cluster.as_mut().unwrap();
         cluster.interrupted = Some(InterruptedReport {
             start_lsn: Lsn(0x700_0028),
             age_seconds: Some(42),
+            source_host: Some("db2".to_owned()),
+            command: Some("pg_reseed rebuild -D /srv/pg/15 -h db2".to_owned()),
         });
         cluster.tablespaces.clear();
         cluster.server_pid = Some(4711);
         cluster.wal_begin = None;
         assert_snapshot!(text(&interrupted), @r#"
-        "/srv/pg/15" is a data directory of PostgreSQL 15, left by an interrupted rebuild.
+        "/srv/pg/15" is a data directory of PostgreSQL 15.
 
+          State         left by an interrupted rebuild from "db2": it cannot start
           Interrupted   a rebuild that began 42 s ago; what follows is from before it
+                        it was: pg_reseed rebuild -D /srv/pg/15 -h db2
           System        7412345678901234567
-          State         shut down; a server runs in it (pid 4711)
+          Control       shut down; a server runs in it (pid 4711)
           Timeline      2; before it 1 until 0/3000060
           Checkpoint    0/5000028, redo from 0/5000028, 3 h 10 min ago
           WAL           pg_wal has no segment of its timeline
+          Checksums     on
+          Size          1.68 GB in 972 files, without WAL
+        "#);
+        let mut rebuilt = inspection();
+        rebuilt.state = State::Rebuilt(Backup {
+            source: Some("db2".to_owned()),
+            start_lsn: Lsn(0x500_0028),
+            timeline: TimelineId(2),
+            checkpoint: Lsn(0x500_0060),
+            start_time: Some("2026-01-01 00:00:00 UTC".to_owned()),
+            needs: Lsn(0x600_0000),
+            follows: vec!["\"db2\" port 5432".to_owned()],
+            is_of_source: Some(true),
+            slot: Some("db1".to_owned()),
+            has_standby_signal: true,
+        });
+        rebuilt.state_in_words = rebuilt.state.to_string();
+        let cluster = rebuilt.cluster.as_mut().unwrap();
+        (cluster.state, cluster.min_recovery_point) = (None, None);
+        cluster.tablespaces.clear();
+        assert_snapshot!(text(&rebuilt), @r#"
+        "/srv/pg/15" is a data directory of PostgreSQL 15.
+
+          State         rebuilt from "db2" and not started yet
+          Backup        from 0/5000028 of timeline 2 on, checkpoint 0/5000060, begun 2026-01-01 00:00:00 UTC
+          Will follow   "db2" port 5432, with slot "db1"; it needs WAL from 0/6000000 on
+          System        7412345678901234567
+          Timeline      2; before it 1 until 0/3000060
+          WAL           pg_wal has segments from 0/2000000 to 0/6000000
           Checksums     on
           Size          1.68 GB in 972 files, without WAL
         "#);
@@ -413,8 +496,9 @@ mod tests {
         assert_snapshot!(text(&found), @r#"
         "/srv/pg/15" is a data directory of PostgreSQL 15.
 
+          State         a primary that was shut down
           System        7412345678901234567
-          State         shut down
+          Control       shut down
           Timeline      2; before it 1 until 0/3000060
           Checkpoint    0/5000028, redo from 0/5000028, 3 h 10 min ago
           WAL           pg_wal has segments from 0/2000000 to 0/6000000

@@ -179,6 +179,11 @@ pub enum Request {
         from: Lsn,
         to: Lsn,
     },
+    /// The next segments that are complete while the backup runs, from `have` on. The client has all before `have`:
+    /// the source need not keep it for the run, nor, with `slot`, for the standby, whose slot
+    /// [`Request::Facts`] has named. Answer: [`Answer::WalFiles`], whose numbers are beside those of the manifest;
+    /// without files where none is complete yet.
+    WalAhead { have: Lsn, slot: bool },
     /// The source's configuration files. Answer: [`Answer::Configuration`].
     Configuration,
     /// Who streams from the source. Answer: [`Answer::Standbys`].

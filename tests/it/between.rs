@@ -6,19 +6,35 @@ use std::sync::{Arc, Mutex};
 
 use pg_reseed::digest::SessionKey;
 use pg_reseed::wire::codec::{self, HEADER_BYTES, PREAMBLE_BYTES};
-use pg_reseed::wire::message::{Answer, Request};
+use pg_reseed::wire::message::{Answer, Request, RequestId};
 
 use crate::cluster::{Cluster, Pair, Rebuild, Scene};
 use crate::frames::{Raw, agent, read_frame, write_frame};
 
 /// An answer that can be twisted.
 pub struct Twisted<'a> {
+    pub id: RequestId,
     pub key: SessionKey,
     pub answer: Answer,
     pub body: Vec<u8>,
     /// Sent instead of the whole frame.
     pub raw: Option<Vec<u8>>,
     pub source: &'a str,
+}
+
+impl Twisted<'_> {
+    /// The frame, to be sent some other time.
+    pub fn frame(&self) -> Vec<u8> {
+        let head = codec::encode(self.id, &self.answer, 0).unwrap();
+        let frame = Raw {
+            id: self.id,
+            head: head[HEADER_BYTES..].to_vec(),
+            body: self.body.clone(),
+        };
+        let mut bytes = Vec::new();
+        write_frame(&mut bytes, &frame).unwrap();
+        bytes
+    }
 }
 
 /// Stands between a client and an agent of `source`; returns what to say for `--from`.
@@ -57,6 +73,7 @@ pub fn between(source: &Cluster, mut twist: impl FnMut(&mut Twisted) + Send + 's
                     frame
                 } else {
                     let mut twisted = Twisted {
+                        id: frame.id,
                         key: *key.lock().unwrap(),
                         answer: codec::decode(&frame.head).unwrap(),
                         body: frame.body,

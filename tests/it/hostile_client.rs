@@ -212,10 +212,24 @@ fn agent_answers_nothing_out_of_order_and_nothing_that_is_not_listed() {
         client.ask(&Client::bracket(), Vec::new()),
         Answer::BracketOpened { .. }
     ));
-    for request in [&Client::bracket(), &wal, &spans(0, 0, 8192), &manifest(7)] {
+    let ahead = |have| Request::WalAhead { have, slot: true };
+    for request in [
+        &Client::bracket(),
+        &wal,
+        &spans(0, 0, 8192),
+        &manifest(7),
+        &ahead(Lsn(0)),
+    ] {
         client.fault(request);
     }
     let list = client.list();
+    // What was not named, nobody has; so the slot does not move.
+    let restart = "SELECT restart_lsn FROM pg_replication_slots";
+    let restart_before = source.sql(restart);
+    for have in [Lsn(0), Lsn(1 << 40), Lsn(u64::MAX)] {
+        client.fault(&ahead(have));
+    }
+    assert_eq!(source.sql(restart), restart_before);
     // Numbers that the list does not have, directories, and parts that no file can have.
     for request in [
         spans(u32::MAX, 0, 8192),
@@ -398,7 +412,7 @@ fn agent_survives_lawful_messages_in_any_order() {
         client.ask(&Client::configure(), Vec::new());
         for _ in 0..25 {
             let number = u32::try_from(dice.below(2000)).unwrap();
-            let (request, body) = match dice.below(13) {
+            let (request, body) = match dice.below(14) {
                 0 => (Client::configure(), 0),
                 1 | 2 => (Request::Facts { slot: None }, 0),
                 3 => (Client::bracket(), 0),
@@ -429,6 +443,13 @@ fn agent_survives_lawful_messages_in_any_order() {
                         timeline: TimelineId(1),
                         from: Lsn(dice.below(1 << 26)),
                         to: Lsn(dice.below(1 << 26)),
+                    },
+                    0,
+                ),
+                12 => (
+                    Request::WalAhead {
+                        have: Lsn(dice.below(1 << 26)),
+                        slot: dice.below(2) == 0,
                     },
                     0,
                 ),

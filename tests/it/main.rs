@@ -40,6 +40,7 @@ mod slot_users;
 mod slots;
 mod standby;
 mod starts;
+mod states;
 mod syncrep;
 mod tls;
 mod told;
@@ -48,6 +49,7 @@ mod transport;
 mod traps;
 mod twins;
 mod wal;
+mod wal_stream;
 mod wrong_side;
 
 /// The folders of modules and what declares their modules.

@@ -59,7 +59,7 @@ fn rebuild_while(
 }
 
 /// A diverged pair whose source has a database of its own and a tablespace that is empty.
-fn pair_with_a_database(scene: &Scene) -> Pair {
+pub fn pair_with_a_database(scene: &Scene) -> Pair {
     let pair = Pair::diverged(scene);
     let [theirs, ours] = ["new-space", "old-space"].map(|name| scene.folder(name));
     pair.new.sql(&format!(
@@ -80,13 +80,13 @@ fn pair_with_a_database(scene: &Scene) -> Pair {
     pair
 }
 
-fn mapped(scene: &Scene, rebuild: Rebuild) -> Rebuild {
+pub fn mapped(scene: &Scene, rebuild: Rebuild) -> Rebuild {
     let mapping = std::fs::read_to_string(scene.path().join("mapping")).unwrap();
     rebuild.args(["-T", &mapping])
 }
 
-const TO_SPACE: &str = "ALTER DATABASE app SET TABLESPACE space";
-const TO_DEFAULT: &str = "ALTER DATABASE app SET TABLESPACE pg_default";
+pub const TO_SPACE: &str = "ALTER DATABASE app SET TABLESPACE space";
+pub const TO_DEFAULT: &str = "ALTER DATABASE app SET TABLESPACE pg_default";
 
 #[test]
 fn a_database_that_moves_during_the_run_is_whole_on_the_standby() {

@@ -6,7 +6,7 @@ use crate::oracle::{assert_untouched, tree};
 use crate::wrong_side::{inspected, sentences};
 
 /// A primary and a standby that streams with slot "db1".
-fn with_slot(scene: &Scene) -> (Cluster, Cluster) {
+pub fn with_slot(scene: &Scene) -> (Cluster, Cluster) {
     let pair = Pair::streaming_with(scene, &["--create-slot", "--slot", "db1"], |old| {
         old.sql(
             "CREATE TABLE t AS SELECT i, repeat('x', 100) AS f FROM generate_series(1, 5000) AS i",

@@ -94,7 +94,7 @@ fn an_error_of_the_source_names_its_host_and_what_to_do_there() {
     let scene = Scene::new();
     let pair = Pair::diverged(&scene);
     let closed = pair.new.pgdata().join("pg_hba.conf");
-    fs::set_permissions(&closed, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o0)).unwrap();
     let place = scene.path().join("configuration");
     let said = pair
         .rebuild()

@@ -100,6 +100,7 @@ impl Close<'_> {
     }
 
     fn marker(&self) -> Marker {
+        let options = self.run.options;
         Marker {
             message: marker::MESSAGE.to_owned(),
             pg_reseed_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -109,6 +110,8 @@ impl Close<'_> {
             source_host: self.facts.host.name.clone(),
             source_system_identifier: self.facts.control.system_identifier.to_string(),
             start_lsn: self.start_lsn,
+            command: options.command.clone(),
+            directory: options.working_directory.display().to_string(),
             is_seed: self.cleared.findings().is_seed,
             before: self.before.map(|cluster| Before {
                 history: cluster.history.clone(),

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::client::finish::ahead::Ahead;
 use crate::client::run::Run;
 use crate::client::source::{Source, SourceError};
 use crate::client::transfer::error::TransferError;
@@ -72,7 +73,8 @@ impl WalError {
     }
 }
 
-/// Brings the WAL from start to stop, or proves that the standby will find it, and brings all history files.
+/// Brings the WAL from start to stop, but what came ahead, or proves that the standby will find it, and brings all
+/// history files.
 ///
 /// # Errors
 /// A segment is not on the source any more, something cannot be moved or written, or a proof fails.
@@ -82,13 +84,17 @@ pub async fn supply(
     target: &Arc<ClosedTarget>,
     facts: &SourceFacts,
     stopped: &Stopped,
+    ahead: Ahead,
 ) -> Result<(), WalError> {
     let Stopped {
         stop_lsn, label, ..
     } = stopped;
+    // A standby's backup ends where its control file says, and what it has replayed may be far ahead of that.
+    let last_byte = Lsn(stop_lsn.0.saturating_sub(1));
+    let from = ahead.end.min(last_byte).max(label.start_lsn);
     let request = Request::WalFiles {
         timeline: label.start_timeline,
-        from: label.start_lsn,
+        from,
         to: *stop_lsn,
     };
     let segment_bytes = facts.control.wal_segment_bytes;
@@ -106,17 +112,20 @@ pub async fn supply(
     let (Answer::WalFiles { mut files }, _) = source.ask(&request, Vec::new()).await? else {
         return Err(SourceError::Unfitting("WAL files").into());
     };
-    if let Some(file) = unlawful(&files, needed(), segment_bytes) {
+    let rest = segments(label.start_timeline, from, *stop_lsn, segment_bytes);
+    if let Some(file) = unlawful(&files, rest, segment_bytes) {
         return Err(WalError::Name(file.name.clone()));
     }
     if run.options.brings_wal {
-        if let Some(absent) = absent(&files, needed(), segment_bytes) {
+        let all = ahead.files.iter().chain(&files);
+        if let Some(absent) = absent(all, needed(), segment_bytes) {
             return Err(WalError::NotNamed(absent.file_name(segment_bytes)));
         }
+        files.retain(|file| ahead.files.iter().all(|here| here.name != file.name));
     } else {
         files.retain(|file| Name::classify(file.name.as_bytes()) != Name::Segment);
     }
-    bring(run, source, target, files, facts.control.block_bytes).await
+    bring(run, source, target, &files, facts.control.block_bytes).await
 }
 
 /// A file that the agent has no reason to name: neither a whole segment of those needed, on whatever timeline, nor a
@@ -151,8 +160,8 @@ fn unlawful(
 }
 
 /// The first segment that no file is, of whatever timeline.
-fn absent(
-    files: &[WalFile],
+fn absent<'f>(
+    files: impl Iterator<Item = &'f WalFile>,
     mut needed: impl Iterator<Item = SegmentName>,
     segment_bytes: u32,
 ) -> Option<SegmentName> {
@@ -200,19 +209,19 @@ async fn prove(
     Ok(())
 }
 
-/// Brings files into an empty pg_wal.
-async fn bring(
+/// Brings files into a pg_wal that was emptied.
+pub(super) async fn bring(
     run: &Run<'_>,
     source: &Source,
     target: &Arc<ClosedTarget>,
-    files: Vec<WalFile>,
+    files: &[WalFile],
     block_bytes: u32,
 ) -> Result<(), WalError> {
     let named = files
-        .into_iter()
-        .map(|file| match wal_path(&file) {
+        .iter()
+        .map(|file| match wal_path(file) {
             Some(path) => Ok((file, path)),
-            None => Err(WalError::Name(file.name)),
+            None => Err(WalError::Name(file.name.clone())),
         })
         .collect::<Result<Vec<_>, _>>()?;
     let worker = |error| WalError::Transfer(TransferError::Worker(error));

@@ -10,7 +10,7 @@ use crate::facts::{Condition, Live, Running, SourceFacts, Standing, TargetCluste
 use crate::link::name;
 use crate::pg::conninfo::Conninfo;
 use crate::pg::opts::Opts;
-use crate::postmaster::{self};
+use crate::postmaster::{self, Receives};
 use crate::sql::{Defaults, SOCKET_DIRECTORIES, Session};
 
 /// How long the target's server may take to say where it stands.
@@ -32,11 +32,30 @@ pub async fn complete(target: &mut TargetFacts, pgdata: &Path, config_file: Opti
     if let Condition::Cluster(cluster) = &mut target.condition {
         let mut standing = standing(pgdata, config_file, cluster);
         if let Running::Server { pid } = cluster.running {
-            standing.receives = postmaster::receiver(pid).is_some();
+            let receiver = postmaster::receiver(pid);
+            standing.receives = receiver.is_some();
+            standing.received = receiver.and_then(|receiver| match receiver.receives {
+                Receives::Streams(lsn) => lsn,
+                Receives::Unknown => None,
+            });
             let asked = tokio::time::timeout(SAID_WITHIN, ask(&standing, &user));
             standing.live = asked.await.ok().flatten();
         }
         cluster.standing = standing;
+    }
+}
+
+/// Asks the target's server once more where it stands, if it let us in before.
+pub async fn ask_again(target: &TargetFacts) -> Option<Live> {
+    match &target.condition {
+        Condition::Cluster(cluster) if cluster.standing.live.is_some() => {
+            let asked = ask(&cluster.standing, &target.user);
+            tokio::time::timeout(SAID_WITHIN, asked)
+                .await
+                .ok()
+                .flatten()
+        }
+        _ => None,
     }
 }
 
@@ -45,7 +64,8 @@ fn standing(pgdata: &Path, config_file: Option<&Path>, cluster: &TargetCluster) 
     let opts = read_if_there(&pgdata.join("postmaster.opts"), SMALL_FILE_MAX);
     let opts = opts.ok().flatten();
     // No base backup has the file, and each start writes it.
-    let is_unstarted = opts.is_none() && disk::exists(&pgdata.join("backup_label"));
+    let is_unstarted =
+        opts.is_none() && disk::exists(&pgdata.join("backup_label")) || cluster.backup.is_some();
     let opts = opts.unwrap_or_default();
     let opts = Opts::parse(&String::from_utf8_lossy(&opts)).unwrap_or_default();
     let last_file = opts.setting("config_file").map(PathBuf::from);
@@ -78,6 +98,7 @@ fn standing(pgdata: &Path, config_file: Option<&Path>, cluster: &TargetCluster) 
         primary_slot_name: setting("primary_slot_name"),
         live: None,
         receives: false,
+        received: None,
         is_unstarted,
     }
 }

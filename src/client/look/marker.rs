@@ -18,6 +18,9 @@ pub struct Marker {
     pub source_host: String,
     pub source_system_identifier: String,
     pub start_lsn: Lsn,
+    /// The words of the command, without secrets, and where it was typed.
+    pub command: Vec<String>,
+    pub directory: String,
     /// The target held nothing before the first of the interrupted runs.
     pub is_seed: bool,
     pub before: Option<Before>,

@@ -12,13 +12,16 @@ use crate::disk::close::is_our_pid_file;
 use crate::disk::facts as disk;
 use crate::disk::read::read_if_there;
 use crate::disk::target::Held;
+use crate::disk::wal::written_end;
 use crate::disk::walk::{self, Kind};
 use crate::errors::chain;
 use crate::facts::{
     Condition, Interrupted, OwnStream, Running, SharedWal, Standing, TargetCluster, TargetFacts,
+    Unstarted,
 };
 use crate::path::RelPath;
 use crate::pg::control::ControlFile;
+use crate::pg::label::BackupLabel;
 use crate::pg::layout::{self, Class, HostLocal};
 use crate::pg::lsn::Lsn;
 use crate::pg::timeline::{History, TimelineId};
@@ -102,6 +105,13 @@ fn cluster(
     let marker = marker(pgdata)?
         .filter(|_| conf::is_closed(pgdata) || ControlSource::InPlace.decode(pgdata).is_err());
     let (control, mut control_problem) = control(pgdata, marker.is_some());
+    let backup = control
+        .as_ref()
+        .filter(|_| marker.is_none())
+        .and_then(|control| backup(pgdata, control));
+    // A checkpoint that no server starts from is told to nobody.
+    let label = backup.as_ref().and_then(|backup| backup.label.as_ref());
+    let control = control.map(|control| control.cured(label));
     let wal = pgdata.join("pg_wal");
     let timeline = control
         .as_ref()
@@ -142,11 +152,16 @@ fn cluster(
             started_unix_seconds: marker.started_unix_seconds,
             start_lsn: marker.start_lsn,
             is_seed: marker.is_seed,
+            source_host: marker.source_host,
+            command: marker.command,
+            directory: marker.directory,
         }),
+        backup,
         history,
         newest_wal_timeline,
         wal_segments_end,
         has_standby_signal: disk::exists(&pgdata.join("standby.signal")),
+        has_recovery_signal: disk::exists(&pgdata.join("recovery.signal")),
         is_owner: facts.is_owner,
         mode: facts.mode,
         identity: facts.identity,
@@ -244,20 +259,29 @@ fn control(pgdata: &Path, is_interrupted: bool) -> (Option<ControlFile>, Option<
     }
 }
 
-/// The highest timeline that has a segment in pg_wal, and the end of the last segment of `timeline`.
+/// The base backup that the directory is, if no server was started in it since: one would have put the label away
+/// (PostgreSQL `xlog.c:StartupXLOG`), written its own checkpoint and left its options behind.
+fn backup(pgdata: &Path, control: &ControlFile) -> Option<Unstarted> {
+    let is_rebuilt = control.is_poisoned();
+    let text = read_if_there(&pgdata.join("backup_label"), SMALL_FILE_MAX);
+    let label = text
+        .ok()
+        .flatten()
+        .and_then(|text| BackupLabel::parse(&text).ok());
+    let is_copy = label.is_some() && !disk::exists(&pgdata.join("postmaster.opts"));
+    (is_rebuilt || is_copy).then_some(Unstarted { label, is_rebuilt })
+}
+
+/// The highest timeline that has a segment in pg_wal, and the end of the last segment of `timeline` that was written
+/// to. A name says enough of the timeline: nobody makes segments for one that it has not reached.
 fn newest_wal(
     wal: &Path,
     timeline: TimelineId,
     segment_bytes: u32,
 ) -> (Option<TimelineId>, Option<Lsn>) {
-    let mut newest = None;
-    let mut end = None;
-    for segment in disk::segments(wal, segment_bytes).unwrap_or_default() {
-        newest = newest.max(Some(segment.timeline));
-        if segment.timeline == timeline {
-            end = end.max(Some(segment.end(segment_bytes)));
-        }
-    }
+    let segments = disk::segments(wal, segment_bytes).unwrap_or_default();
+    let newest = segments.iter().map(|segment| segment.timeline).max();
+    let end = written_end(wal, timeline, segment_bytes).unwrap_or_default();
     (newest, end)
 }
 

@@ -11,5 +11,5 @@ pub mod record;
 mod samples;
 
 pub use copies::{Directory, Doubt, FileCopies, Made};
-pub use reader::{End, Geometry, Reader};
+pub use reader::{End, Geometry, Reader, SEGMENT_HEAD_BYTES, is_written};
 pub use record::{Malformed, Record};

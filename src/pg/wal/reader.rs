@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use crate::pg::control::ControlFile;
-use crate::pg::lsn::Lsn;
+use crate::pg::lsn::{Lsn, SegmentName};
 use crate::pg::wal::record::{HEADER_BYTES, Record};
 
 /// Length of a page's header, and of the first one in a segment (`xlog_internal.h`, aligned).
@@ -68,6 +68,19 @@ pub enum End {
     Incomplete,
     #[error("the record there has a wrong checksum")]
     Checksum,
+}
+
+/// Bytes at the beginning of a segment that tell whether it was written to.
+pub const SEGMENT_HEAD_BYTES: usize = 20;
+
+/// Whether a segment whose file begins with `head` holds WAL of its own. One that was made for later use holds zero
+/// bytes, or what it held under its old name (`xlog.c: XLogFileInit, InstallXLogFileSegment`). The first page may be a
+/// copy from the timeline before (`XLogFileCopy`).
+#[must_use]
+pub fn is_written(head: &[u8], segment: &SegmentName, segment_bytes: u32) -> bool {
+    u16_at(head, 0) != 0
+        && u32_at(head, 4) <= segment.timeline.0
+        && Lsn(u64_at(head, 8)) == segment.begin(segment_bytes)
 }
 
 /// Reads records in order. `read` fills a page that begins at an LSN, or says that it is not there.
@@ -329,6 +342,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::pg::timeline::TimelineId;
     use crate::pg::wal::samples::{GEOMETRY, Log};
 
     fn read_all(log: &Log, bytes: Vec<u8>) -> (Vec<(Lsn, Vec<u8>)>, Lsn, End) {
@@ -509,5 +523,24 @@ mod tests {
         assert_eq!(record.end, Lsn(log.begin().0 + 65536));
         assert!(reader.next_record().unwrap().is_none());
         assert_eq!(reader.end(), Some(End::Absent));
+    }
+
+    #[test]
+    fn a_segment_that_was_made_for_later_use_was_not_written() {
+        let segment = |timeline, number| SegmentName {
+            timeline: TimelineId(timeline),
+            number,
+        };
+        let mut head = [0; SEGMENT_HEAD_BYTES];
+        assert!(!is_written(&head, &segment(1, 0), 16 << 20));
+        head[..2].copy_from_slice(&0xd110_u16.to_le_bytes());
+        head[4] = 2;
+        head[8..16].copy_from_slice(&0x500_0000_u64.to_le_bytes());
+        assert!(is_written(&head, &segment(2, 5), 16 << 20));
+        // The beginning of a timeline holds what was copied from the one before.
+        assert!(is_written(&head, &segment(3, 5), 16 << 20));
+        assert!(!is_written(&head, &segment(2, 6), 16 << 20));
+        assert!(!is_written(&head, &segment(1, 5), 16 << 20));
+        assert!(!is_written(&head[..8], &segment(2, 5), 16 << 20));
     }
 }

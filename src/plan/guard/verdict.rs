@@ -108,7 +108,6 @@ mod tests {
     use super::super::situation::SlotWish;
     use super::*;
     use crate::facts::{Condition, Interrupted, Running};
-    use crate::pg::lsn::Lsn;
     use crate::pg::timeline::TimelineId;
     use crate::plan::samples::{identity, target};
     use crate::plan::tablespaces::Mapping;
@@ -142,8 +141,7 @@ mod tests {
     fn an_interrupted_run_can_be_repeated() {
         let marker = Interrupted {
             is_seed: true,
-            started_unix_seconds: 1,
-            start_lsn: Lsn(1),
+            ..Interrupted::default()
         };
         let mut scene = Scene::new();
         scene.cluster().interrupted = Some(marker.clone());

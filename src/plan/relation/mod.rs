@@ -188,7 +188,8 @@ fn relate_cluster(cluster: &TargetCluster, source: &SourceFacts) -> Relation {
     }
     // The control file of a server that runs lags behind it.
     let live = cluster.standing.live.as_ref();
-    let target_end = end_of_wal(control).max(live.map_or(Lsn::INVALID, |live| live.end));
+    let said = live.map(|live| live.end).or(cluster.standing.received);
+    let target_end = end_of_wal(control).max(said.unwrap_or(Lsn::INVALID));
     let common = divergence(&cluster.history, &source.history);
     let reached = timeline_reached(cluster);
     if let Some(reached) = reached.filter(|reached| reached.0 > source.timeline.0) {
@@ -214,7 +215,8 @@ fn relate_cluster(cluster: &TargetCluster, source: &SourceFacts) -> Relation {
             lost_bytes: target_end.max(end).bytes_since(at),
         };
     }
-    let is_exact = control.state.is_shut_down();
+    // A standby that was asked has said where its WAL ends.
+    let is_exact = control.state.is_shut_down() || live.is_some_and(|live| live.in_recovery);
     match common.lsn {
         None => relate_on_one_timeline(timeline, target_end, source),
         Some(lsn) if target_end > lsn => Relation::Diverged {
@@ -501,8 +503,7 @@ mod tests {
     fn an_interrupted_run_remembers_what_was() {
         let marker = Some(Interrupted {
             is_seed: true,
-            started_unix_seconds: 1,
-            start_lsn: Lsn(1),
+            ..Interrupted::default()
         });
         let rebuild = related(|cluster, _| cluster.interrupted.clone_from(&marker));
         assert!(!rebuild.is_seed());

@@ -4,6 +4,10 @@
 //! whether the source still has it. A standby asks from the begin of the segment on in which its own WAL ends
 //! (PostgreSQL `walreceiverfuncs.c:RequestXLogStreaming`).
 
+mod by_state;
+mod supply;
+mod words;
+
 use serde::Serialize;
 
 use crate::facts::{Condition, Running, SharedWal, SourceFacts, TargetCluster, TargetFacts};
@@ -11,19 +15,12 @@ use crate::pg::control::ClusterState;
 use crate::pg::lsn::{Lsn, SegmentName};
 use crate::plan::lineage::Lineage;
 use crate::plan::relation::Relation;
-use crate::plan::words::Bytes;
+use crate::plan::state::State;
 
-/// Why WAL that is there will still be there when it is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Keeper {
-    /// The standby's replication slot.
-    Slot,
-    /// `wal_keep_size` is larger than the distance.
-    WalKeepSize,
-    /// Nothing: the source's next checkpoint may remove it.
-    Nothing,
-}
+pub use self::by_state::advise_alone;
+use self::by_state::{is_broken, of_state};
+pub use self::supply::Keeper;
+use self::supply::{Supply, supply};
 
 /// The conclusion. Its name in reports is in kebab case.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -35,6 +32,28 @@ pub enum Advice {
     Unusable { problem: String },
     /// A rebuild was interrupted.
     RunAgain,
+    /// pg_reseed works on it, or its server starts, stops or recovers: to be asked again later.
+    Wait { state: String },
+    /// A rebuild has finished: it is to be started. It needs WAL from `needs` on; `kept_by` is absent where no source
+    /// was asked.
+    Start { needs: Lsn, kept_by: Option<Keeper> },
+    /// A rebuild has finished, and what was needed to start it was removed.
+    Broken,
+    /// It streams from the source. Where no source was asked, from whomever it says.
+    Healthy {
+        lag_bytes: Option<u64>,
+        lag_seconds: Option<u64>,
+        slot: Option<String>,
+    },
+    /// It streams, and its replay is paused.
+    Paused {
+        lag_bytes: Option<u64>,
+        lag_seconds: Option<u64>,
+    },
+    /// It runs as a standby and receives nothing, for reasons that leave it its WAL.
+    NotStreaming { reasons: Vec<String> },
+    /// It runs as a standby of another server.
+    OfAnother { server: String },
     /// It needs no rebuild: the source has all WAL from `needs` on.
     Reattach { needs: Lsn, kept_by: Keeper },
     /// The source's pg_wal begins behind `needs`, but it archives.
@@ -69,6 +88,7 @@ impl Advice {
             self,
             Advice::Seed
                 | Advice::RunAgain
+                | Advice::Broken
                 | Advice::WalGone { .. }
                 | Advice::Rebuild { .. }
                 | Advice::CannotTell
@@ -83,110 +103,29 @@ impl Advice {
         let makes_standby = self.is_rebuild() && self != Advice::RunAgain
             || matches!(
                 self,
-                Advice::Reattach { .. } | Advice::ReattachFromArchive { .. }
+                Advice::Reattach { .. }
+                    | Advice::ReattachFromArchive { .. }
+                    | Advice::Start { .. }
+                    | Advice::Healthy { .. }
+                    | Advice::Paused { .. }
+                    | Advice::NotStreaming { .. }
+                    | Advice::OfAnother { .. }
             );
         match lineage {
             Lineage::OfTarget(_) if makes_standby => Advice::SourceFollowsTarget,
             _ => self,
         }
     }
-
-    /// What it means, one sentence each.
-    #[must_use]
-    pub fn sentences(&self) -> Vec<String> {
-        let sentence = |text: &str| vec![text.to_owned()];
-        match self {
-            Advice::Seed => sentence("Nothing is there: a rebuild seeds it with everything."),
-            Advice::Unusable { problem } => vec![format!("It cannot be judged: {problem}.")],
-            Advice::RunAgain => sentence(
-                "It cannot start until a rebuild has finished: run the interrupted command again.",
-            ),
-            Advice::Reattach { needs, kept_by } => {
-                let mut text = vec![format!(
-                    "No rebuild is needed: the source has all WAL from {needs} on. Start it as a standby of \
-                     the source."
-                )];
-                text.push(match kept_by {
-                    Keeper::Slot => "Its replication slot keeps that WAL.".to_owned(),
-                    Keeper::WalKeepSize => {
-                        "The source's wal_keep_size keeps that WAL for now.".to_owned()
-                    }
-                    Keeper::Nothing => {
-                        "Nothing keeps that WAL: start it before the source's next checkpoint, or make a \
-                         replication slot."
-                            .to_owned()
-                    }
-                });
-                text
-            }
-            Advice::ReattachFromArchive { needs, oldest } => vec![
-                format!("It needs WAL from {needs} on. {}", begins(*oldest)),
-                "The source archives its WAL: with a restore_command that reaches the archive, no rebuild is \
-                 needed. Without one it needs a rebuild."
-                    .to_owned(),
-            ],
-            Advice::WalGone { needs, oldest } => vec![format!(
-                "It needs a rebuild: it would ask for WAL from {needs} on. {}",
-                begins(*oldest)
-            )],
-            Advice::Rebuild { is_sure: true } => sentence(
-                "It needs a rebuild, or pg_rewind. WAL that only it has is lost then.",
-            ),
-            Advice::Rebuild { is_sure: false } => sentence(
-                "It was not shut down cleanly, so it may have writes of its own: it needs a rebuild.",
-            ),
-            Advice::CannotTell => sentence(
-                "Their histories do not show whether it has writes of its own: only a rebuild, which \
-                 compares everything, makes it equal.",
-            ),
-            Advice::HistoryUntold { oldest } => vec![
-                format!(
-                    "Whether it has writes of its own cannot be told: another server may have gone on from the same \
-                     position under the same timeline, and the WAL that would show it is not on both sides any more. {}",
-                    begins(*oldest)
-                ),
-                "Only if you know that it never was a primary and never followed another one, start it as a standby \
-                 with a restore_command that reaches the source's archive; otherwise rebuild it, which compares \
-                 everything."
-                    .to_owned(),
-            ],
-            Advice::SwitchoverReady { checkpoint } => vec![format!(
-                "The source, a standby, has replayed everything up to the shutdown checkpoint at {checkpoint}: \
-                 it can be promoted without losing anything."
-            )],
-            Advice::SwitchoverTooEarly { missing_bytes } => vec![format!(
-                "The source, a standby, has not replayed the last {} of WAL: a promotion now would lose them.",
-                Bytes(*missing_bytes)
-            )],
-            Advice::SourceIsBehind { bytes } => vec![format!(
-                "The source, a standby, is {} of WAL behind it: wait until the source has caught up, or take \
-                 another source.",
-                Bytes(*bytes)
-            )],
-            Advice::LookTwice => sentence(
-                "It may be the real primary. Make sure which of the two holds the data that you want before \
-                 anything is rebuilt.",
-            ),
-            Advice::SourceFollowsTarget => sentence(
-                "Neither start it as a standby of the source nor rebuild it from there.",
-            ),
-            Advice::Foreign => sentence(
-                "It never was the same cluster as the source. Check the data directory and the source.",
-            ),
-        }
-    }
-}
-
-fn begins(oldest: Option<Lsn>) -> String {
-    match oldest {
-        Some(oldest) => format!("The source's pg_wal begins at {oldest}."),
-        None => "The source's pg_wal does not have its newest WAL.".to_owned(),
-    }
 }
 
 /// Draws the conclusion.
 #[must_use]
-pub fn advise(target: &TargetFacts, source: &SourceFacts, relation: &Relation) -> Advice {
+pub fn advise(
+    target: &TargetFacts,
+    source: &SourceFacts,
+    relation: &Relation,
+    state: &State,
+) -> Advice {
     let cluster = match &target.condition {
         Condition::Missing | Condition::Empty { .. } => return Advice::Seed,
         Condition::Unknown { example } => {
@@ -194,9 +133,34 @@ pub fn advise(target: &TargetFacts, source: &SourceFacts, relation: &Relation) -
                 problem: format!("it holds \"{example}\" and no PG_VERSION"),
             };
         }
+        Condition::Cluster(_) if *state == State::InWork => {
+            return Advice::Wait {
+                state: state.to_string(),
+            };
+        }
         Condition::Cluster(cluster) if cluster.interrupted.is_some() => return Advice::RunAgain,
         Condition::Cluster(cluster) => cluster,
     };
+    if let Relation::Foreign { .. } = relation {
+        return Advice::Foreign;
+    }
+    if is_broken(target) {
+        return Advice::Broken;
+    }
+    let may_follow = match relation {
+        Relation::Same { .. }
+        | Relation::Lagging { .. }
+        | Relation::CleanAncestor { .. }
+        | Relation::AheadSameTimeline { .. } => true,
+        // The control file of a standby that runs, and of a backup, lags behind what they are.
+        Relation::PossiblyDiverged { .. } => {
+            cluster.backup.is_some() || matches!(state, State::Streaming(_))
+        }
+        _ => false,
+    };
+    if may_follow && let Some(advice) = of_state(cluster, source, state) {
+        return advice;
+    }
     let advice = match relation {
         Relation::Foreign { .. } => Advice::Foreign,
         Relation::NewerTimeline { .. } => Advice::LookTwice,
@@ -275,19 +239,10 @@ fn reattach(cluster: &TargetCluster, target_end: Lsn, source: &SourceFacts) -> A
     let from = redo.filter(|_| !has_own).unwrap_or(target_end);
     let needs = SegmentName::of(from, source.timeline, unit).begin(unit);
     let oldest = source.oldest_wal;
-    if oldest.is_some_and(|oldest| oldest <= needs) {
-        let kept_by = if slot_keeps(source, needs) {
-            Keeper::Slot
-        } else if source.current_lsn.bytes_since(needs) < source.settings.wal_keep_bytes {
-            Keeper::WalKeepSize
-        } else {
-            Keeper::Nothing
-        };
-        Advice::Reattach { needs, kept_by }
-    } else if source.settings.archive_mode == "off" {
-        Advice::WalGone { needs, oldest }
-    } else {
-        Advice::ReattachFromArchive { needs, oldest }
+    match supply(source, needs) {
+        Supply::Kept(kept_by) => Advice::Reattach { needs, kept_by },
+        Supply::Gone => Advice::WalGone { needs, oldest },
+        Supply::Archived => Advice::ReattachFromArchive { needs, oldest },
     }
 }
 
@@ -307,30 +262,25 @@ fn proven(advice: Advice, cluster: &TargetCluster, source: &SourceFacts) -> Advi
     }
 }
 
-fn slot_keeps(source: &SourceFacts, needs: Lsn) -> bool {
-    // A slot keeps whole segments.
-    let unit = source.control.wal_segment_bytes;
-    let begin = |lsn| SegmentName::of(lsn, source.timeline, unit).begin(unit);
-    source.slot.as_ref().is_some_and(|slot| {
-        slot.is_physical
-            && slot
-                .restart_lsn
-                .is_some_and(|restart| begin(restart) <= needs)
-            && matches!(slot.wal_status.as_str(), "reserved" | "extended")
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::facts::{Interrupted, SlotFacts};
+    use crate::facts::{Interrupted, Live, Receiver, SlotFacts};
     use crate::pg::timeline::{History, TimelineId};
     use crate::plan::lineage::Evidence;
     use crate::plan::relation::relate;
-    use crate::plan::samples;
+    use crate::plan::samples::{self, END};
+    use crate::plan::state::{self, Beside};
 
     fn advice(target: &TargetFacts, source: &SourceFacts) -> Advice {
-        advise(target, source, &relate(target, source))
+        let beside = Beside {
+            source,
+            is_sender: false,
+            is_named: true,
+            later: None,
+        };
+        let state = state::state(target, Some(beside), &[]);
+        advise(target, source, &relate(target, source), &state)
     }
 
     fn target(change: impl FnOnce(&mut TargetCluster)) -> TargetFacts {
@@ -488,13 +438,90 @@ mod tests {
             Advice::Seed
         );
         let interrupted = target(|cluster| {
-            cluster.interrupted = Some(Interrupted {
-                is_seed: false,
-                started_unix_seconds: 0,
-                start_lsn: Lsn(1),
-            });
+            cluster.interrupted = Some(Interrupted::default());
         });
         assert_eq!(advice(&interrupted, &source), Advice::RunAgain);
+    }
+
+    /// What is advised for a standby that runs, when the source is or is not whom it receives from, or would.
+    fn of_running(target: &TargetFacts, source: &SourceFacts, is_its: bool) -> Advice {
+        let beside = Beside {
+            source,
+            is_sender: is_its,
+            is_named: is_its,
+            later: None,
+        };
+        let state = state::state(target, Some(beside), &[]);
+        advise(target, source, &relate(target, source), &state)
+    }
+
+    #[test]
+    fn a_standby_that_runs_is_judged_by_what_it_receives() {
+        let mut source = samples::source();
+        let mut target = standby(END.0 - 0x100);
+        let Condition::Cluster(cluster) = &mut target.condition else {
+            panic!("no cluster");
+        };
+        cluster.control.as_mut().unwrap().state = ClusterState::InArchiveRecovery;
+        cluster.running = Running::Server { pid: 7 };
+        let streaming = Receiver {
+            status: "streaming".to_owned(),
+            host: "db2".to_owned(),
+            port: 5432,
+            slot: None,
+        };
+        cluster.standing.primary_conninfo = Some("host=db2".to_owned());
+        cluster.standing.live = Some(Live {
+            in_recovery: true,
+            end: Lsn(END.0 - 8),
+            receiver: Some(streaming),
+            ..Live::default()
+        });
+        let change = |target: &TargetFacts, change: &dyn Fn(&mut Live)| {
+            let mut target = target.clone();
+            if let Condition::Cluster(cluster) = &mut target.condition {
+                change(cluster.standing.live.as_mut().unwrap());
+            }
+            target
+        };
+        assert!(matches!(
+            of_running(&target, &source, true),
+            Advice::Healthy { .. }
+        ));
+        assert!(matches!(
+            of_running(&target, &source, false),
+            Advice::OfAnother { .. }
+        ));
+        let paused = change(&target, &|live| live.recovery.is_paused = true);
+        assert!(matches!(
+            of_running(&paused, &source, true),
+            Advice::Paused { .. }
+        ));
+        let deaf = change(&target, &|live| live.receiver = None);
+        assert!(matches!(
+            of_running(&deaf, &source, true),
+            Advice::NotStreaming { .. }
+        ));
+        assert!(matches!(
+            of_running(&deaf, &source, false),
+            Advice::OfAnother { .. }
+        ));
+        source.oldest_wal = Some(END);
+        assert!(matches!(
+            of_running(&deaf, &source, true),
+            Advice::WalGone { .. }
+        ));
+        // Its own writes outweigh that it seems to receive.
+        if let Condition::Cluster(cluster) = &mut target.condition {
+            cluster.shared_wal = SharedWal::Parts {
+                at: Lsn(1),
+                end: Lsn(2),
+            };
+        }
+        assert_eq!(
+            of_running(&target, &source, true),
+            Advice::Rebuild { is_sure: true }
+        );
     }
 
     #[test]
@@ -510,6 +537,12 @@ mod tests {
         for (advice, stays) in [
             (reattach, false),
             (Advice::Rebuild { is_sure: true }, false),
+            (
+                Advice::OfAnother {
+                    server: String::new(),
+                },
+                false,
+            ),
             (Advice::CannotTell, false),
             (ready, true),
             (Advice::LookTwice, true),

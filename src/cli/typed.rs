@@ -1,0 +1,209 @@
+//! The command as it was typed, without its secrets: what may be kept in a file and shown to people.
+
+use std::ffi::OsString;
+
+use crate::pg::conninfo::Conninfo;
+
+/// Ends of names whose values are secrets: keywords of connection strings and variables of programs.
+const SECRET_NAMES: [&str; 6] = [
+    "password",
+    "passwd",
+    "passphrase",
+    "secret",
+    "sshpass",
+    "token",
+];
+
+/// Keys in connection strings.
+const SECRET_KEYS: [&str; 2] = ["scram_client_key", "scram_server_key"];
+
+/// The words of the command, so that it can be typed again: with the variables that had a part in it, and without
+/// secrets. `variables` are their names, `variable` tells their values.
+pub fn words<'a>(
+    args: &[OsString],
+    variables: impl IntoIterator<Item = &'a str>,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Vec<String> {
+    let set: Vec<String> = variables
+        .into_iter()
+        .filter_map(|name| Some(format!("{name}={}", variable(name)?)))
+        .collect();
+    let env = (!set.is_empty()).then(|| "env".to_owned());
+    let args = args.iter().map(|word| word.to_string_lossy().into_owned());
+    env.into_iter()
+        .chain(set)
+        .chain(args)
+        .map(|word| without_secrets(&word))
+        .collect()
+}
+
+/// A word without the secrets in it.
+fn without_secrets(word: &str) -> String {
+    let (option, value) = match word.split_once('=') {
+        Some((option, value)) if option.starts_with("--") => (Some(option), value),
+        _ => (None, word),
+    };
+    let shown = match Conninfo::parse(value) {
+        Ok(conninfo) => {
+            let shown = conninfo.without_secrets();
+            if shown == conninfo {
+                value.to_owned()
+            } else {
+                shown.to_keyword_value().unwrap_or_default()
+            }
+        }
+        Err(_) => scrubbed(value),
+    };
+    match option {
+        Some(option) => format!("{option}={shown}"),
+        None => shown,
+    }
+}
+
+/// A text of whatever kind, such as a command of a shell, without the values of names that stand for secrets and
+/// without the passwords of URIs.
+fn scrubbed(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(['=', ':']) {
+        let (before, behind) = rest.split_at(at);
+        shown.push_str(before);
+        rest = if behind.starts_with('=') {
+            after_assignment(&mut shown, behind)
+        } else {
+            after_colon(&mut shown, behind)
+        };
+    }
+    shown + rest
+}
+
+/// Goes on behind `=value`; the value stays out when the name in front of it says so.
+fn after_assignment<'a>(shown: &mut String, behind: &'a str) -> &'a str {
+    let is_of_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    let trimmed = shown.trim_end();
+    let begin = trimmed.rfind(|letter| !is_of_name(letter));
+    let name = &trimmed[begin.map_or(0, |at| at + 1)..];
+    let small = name.to_ascii_lowercase();
+    let is_secret = SECRET_NAMES.iter().any(|end| small.ends_with(end))
+        || SECRET_KEYS.contains(&small.as_str());
+    let is_keyword = small == name;
+    let value = behind.trim_start_matches('=');
+    if !is_secret || value.len() + 1 != behind.len() {
+        shown.push('=');
+        return &behind[1..];
+    }
+    let value = if is_keyword {
+        value.trim_start()
+    } else {
+        value
+    };
+    let rest = match value.chars().next() {
+        Some(quote @ ('\'' | '"')) => behind_quote(&value[1..], quote),
+        _ => {
+            let end = value.find(|letter: char| letter.is_whitespace() || "'\"&;".contains(letter));
+            &value[end.unwrap_or(value.len())..]
+        }
+    };
+    if is_keyword {
+        // In a connection string the next value would be taken for this one.
+        let length = begin.map_or(0, |at| at + 1);
+        shown.truncate(length);
+        rest.strip_prefix(' ').unwrap_or(rest)
+    } else {
+        shown.push('=');
+        rest
+    }
+}
+
+/// What follows the closing quote.
+fn behind_quote(text: &str, quote: char) -> &str {
+    let mut is_escaped = false;
+    for (at, letter) in text.char_indices() {
+        if !is_escaped && letter == quote {
+            return &text[at + letter.len_utf8()..];
+        }
+        is_escaped = letter == '\\' && !is_escaped;
+    }
+    ""
+}
+
+/// Goes on behind `://user:password` without the password, or behind the colon.
+fn after_colon<'a>(shown: &mut String, behind: &'a str) -> &'a str {
+    let Some(authority) = behind.strip_prefix("://") else {
+        shown.push(':');
+        return &behind[1..];
+    };
+    shown.push_str("://");
+    let end = authority.find(|letter: char| letter.is_whitespace() || "/?#'\"".contains(letter));
+    let (login, _) = authority.split_at(end.unwrap_or(authority.len()));
+    match login.rsplit_once('@') {
+        Some((login, _)) if login.contains(':') => {
+            shown.push_str(login.split(':').next().unwrap_or_default());
+            &authority[login.len()..]
+        }
+        _ => authority,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_secret_stays_in_what_is_kept() {
+        for (word, shown) in [
+            ("host=b password=geheim user=r", "host=b user=r"),
+            ("--dbname=host=b password='ge heim'", "--dbname=host=b"),
+            ("-dhost=b password=geheim user=r", "-dhost=b user=r"),
+            (
+                "postgresql://r:geheim@b:5433/x?sslmode=require",
+                "user=r port=5433 host=b dbname=x sslmode=require",
+            ),
+            ("-dpostgresql://r:geheim@b/x", "-dpostgresql://r@b/x"),
+            (
+                "exec:docker exec -e PGPASSWORD=geheim db pg_reseed serve --stdio",
+                "exec:docker exec -e PGPASSWORD= db pg_reseed serve --stdio",
+            ),
+            (
+                "exec:pg_reseed serve --stdio -d \"host=b password='ge heim' user=r\"",
+                "exec:pg_reseed serve --stdio -d \"host=b user=r\"",
+            ),
+            ("SSHPASS='ge heim' ssh", "SSHPASS= ssh"),
+            ("env VAULT_TOKEN=geheim;ssh", "env VAULT_TOKEN=;ssh"),
+            ("-dhost=b scram_client_key=geheim", "-dhost=b "),
+            ("postgresql:///x?host=b&password=geheim", "host=b dbname=x"),
+        ] {
+            let found = without_secrets(word);
+            assert!(!found.contains("heim"), "{found}");
+            if !word.starts_with("postgresql") {
+                assert_eq!(found, shown, "{word}");
+            }
+        }
+        for word in [
+            "-D",
+            "/srv/pg/15",
+            "host=b passfile=/home/p/.pgpass",
+            "ssh://postgres@db2:22",
+            "--restore-command=cp /archive/%f %p",
+            "-T/ts/a=/ts/b",
+            "--application-name=a",
+            "",
+        ] {
+            assert_eq!(without_secrets(word), word);
+        }
+    }
+
+    #[test]
+    fn variables_that_had_a_part_are_part_of_the_command() {
+        let args = ["pg_reseed", "rebuild"].map(OsString::from);
+        let variable = |name: &str| (name == "PGHOST").then(|| "db2".to_owned());
+        assert_eq!(
+            words(&args, ["PGDATA", "PGHOST"], &variable),
+            ["env", "PGHOST=db2", "pg_reseed", "rebuild"]
+        );
+        assert_eq!(
+            words(&args, ["PGDATA"], &variable),
+            ["pg_reseed", "rebuild"]
+        );
+    }
+}
