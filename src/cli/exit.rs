@@ -67,7 +67,8 @@ impl Status {
     pub const OF_INSPECT: [(Status, &str); 3] = [
         (
             Status::Done,
-            "The directory, and the source if one was named, were looked at. What was found is printed.",
+            "The directory, and the source if one was named, were looked at. What was found is printed. With --exit-code \
+             also: it needs nothing.",
         ),
         (
             Status::Failed,

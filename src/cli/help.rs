@@ -92,6 +92,10 @@ const INSPECT: &[Example] = &[
         what: "The same for a cluster of Debian's, for programs",
         commands: &["pg_reseed inspect --cluster 15/main -h db2 -U replicator --json"],
     },
+    Example {
+        what: "For monitoring: 0 while it is a standby that streams from db2",
+        commands: &["pg_reseed inspect -D /srv/pg/15 -h db2 -U replicator --exit-code"],
+    },
 ];
 
 const SERVE: &[Example] = &[
@@ -152,14 +156,10 @@ pub fn ending(command: &str) -> String {
         fold(&mut text, &format!("  {number}  "), "     ", meaning);
     }
     if command == "inspect" {
-        text.push_str("\nWith --exit-code:\n");
+        text.push_str("  With --exit-code, by verdict:\n");
         for (verdict, meaning) in Verdict::MEANINGS {
-            fold(
-                &mut text,
-                &format!("  {}  ", verdict.number()),
-                "      ",
-                meaning,
-            );
+            let number = verdict.number();
+            fold(&mut text, &format!("  {number:<2} "), "     ", meaning);
         }
     }
     text.truncate(text.trim_end().len());
