@@ -490,7 +490,7 @@ pub struct RebuildArguments {
     /// writes a line per stage and one every ten seconds while data is compared, for logs; "json"
     /// writes one JSON object per line, for programs; "none" writes warnings and errors only. "auto"
     /// is bar on a terminal and plain otherwise. It is the default, unless --quiet is given; -P alone means auto, also
-    /// with --quiet. Where standard error is no terminal, each line begins with the time, UTC.
+    /// with --quiet. Where standard error is no terminal, the lines of plain begin with the time, UTC.
     #[arg(
         short = 'P',
         long,

@@ -12,7 +12,7 @@ use crate::client::outcome::{Mode, Outcome};
 use crate::errors::printable;
 use crate::event::Stage;
 use crate::plan::advice::Advice;
-use crate::ui::{Ending, clock};
+use crate::ui::Ending;
 
 /// The exit statuses. The numbers are stable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -315,15 +315,6 @@ pub(super) fn lines(ending: &Ending) -> String {
         }
     }
     text
-}
-
-/// The lines of a log: each with the time before it, if they are dated.
-pub(super) fn dated(lines: &str, is_dated: bool) -> String {
-    let before = clock::before(is_dated);
-    lines
-        .lines()
-        .flat_map(|line| [&before, line, "\n"])
-        .collect()
 }
 
 /// The end of a wrong command line.

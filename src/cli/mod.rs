@@ -186,10 +186,10 @@ fn rebuild(meant: &Rebuild) -> ExitCode {
             ending: &ending,
             outcome,
         };
-        put_report(place, &report, is_dated);
+        put_report(place, &report);
     }
     if result.is_err() && !is_told {
-        exit::print_error(&exit::dated(&exit::lines(&ending), is_dated));
+        exit::print_error(&exit::lines(&ending));
     }
     let summary = match &result {
         _ if !meant.shows_summary => None,
@@ -207,7 +207,7 @@ fn rebuild(meant: &Rebuild) -> ExitCode {
     ExitCode::from(ending.exit_status)
 }
 
-fn put_report(place: &Report, report: &file::Report<'_>, is_dated: bool) {
+fn put_report(place: &Report, report: &file::Report<'_>) {
     let (written, name) = match place {
         Report::File(path) => (
             report.text().and_then(|text| file::write(path, &text)),
@@ -220,7 +220,7 @@ fn put_report(place: &Report, report: &file::Report<'_>, is_dated: bool) {
     };
     if let Err(error) = written {
         let warning = format!("pg_reseed: warning: could not write report \"{name}\": {error}\n");
-        exit::print_error(&exit::dated(&warning, is_dated));
+        exit::print_error(&warning);
     }
 }
 

@@ -104,7 +104,8 @@ pub struct Ui {
 }
 
 impl Ui {
-    /// Starts to show a run on standard error, its lines with the time before them if they are `dated`.
+    /// Starts to show a run on standard error, the lines of a plain display with the time before them if they are
+    /// `dated`.
     ///
     /// # Errors
     /// When the system has no thread left.
@@ -113,7 +114,7 @@ impl Ui {
         let display: Box<dyn Display> = match style {
             Style::Bar => Box::new(bar::Bar::new()),
             Style::Json => Box::new(json::Json::new(io::stderr())),
-            Style::None => Box::new(plain::Plain::new(io::stderr(), true, dated)),
+            Style::None => Box::new(plain::Plain::new(io::stderr(), true, false)),
             Style::Auto | Style::Plain => Box::new(plain::Plain::new(io::stderr(), false, dated)),
         };
         let counters = Arc::new(Counters::default());
