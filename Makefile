@@ -34,9 +34,10 @@ demo:
 # Tests wait for servers most of the time: more of them than processors.
 export RUST_TEST_THREADS ?= $(shell echo $$(( 3 * $$(nproc) )))
 
-# Everything on the installed PostgreSQL, then what needs a server on the newest as well.
+# Everything on the installed PostgreSQL, then what needs a server on the newest as well. What is tested keeps ignoring
+# signals that are ignored at its start, as in the background of a script.
 test:
-	$(CARGO) test --locked
+	env --default-signal=HUP,INT,TERM $(CARGO) test --locked
 	tests/matrix 18
 
 # What needs a server on every major.
