@@ -50,7 +50,7 @@ lint-sources:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --locked --no-deps --document-private-items
-	bash -n demo/run benches/peers/rsync-standby tests/pg-versions tests/matrix fuzz/run .ci/run
+	bash -n demo/run benches/peers/rsync-standby tests/pg-versions tests/matrix tests/journeys fuzz/run .ci/run
 	sh -n tests/run-as-unprivileged
 
 lint-crates: cargo-deny
