@@ -184,7 +184,9 @@ fn log_tells_the_time_of_each_step() {
     // Those begin as with any program of PostgreSQL's.
     let is_ending = |line: &&str| {
         let rest = line.strip_prefix("pg_reseed: ").unwrap_or_default();
-        ["error: ", "detail: ", "hint: "].iter().any(|part| rest.starts_with(part))
+        ["error: ", "detail: ", "hint: "]
+            .iter()
+            .any(|part| rest.starts_with(part))
     };
     let others: Vec<_> = others.filter(|line| !is_ending(line)).collect();
     assert_eq!(others, [""; 0], "{said}");

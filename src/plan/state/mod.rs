@@ -21,7 +21,7 @@ use crate::plan::lineage::{Named, servers};
 
 use self::reasons::reasons;
 
-/// The state. Its name in reports is in kebab case; its [`Display`](fmt::Display) form completes a sentence that
+/// The state. Its name in reports is in kebab case; its [`Display`](std::fmt::Display) form completes a sentence that
 /// begins with "it is".
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "code")]
