@@ -37,7 +37,7 @@ const NEVER_SIDEWAYS_FROM: u8 = 3;
 /// what ends a run. Those within one line are free to know each other.
 const ROOMS: [&[&str]; 6] = [
     &[
-        "asking", "failure", "options", "outcome", "record", "run", "source",
+        "asking", "command", "failure", "options", "outcome", "record", "run", "source",
     ],
     &["look"],
     &["close"],

@@ -14,6 +14,7 @@ use crate::cluster::{
 };
 use crate::oracle::{Since, assert_like_basebackup};
 use crate::rebuild::assert_source_as_found;
+use crate::transport::primary;
 
 /// How long a run may go on after its terminal or its reader went.
 const ENDS_WITHIN: Duration = Duration::from_secs(120);
@@ -21,15 +22,6 @@ const ENDS_WITHIN: Duration = Duration::from_secs(120);
 /// A seed that takes a few seconds.
 fn slow_seed(standby: &Cluster, primary: &Cluster) -> Rebuild {
     Rebuild::new(standby, primary).args(["--seed", "--max-rate", "8M"])
-}
-
-fn primary(scene: &Scene) -> Cluster {
-    let mut primary = scene.cluster("primary");
-    primary.start();
-    primary.sql(
-        "CREATE TABLE t AS SELECT i, repeat('x', 1000) AS f FROM generate_series(1, 20000) AS i",
-    );
-    primary
 }
 
 /// `nohup`, a shell's trap, and the background of a shell without job control.

@@ -323,7 +323,7 @@ fn assert_moved_over(said: &Said, streams: usize) {
     );
 }
 
-fn primary(scene: &Scene) -> Cluster {
+pub fn primary(scene: &Scene) -> Cluster {
     let mut primary = scene.cluster("primary");
     primary.start();
     primary.sql(

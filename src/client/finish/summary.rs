@@ -1,5 +1,6 @@
 //! The outcome of a run: what was found, moved and kept, and what to do next.
 
+use crate::client::command;
 use crate::client::look::leaving;
 use crate::client::options::{RebuildOptions, Starter};
 use crate::client::outcome::{
@@ -245,9 +246,11 @@ fn next_steps(run: &Run<'_>, told: &Told<'_>) -> Vec<String> {
 fn pg_ctl(options: &RebuildOptions) -> String {
     let copied = options.target_config_dir.as_deref();
     let copied = copied.map(|directory| directory.join(MAIN_FILE));
-    let command = format!("pg_ctl start -D {}", options.pgdata.display());
-    match options.config_file.as_ref().or(copied.as_ref()) {
-        Some(file) => format!("{command} -o '-c config_file={}'", file.display()),
-        None => command,
-    }
+    let file = options.config_file.as_ref().or(copied.as_ref());
+    let file = file.map(|file| file.display().to_string());
+    command::pg_ctl(
+        "pg_ctl",
+        &options.pgdata.display().to_string(),
+        file.as_deref(),
+    )
 }

@@ -3,23 +3,12 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use crate::client::command;
 use crate::client::failure::Failure;
 use crate::client::options::{InspectOptions, InspectSource};
 use crate::facts::{Interrupted, TargetCluster};
 use crate::postmaster;
 use crate::sql::lineage::RESUME;
-
-/// A word for a shell.
-fn quoted(word: &str) -> String {
-    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "_-./:=,@%+".contains(letter);
-    if word.starts_with(|letter: char| letter.is_ascii_alphanumeric()) && word.chars().all(is_plain)
-    {
-        // A setting of a variable among them, which reads better so.
-        return word.to_owned();
-    }
-    // Only a NUL cannot be quoted, and no argument holds one.
-    shlex::try_quote(word).unwrap_or_default().into_owned()
-}
 
 /// The rebuild that the advice speaks of, with the words of this inspection.
 ///
@@ -32,7 +21,7 @@ pub fn rebuild(options: &InspectOptions, source: &InspectSource) -> Result<Strin
         .map_err(|error| Failure::untouched(&error))?;
     let pgdata = options.pgdata.display().to_string();
     let cluster = options.cluster.as_ref().map(ToString::to_string);
-    let mut command = "pg_reseed rebuild".to_owned();
+    let mut text = "pg_reseed rebuild".to_owned();
     let typed = source
         .typed
         .iter()
@@ -47,10 +36,10 @@ pub fn rebuild(options: &InspectOptions, source: &InspectSource) -> Result<Strin
     .chain([("--slot", options.slot.as_ref())])
     {
         if let Some(value) = value {
-            let _ = write!(command, " {option} {}", quoted(value));
+            let _ = write!(text, " {option} {}", command::word(value));
         }
     }
-    Ok(command)
+    Ok(text)
 }
 
 /// The command that was interrupted, to be typed where this inspection was; `None` where the marker does not know it.
@@ -58,12 +47,12 @@ pub fn again(options: &InspectOptions, run: &Interrupted) -> Option<String> {
     if run.command.is_empty() {
         return None;
     }
-    let words: Vec<String> = run.command.iter().map(|word| quoted(word)).collect();
-    let command = words.join(" ");
+    let words: Vec<String> = run.command.iter().map(|word| command::word(word)).collect();
+    let text = words.join(" ");
     if run.directory.is_empty() || Path::new(&run.directory) == options.working_directory {
-        Some(command)
+        Some(text)
     } else {
-        Some(format!("cd {} && {command}", quoted(&run.directory)))
+        Some(format!("cd {} && {text}", command::word(&run.directory)))
     }
 }
 
@@ -77,13 +66,15 @@ pub fn start(options: &InspectOptions, cluster: &TargetCluster) -> String {
         || "pg_ctl".to_owned(),
         |bindir| bindir.join("pg_ctl").display().to_string(),
     );
-    let pgdata = options.pgdata.display().to_string();
-    let mut command = format!("{} start -D {}", quoted(&program), quoted(&pgdata));
-    if let Some(file) = &options.config_file {
-        let setting = format!("-c config_file={}", quoted(&file.display().to_string()));
-        let _ = write!(command, " -o {}", quoted(&setting));
-    }
-    command
+    let config_file = options
+        .config_file
+        .as_ref()
+        .map(|file| file.display().to_string());
+    command::pg_ctl(
+        &program,
+        &options.pgdata.display().to_string(),
+        config_file.as_deref(),
+    )
 }
 
 /// The command that lets a paused replay go on.
@@ -92,8 +83,8 @@ pub fn resume(cluster: &TargetCluster) -> String {
     let socket = standing.sockets.first().map_or("", String::as_str);
     format!(
         "psql -h {} -p {} -d postgres -c {}",
-        quoted(socket),
+        command::word(socket),
         standing.port,
-        quoted(RESUME)
+        command::word(RESUME)
     )
 }

@@ -126,15 +126,8 @@ impl Rebuild {
     }
 
     /// Runs it in a shell that has done something first, such as set a limit.
-    pub fn after(mut self, script: &str) -> Self {
-        let mut shell = Command::new("sh");
-        shell
-            .arg("-c")
-            .arg(format!("{script}; exec \"$@\""))
-            .arg("sh");
-        shell.arg(self.command.get_program());
-        self.command = moved(&self.command, shell);
-        self
+    pub fn after(self, script: &str) -> Self {
+        self.under(&["sh", "-c", &format!("{script}; exec \"$@\""), "sh"])
     }
 
     /// Runs it to its end, whatever that is.
