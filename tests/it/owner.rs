@@ -284,12 +284,14 @@ fn streams_that_cannot_be_replaced_are_done_without() {
     let mut running = Rebuild::bare(&standby, &primary)
         .args(["--from", &command, "--streams", "4"])
         .args(["--seed", "--max-rate", "4M", "--compress", "none"])
+        .args(["-v", "-v"])
         .spawn();
-    let mut all = Vec::new();
+    // A stream whose agent has not answered yet would be one that never opened, not one that was lost.
     running.wait_for("four streams", |running| {
-        all = carriers(running.pid());
-        standby.exists("pg_reseed.state") && all.len() == 4
+        running.stderr().contains("4 streams to the agent")
     });
+    let all = carriers(running.pid());
+    assert_eq!(all.len(), 4);
     fs::write(&lock, "").unwrap();
     for shell in &all[1..] {
         kill_stream(*shell);
