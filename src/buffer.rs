@@ -14,8 +14,8 @@ const PAGE_BYTES: usize = 4096;
 /// Lengths of memory that is kept for the next buffer.
 const CLASSES: [usize; 3] = [256 * 1024, 1024 * 1024, 4 * 1024 * 1024];
 
-/// Most pieces of memory of one class that are kept.
-const KEPT: usize = 8;
+/// Most pieces of memory of each class that are kept: of those that are read into, as many as threads read.
+const KEPT: [usize; CLASSES.len()] = [16, 16, 8];
 
 static POOLS: [Mutex<Vec<Vec<u8>>>; CLASSES.len()] =
     [const { Mutex::new(Vec::new()) }; CLASSES.len()];
@@ -59,7 +59,7 @@ impl Drop for Buffer {
         let room = self.memory.len().wrapping_sub(PAGE_BYTES);
         if let Some(class) = CLASSES.iter().position(|class| *class == room)
             && let Ok(mut pool) = POOLS[class].lock()
-            && pool.len() < KEPT
+            && pool.len() < KEPT[class]
         {
             pool.push(std::mem::take(&mut self.memory));
         }

@@ -39,4 +39,5 @@ pub mod errors;
 pub mod event;
 pub mod geometry;
 pub mod path;
+pub mod turns;
 pub mod warning;

@@ -7,11 +7,15 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot};
 
-/// A pool of threads with a bound on the jobs that wait or run, and so on the buffers in use.
+use crate::turns::Turns;
+
+/// A pool of threads with a bound on the jobs that wait or run, and so on the buffers in use. Most of the threads wait
+/// for a disk; those that compute [take turns](Turns).
 #[derive(Clone)]
 pub struct Workers {
     pool: Arc<rayon::ThreadPool>,
     permits: Arc<Semaphore>,
+    turns: Arc<Turns>,
     threads: usize,
 }
 
@@ -20,16 +24,21 @@ pub struct Workers {
 #[error("a worker thread failed (this is a bug in pg_reseed)")]
 pub struct WorkerFailed;
 
-/// Jobs that may wait for each thread: enough to keep it busy, few enough to bound the buffers.
-const QUEUED_PER_THREAD: usize = 2;
+/// Threads that may wait for a disk at a time. With 1 MiB each that is what a volume with 10 ms and 1.6 GB/s, or one
+/// with 1 ms and 16 GB/s, has on its way. How many of them the disk gets to do, it says itself (`disk/depth.rs`).
+const READING: usize = 16;
+
+/// Jobs that may wait, for each thread that computes: enough to keep it busy, few enough to bound the buffers.
+const QUEUED_PER_JOB: usize = 2;
 
 impl Workers {
-    /// Starts `threads` threads.
+    /// Starts threads of which `jobs` may compute at a time.
     ///
     /// # Errors
     /// The system's error when threads cannot be made.
-    pub fn start(threads: usize) -> Result<Self, std::io::Error> {
-        let threads = threads.max(1);
+    pub fn start(jobs: usize) -> Result<Self, std::io::Error> {
+        let jobs = jobs.max(1);
+        let threads = jobs.max(READING);
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|number| format!("worker-{number}"))
@@ -37,7 +46,8 @@ impl Workers {
             .map_err(std::io::Error::other)?;
         Ok(Self {
             pool: Arc::new(pool),
-            permits: Arc::new(Semaphore::new(threads * (1 + QUEUED_PER_THREAD))),
+            permits: Arc::new(Semaphore::new(threads + jobs * QUEUED_PER_JOB)),
+            turns: Arc::new(Turns::new(jobs)),
             threads,
         })
     }
@@ -48,10 +58,10 @@ impl Workers {
         self.threads
     }
 
-    /// Whether a thread has nothing to do.
+    /// Whether one more could compute.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.permits.available_permits() > self.threads * QUEUED_PER_THREAD
+        self.turns.is_free()
     }
 
     /// Runs `act` once on each thread, and waits for all.
@@ -77,9 +87,10 @@ impl Workers {
             .await
             .map_err(|_| WorkerFailed)?;
         let (sender, receiver) = oneshot::channel();
+        let turns = Arc::clone(&self.turns);
         self.pool.spawn(move || {
             // A panic that leaves a rayon job aborts the process.
-            let result = std::panic::catch_unwind(AssertUnwindSafe(job));
+            let result = std::panic::catch_unwind(AssertUnwindSafe(|| turns.during(job)));
             drop(permit);
             // Nobody listens any more: the run was cancelled.
             let _ = sender.send(result);

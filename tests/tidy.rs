@@ -16,7 +16,7 @@ const FLOORS: [(u8, &[&str]); 9] = [
     (
         0,
         &[
-            "buffer", "path", "geometry", "digest", "errors", "event", "warning",
+            "buffer", "path", "geometry", "digest", "errors", "event", "turns", "warning",
         ],
     ),
     (1, &["pg"]),

@@ -7,6 +7,8 @@ pub mod access;
 pub mod close;
 pub mod conf;
 pub mod confine;
+mod depth;
+mod direct;
 mod dontcache;
 pub mod durable;
 pub mod facts;

@@ -12,6 +12,7 @@ use super::dontcache::{self, let_go};
 use super::root::Roots;
 use crate::digest::Verified;
 use crate::path::RelPath;
+use crate::turns::aside;
 
 /// Files below this length are left to the sync at the end, which writes many of them in one go.
 pub(super) const EARLY_MIN_BYTES: u64 = 1024 * 1024;
@@ -41,20 +42,23 @@ impl Writing<'_> {
         };
         let written: u64 = pieces.iter().map(|(_, bytes)| bytes.0.len() as u64).sum();
         let is_dense = pieces.len() > 1 && written.saturating_mul(DENSE) >= end - first;
-        for (offset, bytes) in pieces {
-            let result = if self.is_early && !is_dense {
-                write_through(self.file, *offset, bytes.0)
-            } else {
-                self.file.write_all_at(bytes.0, *offset)
-            };
-            result
-                .map_err(|error| DiskError::new("write", &self.roots.display(self.path), error))?;
-        }
-        if self.is_early && is_dense {
-            // This drops the pages between the pieces too; so few are left that nobody misses them.
-            let_go(self.file, first, end - first);
-        }
-        Ok(())
+        let write = || {
+            pieces.iter().try_for_each(|(offset, bytes)| {
+                if self.is_early && !is_dense {
+                    write_through(self.file, *offset, bytes.0)
+                } else {
+                    self.file.write_all_at(bytes.0, *offset)
+                }
+            })?;
+            if self.is_early && is_dense {
+                // This drops the pages between the pieces too; so few are left that nobody misses them.
+                let_go(self.file, first, end - first);
+            }
+            Ok(())
+        };
+        // What stays in memory for now waits for nobody.
+        let written: io::Result<()> = if self.is_early { aside(write) } else { write() };
+        written.map_err(|error| DiskError::new("write", &self.roots.display(self.path), error))
     }
 }
 
