@@ -29,8 +29,13 @@ pub struct Args {
     pub scale: u64,
 
     /// The caches that are measured; cold needs root
-    #[arg(long, value_enum, value_delimiter = ',', default_values = ["warm", "cold"], value_name = "CACHE")]
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["cold", "warm"], value_name = "CACHE")]
     pub caches: Vec<Cache>,
+
+    /// Most memory in MiB that the tools and servers of both sides have together, with the page cache that they bring
+    /// in: what a cluster that does not fit in memory would be
+    #[arg(long, value_name = "MIB")]
+    pub memory: Option<u64>,
 
     /// How many files of relations the shape "many" has
     #[arg(long, default_value_t = USUAL_MANY_FILES, value_name = "N")]
@@ -127,6 +132,7 @@ impl Args {
     pub fn output(&self) -> PathBuf {
         let is_whole = self.shapes.is_empty()
             && self.tools.is_empty()
+            && self.memory.is_none()
             && self.scale == USUAL_SCALE
             && self.many_files == USUAL_MANY_FILES;
         let below = if is_whole { "" } else { "partial" };

@@ -6,6 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process;
 
+use crate::Result;
+
 /// On whose behalf a process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
@@ -28,6 +30,8 @@ impl Side {
 pub struct Groups {
     root: PathBuf,
     is_unified: bool,
+    /// The group of both sides whose memory is limited, where it is another one.
+    limited: Option<PathBuf>,
 }
 
 impl Groups {
@@ -40,16 +44,37 @@ impl Groups {
             "/sys/fs/cgroup/cpuacct"
         };
         let root = Path::new(mount).join(format!("pg_reseed-bench.{}", process::id()));
-        let groups = Self { root, is_unified };
+        let groups = Self {
+            root,
+            is_unified,
+            limited: None,
+        };
         for side in Side::BOTH {
             fs::create_dir_all(groups.path(side)).ok()?;
         }
         groups.cpu_seconds(Side::Source).map(|_| groups)
     }
 
-    /// The file that a process writes its number into to become a member.
-    pub fn door(&self, side: Side) -> PathBuf {
-        self.path(side).join("cgroup.procs")
+    /// Limits the memory of both sides together, with the page cache that they bring in.
+    pub fn limit_memory(&mut self, bytes: u64) -> Result<()> {
+        if self.is_unified {
+            fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+memory")?;
+            fs::write(self.root.join("memory.max"), bytes.to_string())?;
+            return Ok(());
+        }
+        let name = self.root.file_name().unwrap_or_default();
+        let limited = Path::new("/sys/fs/cgroup/memory").join(name);
+        fs::create_dir_all(&limited)?;
+        fs::write(limited.join("memory.limit_in_bytes"), bytes.to_string())?;
+        self.limited = Some(limited);
+        Ok(())
+    }
+
+    /// The files that a process writes its number into to become a member.
+    pub fn doors(&self, side: Side) -> [PathBuf; 2] {
+        let own = self.path(side);
+        let limited = self.limited.as_ref().unwrap_or(&own);
+        [own.join("cgroup.procs"), limited.join("cgroup.procs")]
     }
 
     /// CPU time that all members of a side have had so far, those that have ended included.
@@ -68,7 +93,7 @@ impl Groups {
 
     /// The members of a side.
     pub fn pids(&self, side: Side) -> Vec<u32> {
-        let text = fs::read_to_string(self.door(side)).unwrap_or_default();
+        let text = fs::read_to_string(self.path(side).join("cgroup.procs")).unwrap_or_default();
         text.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
@@ -83,5 +108,8 @@ impl Drop for Groups {
             let _ = fs::remove_dir(self.path(side));
         }
         let _ = fs::remove_dir(&self.root);
+        if let Some(limited) = &self.limited {
+            let _ = fs::remove_dir(limited);
+        }
     }
 }

@@ -149,3 +149,19 @@ pub fn absent_peers() -> Vec<&'static str> {
     }
     absent()
 }
+
+/// CPU time of this process and its threads so far, in seconds. `/proc/self/stat` counts in hundredths (`USER_HZ`).
+pub fn own_cpu_seconds() -> Result<f64> {
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    // Behind the name, which may hold anything: the state is the first, user and system time the 12th and 13th.
+    let words: Vec<_> = stat
+        .rsplit_once(')')
+        .map_or("", |(_, rest)| rest)
+        .split_whitespace()
+        .collect();
+    let ticks = |at: usize| words.get(at).and_then(|word| word.parse::<u64>().ok());
+    let ticks = ticks(11)
+        .zip(ticks(12))
+        .ok_or("/proc/self/stat is strange")?;
+    Ok((ticks.0 + ticks.1) as f64 / 100.0)
+}

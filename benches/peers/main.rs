@@ -89,7 +89,10 @@ fn bench(args: &mut Args) -> Result<()> {
     let folder = tempfile::Builder::new()
         .prefix("pg_reseed-bench.")
         .tempdir()?;
-    let runner = Arc::new(Runner::new(folder.path()));
+    let runner = Arc::new(Runner::new(
+        folder.path(),
+        args.memory.map(|mib| mib << 20),
+    )?);
     give(folder.path())?;
     if runner.groups.is_none() {
         say("No control groups here: CPU time and memory are not measured");
@@ -99,6 +102,11 @@ fn bench(args: &mut Args) -> Result<()> {
         machine: host::description(&programs.pg_reseed),
         ..Results::default()
     };
+    if let Some(mib) = args.memory {
+        results.notes.push(format!(
+            "all tools: at most {mib} MiB of memory for both sides, page cache included"
+        ));
+    }
     prove_links(args, &mut results)?;
     let mut course = Course {
         args,

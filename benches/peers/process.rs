@@ -17,8 +17,8 @@ use crate::Result;
 use crate::cgroup::{Groups, Side};
 use crate::host;
 
-/// Becomes a member of the control group, then the program: nothing of it runs uncounted.
-const JOIN: &str = r#"echo $$ > "$0" && exec "$@""#;
+/// Becomes a member of the control groups, then the program: nothing of it runs uncounted.
+const JOIN: &str = r#"echo $$ > "$0" && echo $$ > "$1" && shift && exec "$@""#;
 
 static IS_INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// Process groups of what runs and may be stopped by a signal at any moment.
@@ -32,11 +32,19 @@ pub struct Runner {
 }
 
 impl Runner {
-    pub fn new(home: &Path) -> Self {
-        Self {
-            groups: Groups::create(),
-            home: home.to_owned(),
+    /// `memory`: most bytes that all commands of both sides have together, if there is a limit.
+    pub fn new(home: &Path, memory: Option<u64>) -> Result<Self> {
+        let mut groups = Groups::create();
+        if let Some(bytes) = memory {
+            let groups = groups
+                .as_mut()
+                .ok_or("no control groups here: memory cannot be limited")?;
+            groups.limit_memory(bytes)?;
         }
+        Ok(Self {
+            groups,
+            home: home.to_owned(),
+        })
     }
 
     /// A command of the unprivileged user that counts for a side, or for none.
@@ -44,7 +52,7 @@ impl Runner {
         let mut words: Vec<std::ffi::OsString> = Vec::new();
         if let Some((groups, side)) = self.groups.as_ref().zip(side) {
             words.extend(["sh".into(), "-c".into(), JOIN.into()]);
-            words.push(groups.door(side).into());
+            words.extend(groups.doors(side).map(Into::into));
         }
         if host::is_root() {
             // `main` has asked for the user before anything is started.

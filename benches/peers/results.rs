@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::args::{Cache, ShapeName};
+use crate::roofline::Way;
 use crate::tools::Tool;
 use crate::trees::BLOCK_BYTES;
 
@@ -57,6 +58,8 @@ pub struct Results {
     pub rows: Vec<Row>,
     /// Figures of the shapes that are not races: name, figures.
     pub figures: Vec<(String, Value)>,
+    /// How the roofline reads with a cold cache, once that was tried.
+    pub cold_way: Option<Way>,
 }
 
 impl Row {

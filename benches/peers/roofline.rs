@@ -1,9 +1,9 @@
 //! What this machine can do at best for a shape: the time that pg_reseed is held against.
 //!
 //! **Definition.** One program on one machine that knows beforehand which blocks differ. It lists both
-//! trees; as many workers as there are cores (more do not make a cold disk faster, measured) read every
-//! relation of both trees in pieces of 256 KiB with positional reads and digest them with keyed BLAKE3,
-//! 64 KiB at a time; from the same buffers they send the differing blocks once over TCP on loopback, or over
+//! trees; workers read every relation of both trees with positional reads and digest them with keyed BLAKE3,
+//! 64 KiB at a time. With a warm cache there are as many as cores, and they read 256 KiB at a time; with a cold one
+//! it is tried beforehand what suits the disk best, see [`Way`]. From the same buffers they send the differing blocks once over TCP on loopback, or over
 //! the link of the shape, there compressed with zstd:1; as many receivers write them where they belong, into
 //! the files that are there or into new ones; at the end one syncfs. All of it overlaps as well as the
 //! machine lets it. An empty target has nothing to read: then the source's bytes are read and digested
@@ -22,17 +22,79 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
+use pg_reseed::buffer::Buffer;
+use rustix::fs::{Mode, OFlags};
+
 use crate::Result;
 use crate::cluster::Site;
 use crate::host;
 use crate::link::Link;
 use crate::process::check_interrupted;
+use crate::results::Sample;
 use crate::trees::{BLOCK_BYTES, Difference, Differences, Piece, pieces, read_full, relations};
 
-const READ_BYTES: usize = 256 << 10;
+const RECEIVE_BYTES: usize = 256 << 10;
 const DIGEST_BYTES: usize = 64 << 10;
+/// Less of a file is not read past the cache.
+const DIRECT_MIN: u64 = 256 << 10;
+/// Of direct reads.
+const ALIGNMENT: usize = 4096;
 /// Any key: it costs the same.
 const KEY: [u8; 32] = [7; 32];
+
+/// How files are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Way {
+    /// Past the page cache.
+    is_direct: bool,
+    /// By how many workers, and so how many reads are in flight.
+    workers: usize,
+    /// Bytes of a read.
+    bytes: usize,
+}
+
+impl Way {
+    /// What is cached is read and digested by as many workers as there are cores.
+    pub fn warm() -> Self {
+        Self {
+            is_direct: false,
+            workers: host::cores(),
+            bytes: 256 << 10,
+        }
+    }
+
+    /// What may be the best with a cold cache: through the cache and past it, with few and with many in flight.
+    pub fn cold() -> Vec<Self> {
+        let mut ways = vec![Self::warm()];
+        for workers in [4, 8, 16, 32] {
+            for (is_direct, bytes) in [
+                (false, 256 << 10),
+                (false, 4 << 20),
+                (true, 1 << 20),
+                (true, 4 << 20),
+            ] {
+                ways.push(Self {
+                    is_direct,
+                    workers,
+                    bytes,
+                });
+            }
+        }
+        ways
+    }
+}
+
+impl std::fmt::Display for Way {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let how = if self.is_direct { "direct" } else { "buffered" };
+        write!(
+            f,
+            "{how}, {} in flight, {} KiB each",
+            self.workers,
+            self.bytes >> 10
+        )
+    }
+}
 
 /// Which parts of the work are done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +113,7 @@ pub struct Work<'a> {
     pub target: &'a Site,
     pub differences: &'a Differences,
     pub link: Option<&'a Link>,
+    pub way: Way,
 }
 
 /// A piece of a file of one side.
@@ -62,15 +125,15 @@ struct Task<'a> {
     is_source: bool,
 }
 
-/// Does the work and returns its time in seconds.
-pub fn run(work: &Work, part: Part) -> Result<f64> {
+/// Does the work; returns its time and the CPU time of this process meanwhile, which is on no side.
+pub fn run(work: &Work, part: Part) -> Result<Sample> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let own_port = listener.local_addr()?.port();
     let port = match work.link {
         Some(link) => link.open(own_port)?,
         None => own_port,
     };
-    let workers = host::cores();
+    let cpu = host::own_cpu_seconds()?;
     let begin = Instant::now();
     if part != Part::Compare {
         make_room(work)?;
@@ -115,7 +178,7 @@ pub fn run(work: &Work, part: Part) -> Result<f64> {
     };
     let next = AtomicUsize::new(0);
     thread::scope(|scope| {
-        let hands: Vec<_> = (0..workers)
+        let hands: Vec<_> = (0..work.way.workers)
             .map(|_| {
                 scope.spawn(|| {
                     let socket = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
@@ -123,7 +186,7 @@ pub fn run(work: &Work, part: Part) -> Result<f64> {
                 })
             })
             .collect();
-        let receivers: Vec<_> = (0..workers)
+        let receivers: Vec<_> = (0..work.way.workers)
             .map(|_| {
                 scope.spawn(|| {
                     let (socket, _) = listener.accept()?;
@@ -142,7 +205,11 @@ pub fn run(work: &Work, part: Part) -> Result<f64> {
         rustix::fs::syncfs(File::open(work.target.folder())?)?;
     }
     check_interrupted()?;
-    Ok(begin.elapsed().as_secs_f64())
+    Ok(Sample {
+        seconds: begin.elapsed().as_secs_f64(),
+        cpu_seconds: Some([host::own_cpu_seconds()? - cpu, 0.0]),
+        ..Sample::default()
+    })
 }
 
 /// Takes from both in turn, so that both sides are worked on from the beginning.
@@ -213,7 +280,8 @@ fn work_on(
     next: &AtomicUsize,
     mut socket: &TcpStream,
 ) -> Result<()> {
-    let mut buffer = vec![0; READ_BYTES];
+    let way = work.way;
+    let mut buffer = Buffer::with_length(way.bytes);
     let mut message = Vec::new();
     let mut compressor = match work.link {
         Some(_) => Some(zstd::bulk::Compressor::new(1)?),
@@ -232,12 +300,23 @@ fn work_on(
             work.target
         };
         // A file of the target may be in the act of being replaced.
-        let Ok(file) = File::open(site.data().join(task.path)) else {
+        let is_direct = way.is_direct && task.piece.end - task.piece.start >= DIRECT_MIN;
+        let flags = if is_direct {
+            OFlags::DIRECT
+        } else {
+            OFlags::empty()
+        };
+        let opened = rustix::fs::open(
+            site.data().join(task.path),
+            OFlags::RDONLY | flags,
+            Mode::empty(),
+        );
+        let Ok(file) = opened.map(File::from) else {
             continue;
         };
         let mut at = task.piece.start;
         while at < task.piece.end {
-            let wanted = usize::try_from(task.piece.end - at)?.min(READ_BYTES);
+            let wanted = usize::try_from(task.piece.end - at)?.min(way.bytes);
             let block = at / BLOCK_BYTES as u64;
             let end = (at + wanted as u64).div_ceil(BLOCK_BYTES as u64);
             let blocks = &blocks
@@ -246,7 +325,12 @@ fn work_on(
                 at += wanted as u64;
                 continue;
             }
-            let have = read_full(&file, &mut buffer[..wanted], at)?;
+            let have = if is_direct {
+                let asked = wanted.next_multiple_of(ALIGNMENT);
+                file.read_at(&mut buffer[..asked], at)?.min(wanted)
+            } else {
+                read_full(&file, &mut buffer[..wanted], at)?
+            };
             if part != Part::Move {
                 for extent in buffer[..have].chunks(DIGEST_BYTES) {
                     std::hint::black_box(blake3::keyed_hash(&KEY, extent));
@@ -310,7 +394,7 @@ fn write_message(
 }
 
 fn receive(work: &Work, socket: TcpStream) -> Result<()> {
-    let mut socket = BufReader::with_capacity(READ_BYTES, socket);
+    let mut socket = BufReader::with_capacity(RECEIVE_BYTES, socket);
     let mut bytes = Vec::new();
     let mut opened: Option<(u32, File)> = None;
     let mut decompressor = zstd::bulk::Decompressor::new()?;

@@ -12,11 +12,12 @@ use crate::tools::Tool;
 /// Cells, the first line are headings.
 type Table = Vec<Vec<String>>;
 
-const RACE_HEADINGS: [&str; 9] = [
+const RACE_HEADINGS: [&str; 10] = [
     "tool",
-    "warm s",
-    "min..max",
     "cold s",
+    "min..max",
+    "CPU s",
+    "warm s",
     "min..max",
     "CPU s",
     "wire MB",
@@ -42,8 +43,8 @@ pub fn markdown(results: &Results, verdicts: &[Verdict]) -> String {
         line(&mut page, format_args!("- {note}"));
     }
     page += "\nTimes are medians of whole processes, from the tool's start to a directory that only needs a\n\
-             start and survives a crash of the system. CPU is that of both sides, servers included, warm.\n\
-             Bytes are those of the loopback interface, or of the shaped link, both directions, warm.\n";
+             start and survives a crash of the system. CPU is that of both sides, servers included.\n\
+             Bytes are those of the loopback interface, or of the shaped link, both directions.\n";
     for facts in &results.shapes {
         line(&mut page, format_args!("\n## {}\n", facts.shape.name()));
         line(&mut page, format_args!("{}\n", sentence(facts)));
@@ -104,21 +105,19 @@ fn race(results: &Results, shape: ShapeName) -> Table {
         let warm = results.row(shape, tool, Cache::Warm);
         let cold = results.row(shape, tool, Cache::Cold);
         let any = warm.or(cold);
-        let ratios = [(Cache::Warm, warm), (Cache::Cold, cold)].map(|(cache, row)| {
+        let ratios = [(Cache::Cold, cold), (Cache::Warm, warm)].map(|(cache, row)| {
             let both = row.and_then(Row::seconds).zip(ours(cache));
             both.map(|(seconds, ours)| format!("{:.2}", seconds / ours))
         });
         let ratios: Vec<_> = ratios.into_iter().flatten().collect();
         table.push(vec![
             tool.to_owned(),
-            seconds(warm),
-            range(warm),
             seconds(cold),
             range(cold),
-            cell(
-                any.and_then(Row::cpu_seconds)
-                    .map(|value| format!("{value:.2}")),
-            ),
+            cpu(cold),
+            seconds(warm),
+            range(warm),
+            cpu(warm),
             cell(
                 any.and_then(Row::wire_bytes)
                     .map(|value| format!("{:.2}", value / 1e6)),
@@ -146,6 +145,13 @@ fn range(row: Option<&Row>) -> String {
     )
 }
 
+fn cpu(row: Option<&Row>) -> String {
+    cell(
+        row.and_then(Row::cpu_seconds)
+            .map(|value| format!("{value:.2}")),
+    )
+}
+
 fn cell(value: Option<String>) -> String {
     value.unwrap_or_else(|| "-".to_owned())
 }
@@ -167,7 +173,7 @@ fn failures(results: &Results, shape: ShapeName) -> String {
 /// How close pg_reseed is to the roofline, and what that consists of.
 fn closeness(results: &Results, facts: &ShapeFacts) -> String {
     let mut text = String::new();
-    for cache in [Cache::Warm, Cache::Cold] {
+    for cache in [Cache::Cold, Cache::Warm] {
         let best = results
             .row(facts.shape, Tool::ROOFLINE, cache)
             .and_then(Row::seconds);

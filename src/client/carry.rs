@@ -74,8 +74,8 @@ pub(super) async fn carry_out(run: &Run<'_>, mut half: Half) -> Result<Carried, 
     let mut noted = Noted::default();
     let mut number = 1;
     loop {
-        let brought = bring(run, &half, &mut noted).await?;
-        let Some(spoiled) = spoiled(&half, &brought.stopped).await? else {
+        let (brought, spoiled) = bring(run, &half, &mut noted).await?;
+        let Some(spoiled) = spoiled else {
             return Ok(carried(half, brought, noted));
         };
         let reason = spoiled.reason();
@@ -129,8 +129,12 @@ fn carried(half: Half, brought: Brought, noted: Noted) -> Carried {
     }
 }
 
-/// Does the work, and ends the backup. Adds to what was noted.
-async fn bring(run: &Run<'_>, half: &Half, noted: &mut Noted) -> Result<Brought, Failure> {
+/// Does the work, and ends the backup; also why it cannot be used, if that is so. Adds to what was noted.
+async fn bring(
+    run: &Run<'_>,
+    half: &Half,
+    noted: &mut Noted,
+) -> Result<(Brought, Option<Spoiled>), Failure> {
     let Half {
         source,
         facts,
@@ -190,11 +194,15 @@ async fn bring(run: &Run<'_>, half: &Half, noted: &mut Noted) -> Result<Brought,
         .map_err(|error| Failure::half_way_with(&error, error.hint().as_deref()))?;
     run.record
         .note(|outcome| outcome.stop_lsn = Some(stopped.stop_lsn));
-    wal::supply(run, source, target, facts, &stopped, ahead)
-        .await
-        .map_err(|error| Failure::half_way_with(&error, error.hint()))?;
+    let supplied = async {
+        wal::supply(run, source, target, facts, &stopped, ahead)
+            .await
+            .map_err(|error| Failure::half_way_with(&error, error.hint()))
+    };
+    let judged = spoiled(half, &stopped);
+    let ((), spoiled) = futures_util::future::try_join(supplied, judged).await?;
     poison_checkpoint(&mut control).map_err(|error| Failure::half_way(&error))?;
-    Ok(Brought { stopped, control })
+    Ok((Brought { stopped, control }, spoiled))
 }
 
 /// Asks what the backup's WAL replays from files, and judges it.

@@ -327,18 +327,20 @@ async fn begin(
 ) -> Result<(Lsn, Lists), Failure> {
     run.stage(Stage::Bracket);
     run.admitted.notify_one();
+    // A login takes several round trips: over a long link both sides are listed by then.
     let login = judge_login(run, name, facts, bindir);
-    let bracket = async {
+    let listed = async {
         let opened = open_bracket(run, source, facts, findings).await;
-        opened.map_err(|error| error.untouched())
+        let start_lsn = opened.map_err(|error| error.untouched())?;
+        run.record
+            .note(|outcome| outcome.start_lsn = Some(start_lsn));
+        run.stage(Stage::Manifest);
+        let has_content = target.condition.is_cluster();
+        let lists = lists(run, source, has_content, facts, findings).await?;
+        Ok((start_lsn, lists))
     };
-    let ((), start_lsn) = futures_util::future::try_join(login, bracket).await?;
-    run.record
-        .note(|outcome| outcome.start_lsn = Some(start_lsn));
-    run.stage(Stage::Manifest);
-    let has_content = target.condition.is_cluster();
-    let lists = lists(run, source, has_content, facts, findings).await?;
-    Ok((start_lsn, lists))
+    let ((), begun) = futures_util::future::try_join(login, listed).await?;
+    Ok(begun)
 }
 
 /// Waits until the slot that the target's server streamed with is free. If it does not become so, another standby

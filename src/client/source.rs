@@ -308,10 +308,17 @@ impl Source {
         configure: &Request,
         slot: Option<String>,
     ) -> Result<SourceFacts, SourceError> {
-        let (Answer::Ready { .. }, _) = self.ask(configure, Vec::new()).await? else {
+        // The second question does not wait for the first answer: over a long link each costs a round trip.
+        let facts = Request::Facts { slot };
+        let (ready, facts) = futures_util::future::join(
+            self.ask(configure, Vec::new()),
+            self.ask(&facts, Vec::new()),
+        )
+        .await;
+        let (Answer::Ready { .. }, _) = ready? else {
             return Err(SourceError::Unfitting("configure"));
         };
-        match self.ask(&Request::Facts { slot }, Vec::new()).await? {
+        match facts? {
             (Answer::Facts(facts), _)
                 if facts.control.is_sane() && facts.tablespaces.len() <= TABLESPACES_MAX =>
             {

@@ -125,7 +125,7 @@ impl Search {
         self.cost += bytes + READ_COST;
         if self.reads == JUDGED_AFTER {
             #[expect(clippy::cast_precision_loss, reason = "a rate is no exact thing")]
-            let rate = self.cost as f64 / (now - self.since).as_secs_f64().max(1e-9);
+            let rate = self.cost as f64 / now.saturating_sub(self.since).as_secs_f64().max(1e-9);
             self.judge(rate);
             (self.since, self.reads, self.cost) = (now, 0, 0);
         }
@@ -179,6 +179,7 @@ impl Search {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_precision_loss, reason = "small numbers")]
 mod tests {
     use super::*;
 

@@ -100,7 +100,7 @@ mod tests {
     fn uncached() -> Option<(tempfile::TempDir, File, Vec<u8>)> {
         let dir = tempfile::tempdir_in("/var/tmp").unwrap();
         let path = dir.path().join("f");
-        let content: Vec<u8> = (0..LENGTH).map(|at| (at % 251) as u8).collect();
+        let content: Vec<u8> = (0..=250).cycle().take(LENGTH).collect();
         std::fs::write(&path, &content).unwrap();
         let file = File::options().read(true).write(true).open(&path).unwrap();
         file.sync_all().unwrap();
