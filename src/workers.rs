@@ -31,6 +31,20 @@ const READING: usize = 16;
 /// Jobs that may wait, for each thread that computes: enough to keep it busy, few enough to bound the buffers.
 const QUEUED_PER_JOB: usize = 2;
 
+/// Threads that compute at a time where nobody asked for a number, on a host with so many processors: all of a few, a
+/// quarter of many, for others want them too. Each digests more in a second than most disks bring.
+#[must_use]
+pub fn jobs_of(processors: usize) -> usize {
+    processors.clamp(1, 4).max((processors / 4).min(16))
+}
+
+/// As many as asked for, or [as fits](jobs_of) the processors that this process may use.
+#[must_use]
+pub fn jobs(asked: Option<u16>) -> usize {
+    let processors = || std::thread::available_parallelism().map_or(1, usize::from);
+    asked.map_or_else(|| jobs_of(processors()), usize::from)
+}
+
 impl Workers {
     /// Starts threads of which `jobs` may compute at a time.
     ///
@@ -145,6 +159,23 @@ pub fn pause(time: Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_few_processors_are_all_used_and_of_many_a_quarter() {
+        for (processors, jobs) in [
+            (0, 1),
+            (1, 1),
+            (2, 2),
+            (4, 4),
+            (8, 4),
+            (24, 6),
+            (64, 16),
+            (256, 16),
+        ] {
+            assert_eq!(jobs_of(processors), jobs, "{processors}");
+        }
+        assert_eq!(super::jobs(Some(7)), 7);
+    }
 
     #[tokio::test]
     async fn a_panicking_job_is_an_error_and_the_pool_goes_on() {

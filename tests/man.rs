@@ -404,7 +404,7 @@ fn short_help_of_rebuild() {
       -l, --log-file <FILE>          Log file of the server that --start starts
           --start-command <COMMAND>  Command that starts the standby instead of pg_ctl
           --wait <SECS>              Seconds to wait for stop, start and streaming [default: 60]
-      -j, --jobs <N>                 Worker threads on each side
+      -j, --jobs <N>                 Threads on each side that compute at a time
           --streams <N>              Byte streams between the sides: 1 to 16
       -Z, --compress <METHOD>        Compression between the sides: auto, none, lz4, zstd[:LEVEL]
       -r, --max-rate <RATE>          Most that the source reads and sends a second: kB, or suffix k, M,

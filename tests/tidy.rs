@@ -115,7 +115,7 @@ const FORBIDDEN_ON: [(u8, &[&str], &str); 3] = [
 ];
 
 /// Libraries and the one module that may name them: a library that has one home can be replaced.
-const HOMES: [(&str, &[&str]); 20] = [
+const HOMES: [(&str, &[&str]); 21] = [
     ("blake3", &["digest"]),
     ("clap", &["cli", "ui"]),
     ("crc32c", &["pg"]),
@@ -125,6 +125,7 @@ const HOMES: [(&str, &[&str]); 20] = [
     ("landlock", &["disk"]),
     ("listenfd", &["cli"]),
     ("lz4_flex", &["wire"]),
+    ("memmap2", &["buffer"]),
     ("postcard", &["wire"]),
     ("rayon", &["workers"]),
     ("rustix", &["disk", "link", "postmaster", "workers"]),

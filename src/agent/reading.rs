@@ -18,7 +18,7 @@ use crate::link::frames::{self, Frame, FrameError, Outgoing};
 use crate::link::stdio::Output;
 use crate::wire::codec;
 use crate::wire::message::{ALIVE_EVERY, Answer, Fault, FaultKind, Notice, Request, RequestId};
-use crate::workers::{WorkerFailed, Workers};
+use crate::workers::{self, WorkerFailed, Workers};
 
 /// Answers that may wait for the link: with the workers' own bound it limits the memory in use.
 pub(super) const WAITING_ANSWERS: usize = 4;
@@ -49,9 +49,9 @@ impl Shared {
         }
     }
 
-    /// Starts the workers that the client asks for; without any, reading requests are refused.
-    pub(super) fn start_workers(&self, jobs: usize) {
-        if let Ok(workers) = Workers::start(jobs.min(JOBS_MAX)) {
+    /// Starts the workers that the client asks for, or this host suggests; without any, reading requests are refused.
+    pub(super) fn start_workers(&self, jobs: Option<u16>) {
+        if let Ok(workers) = Workers::start(workers::jobs(jobs).min(JOBS_MAX)) {
             let _ = self.workers.set(workers);
         }
     }

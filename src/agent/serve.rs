@@ -100,7 +100,7 @@ async fn lead(
     // Ends with this function, and all further streams with it.
     let mut further = tokio::task::JoinSet::new();
     if let Request::Configure { jobs, join, .. } = &first {
-        shared.start_workers(usize::from(*jobs));
+        shared.start_workers(*jobs);
         if let Some(token) = join {
             // Before the answer: from then on others may want to join.
             streams::admit(&mut further, *token, &shared);

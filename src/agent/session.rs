@@ -124,7 +124,7 @@ impl Session {
                 self.effort = Arc::new(Effort::new(compression, max_rate));
                 self.configuration = Some(Configuration {
                     key,
-                    jobs: usize::from(jobs).min(WALK_THREADS_MAX),
+                    jobs: workers::jobs(jobs).min(WALK_THREADS_MAX),
                     is_survey: survey,
                 });
                 Answer::Ready {

@@ -185,7 +185,7 @@ mod tests {
             client_version: String::new(),
             key: SessionKey([0; 32]),
             compression: Compression::None,
-            jobs: 1,
+            jobs: Some(1),
             max_rate: None,
             survey: false,
             join: Some(token),

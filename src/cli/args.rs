@@ -419,11 +419,11 @@ pub struct RebuildArguments {
     )]
     pub wait: u64,
 
-    /// Worker threads on each side
+    /// Threads on each side that compute at a time
     ///
-    /// How many threads read, hash and write, on each side. The default is the number of this host's
-    /// processors, but at most 4, to be gentle with a busy source. More help when the disks are fast
-    /// and the processors are free.
+    /// How many threads hash and compress at a time, on each side. By default each side uses its own host's
+    /// processors: up to 4 all of them, of more than 16 a quarter, and at most 16. How much is read at a time
+    /// is not set by this: that is found while reading, as what the disk does best.
     #[arg(
         short = 'j',
         long,

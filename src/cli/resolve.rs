@@ -25,9 +25,7 @@ use crate::plan::guard::Overrides;
 use crate::plan::tablespaces::Mapping;
 use crate::ui::Style;
 use crate::wire::message::Compression;
-
-/// Threads per side unless `--jobs` says otherwise: a busy source keeps its other processors.
-const JOBS_DEFAULT_MAX: usize = 4;
+use crate::workers;
 
 /// Streams over ssh unless `--streams` says otherwise: each takes a processor on both sides to encrypt.
 const STREAMS_DEFAULT_MAX: usize = 4;
@@ -235,7 +233,8 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
         waldir: typed.waldir,
         jobs: typed
             .jobs
-            .map_or_else(|| around.processors.clamp(1, JOBS_DEFAULT_MAX), usize::from),
+            .map_or_else(|| workers::jobs_of(around.processors), usize::from),
+        agent_jobs: typed.jobs,
         streams,
         compression,
         max_rate: typed.max_rate,
@@ -764,7 +763,8 @@ mod tests {
         assert!(matches!(&options.from, Agent::Ssh { user_host, .. } if user_host == "db2"));
         assert_eq!(options.compression, Compression::Auto);
         assert_eq!(options.max_rate, None);
-        assert_eq!((options.jobs, options.streams), (4, 4));
+        assert_eq!((options.jobs, options.agent_jobs), (16, None));
+        assert_eq!(options.streams, 4);
         assert_eq!(options.wait, Duration::from_secs(60));
         assert!(options.fast_checkpoint && options.sync);
         assert!(!options.config_from_source && !options.start && !options.stop);

@@ -199,7 +199,7 @@ async fn ask(
         client_version: env!("CARGO_PKG_VERSION").to_owned(),
         key,
         compression: Compression::None,
-        jobs: 1,
+        jobs: Some(1),
         max_rate: None,
         survey: true,
         join: None,

@@ -30,8 +30,9 @@ pub struct RebuildOptions {
     pub mappings: Vec<Mapping>,
     /// Where pg_wal of a seeded target shall really be.
     pub waldir: Option<PathBuf>,
-    /// Worker threads on each side.
+    /// Threads that compute at a time on this side, and on the other if that was asked for.
     pub jobs: usize,
+    pub agent_jobs: Option<u16>,
     /// Byte streams to the agent.
     pub streams: usize,
     pub compression: Compression,

@@ -396,7 +396,7 @@ pub(super) async fn facts(
         client_version: env!("CARGO_PKG_VERSION").to_owned(),
         key: run.key,
         compression: run.options.compression,
-        jobs: u16::try_from(run.options.jobs).unwrap_or(u16::MAX),
+        jobs: run.options.agent_jobs,
         max_rate: run.options.max_rate,
         survey: run.options.dry_run,
         join: run.join,

@@ -8,6 +8,8 @@
 use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::turns::aside;
+
 /// Reads in flight at the beginning.
 const FIRST: usize = 4;
 
@@ -51,8 +53,12 @@ struct Now {
     search: Search,
 }
 
-/// Waits until one more read may be in flight, and reads so many bytes.
+/// Waits until one more read may be in flight, and reads so many bytes. Others compute meanwhile.
 pub(super) fn read<T>(bytes: usize, read: impl FnOnce() -> T) -> T {
+    aside(|| read_in_turn(bytes, read))
+}
+
+fn read_in_turn<T>(bytes: usize, read: impl FnOnce() -> T) -> T {
     let depth = &*DEPTH;
     let now = depth.lock();
     depth

@@ -15,8 +15,6 @@ use std::os::unix::fs::FileExt as _;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::{depth, dontcache};
-
 /// Less is read through the cache: it would be two requests to the disk instead of one, since asking what is cached is
 /// one already.
 pub(super) const MIN_BYTES: usize = 256 * 1024;
@@ -54,34 +52,18 @@ pub(super) fn read(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<us
     if rustix::fs::fcntl_setfl(file, flags | OFlags::DIRECT).is_err() {
         return Ok(0);
     }
-    let result = read_calls(file, offset, &mut buffer[..length]);
+    let result = loop {
+        match file.read_at(&mut buffer[..length], offset) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => break result,
+        }
+    };
     rustix::fs::fcntl_setfl(file, flags)?;
-    if dontcache::flag().is_none() {
-        // What asking for cached bytes has begun to bring.
-        dontcache::let_go(file, offset, MIN_BYTES as u64);
-    }
     match result {
         // A disk with larger blocks, or a file that the file system keeps in another way.
         Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => Ok(0),
         result => result,
     }
-}
-
-fn read_calls(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    for piece in buffer.chunks_mut(CALL_BYTES as usize) {
-        let count = loop {
-            match depth::read(piece.len(), || file.read_at(piece, offset + filled as u64)) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => break result?,
-            }
-        };
-        filled += count;
-        if count < piece.len() {
-            break;
-        }
-    }
-    Ok(filled)
 }
 
 fn is_coherent(file: &File) -> bool {

@@ -5,6 +5,7 @@ use std::io::{self, IoSliceMut};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::{Advice, Mode, OFlags, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
@@ -15,7 +16,6 @@ use crate::compare::blocks::{digest_pieces, digest_zeros};
 use crate::digest::SessionKey;
 use crate::geometry::{Span, pieces};
 use crate::path::RelPath;
-use crate::turns::aside;
 
 /// Bytes of a cached file that are read at once to be hashed: few calls, and still in the processor's cache when
 /// they are hashed. A multiple of the extents and of the blocks.
@@ -73,18 +73,30 @@ impl PieceReader {
     ) -> io::Result<()> {
         ask_for_no_more(file);
         let mut at = 0;
+        let mut asked = None;
         while at < bytes {
             let piece = &mut self.buffer[..(bytes - at).min(PIECE_BYTES) as usize];
-            if take_cached(file, offset + u64::from(at), piece) < piece.len() {
+            let cached = take_cached(file, offset + u64::from(at), piece);
+            if cached.bytes < piece.len() {
+                asked = Some((offset + u64::from(at), cached));
                 break;
             }
             take(piece);
             at += PIECE_BYTES;
         }
         for (begin, length) in pieces(bytes.saturating_sub(at), direct::CALL_BYTES) {
-            let mut piece = Buffer::with_length(length as usize);
-            read_uncached(file, offset + u64::from(at + begin), &mut piece)?;
-            take(&piece);
+            let length = length as usize;
+            // No memory for those that wait for their turn to read.
+            let piece = depth::read(length, || {
+                let mut piece = Buffer::with_length(length);
+                let count = read_uncached(file, offset + u64::from(at + begin), &mut piece)?;
+                piece[count..].fill(0);
+                Ok::<_, io::Error>(piece)
+            });
+            take(&piece?);
+        }
+        if let Some((from, cached)) = asked {
+            cached.forget_begun(file, from);
         }
         Ok(())
     }
@@ -99,12 +111,22 @@ impl PieceReader {
 pub fn read_padded(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
     ask_for_no_more(file);
     let cached = take_cached(file, offset, buffer);
-    if cached == buffer.len() {
-        return Ok(cached);
+    if cached.bytes == buffer.len() {
+        return Ok(cached.bytes);
     }
     // A whole number of pages, so that what follows may go past the cache.
-    let cached = cached - cached % PAGE_BYTES;
-    Ok(cached + read_uncached(file, offset + cached as u64, &mut buffer[cached..])?)
+    let mut filled = cached.bytes - cached.bytes % PAGE_BYTES;
+    for piece in buffer[filled..].chunks_mut(direct::CALL_BYTES as usize) {
+        let at = offset + filled as u64;
+        let count = depth::read(piece.len(), || read_uncached(file, at, piece))?;
+        filled += count;
+        if count < piece.len() {
+            break;
+        }
+    }
+    cached.forget_begun(file, offset);
+    buffer[filled..].fill(0);
+    Ok(filled)
 }
 
 /// Has the kernel read what is asked for and nothing ahead of it: another worker may be done with that already, and
@@ -113,49 +135,84 @@ fn ask_for_no_more(file: &File) {
     let _ = rustix::fs::fadvise(file, 0, None, Advice::Random);
 }
 
-/// Fills the beginning of `buffer` as far as that is cached and told without waiting; returns how far.
-///
-/// Asking makes the kernel begin to read what it lacks (Linux 5.9 and later, `mm/filemap.c:filemap_get_pages`). Where
-/// that would be read past the cache, little is asked at first, and no more than a piece at a time.
-fn take_cached(file: &File, offset: u64, buffer: &mut [u8]) -> usize {
+/// How much of a part was cached at its beginning.
+#[derive(Debug, Clone, Copy, Default)]
+struct Cached {
+    bytes: usize,
+    /// Bytes behind those that asking has made the kernel begin to read (Linux 5.9 and later,
+    /// `mm/filemap.c:filemap_get_pages`).
+    begun: usize,
+}
+
+impl Cached {
+    /// Drops what asking has begun to bring, where the kernel does not do so by itself. `offset` is the part's.
+    fn forget_begun(self, file: &File, offset: u64) {
+        if dontcache::flag().is_none() {
+            dontcache::let_go(file, offset + self.bytes as u64, self.begun as u64);
+        }
+    }
+}
+
+/// Fills the beginning of `buffer` as far as that is cached and told without waiting. Where the rest would be read
+/// past the cache, little is asked at first, and no more than a piece at a time.
+fn take_cached(file: &File, offset: u64, buffer: &mut [u8]) -> Cached {
     let flags = ReadWriteFlags::NOWAIT | dontcache::flag().unwrap_or(ReadWriteFlags::empty());
     let is_long = buffer.len() >= direct::MIN_BYTES;
+    let mut cached = Cached::default();
+    if is_long && !is_worth_asking() {
+        return cached;
+    }
     let mut asked = if is_long { PAGE_BYTES } else { buffer.len() };
-    let mut filled = 0;
-    while filled < buffer.len() {
-        let end = buffer.len().min(filled + asked);
-        let piece = &mut [IoSliceMut::new(&mut buffer[filled..end])];
-        match rustix::io::preadv2(file, piece, offset + filled as u64, flags) {
-            Ok(count) => filled += count,
-            Err(_) => break,
-        }
-        if filled < end {
+    while cached.bytes < buffer.len() {
+        let end = buffer.len().min(cached.bytes + asked);
+        let piece = &mut [IoSliceMut::new(&mut buffer[cached.bytes..end])];
+        let count = rustix::io::preadv2(file, piece, offset + cached.bytes as u64, flags);
+        cached.bytes += count.unwrap_or(0);
+        if cached.bytes < end {
+            cached.begun = end - cached.bytes;
             break;
         }
         asked = PIECE_BYTES as usize;
     }
-    filled
+    if is_long {
+        note_asked(cached.bytes > 0);
+    }
+    cached
 }
 
-/// As [`read_padded`] for what is not cached, or not all of it: past the cache where that is worth it and can be done.
+/// How often in a row nothing was cached where that was asked, and how often it was not asked since.
+static UNCACHED: AtomicU32 = AtomicU32::new(0);
+static UNASKED: AtomicU32 = AtomicU32::new(0);
+
+/// After so many vain questions one in as many is asked: each is a read of the disk more.
+const VAIN: u32 = 8;
+
+/// Whether to ask what is cached of a part. What is cached and read from the disk nevertheless costs time only.
+fn is_worth_asking() -> bool {
+    UNCACHED.load(Ordering::Relaxed) < VAIN
+        || UNASKED.fetch_add(1, Ordering::Relaxed) % VAIN == VAIN - 1
+}
+
+fn note_asked(was_cached: bool) {
+    if was_cached {
+        UNCACHED.store(0, Ordering::Relaxed);
+    } else {
+        UNCACHED.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Fills `buffer` as far as the file goes, past the cache where that is worth it and can be done; returns how far.
 fn read_uncached(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-    aside(|| {
-        let mut filled = direct::read(file, offset, buffer)?;
-        while filled < buffer.len() {
-            let rest = &mut buffer[filled..];
-            let length = rest.len();
-            match depth::read(length, || {
-                read_and_leave(file, offset + filled as u64, rest)
-            }) {
-                Ok(0) => break,
-                Ok(count) => filled += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+    let mut filled = direct::read(file, offset, buffer)?;
+    while filled < buffer.len() {
+        match read_and_leave(file, offset + filled as u64, &mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
-        buffer[filled..].fill(0);
-        Ok(filled)
-    })
+    }
+    Ok(filled)
 }
 
 fn read_and_leave(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {

@@ -16,7 +16,7 @@ use crate::pg::wal::{Doubt, Made};
 
 /// Version of the protocol. Both sides must be equal: client and agent are one program, and a rebuild
 /// is no place for guesses about an older peer.
-pub const PROTOCOL: u16 = 6;
+pub const PROTOCOL: u16 = 7;
 
 /// How often each side says something at least.
 pub const ALIVE_EVERY: Duration = Duration::from_secs(5);
@@ -139,8 +139,8 @@ pub enum Request {
         client_version: String,
         key: SessionKey,
         compression: Compression,
-        /// Worker threads of the agent.
-        jobs: u16,
+        /// How many threads of the agent compute at a time; without it the agent's host decides.
+        jobs: Option<u16>,
         /// Most bytes that the agent may read in a second, if there is a limit.
         max_rate: Option<u64>,
         /// Read without a bracket; the results only inform.

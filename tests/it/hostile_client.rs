@@ -114,7 +114,7 @@ impl Client {
             client_version: "0".to_owned(),
             key: KEY,
             compression: Compression::None,
-            jobs: 1,
+            jobs: Some(1),
             max_rate: None,
             survey: false,
             join: None,

@@ -2,14 +2,17 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, getpriority_process};
 
-use crate::cluster::{Cluster, DEADLINE, Rebuild, Scene, Stop, children_of, done, eventually};
-use crate::oracle::{Since, assert_like_basebackup};
+use crate::cluster::{
+    Cluster, DEADLINE, Load, Pair, Rebuild, Scene, Stop, children_of, done, eventually,
+};
+use crate::oracle::{Since, assert_amcheck, assert_checksums, assert_like_basebackup, settle};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -49,12 +52,17 @@ fn length(file: &PathBuf) -> u64 {
 /// Has the kernel forget a file; whether the file system lets it.
 fn forget(file: &PathBuf) -> bool {
     done(Command::new("sync").arg(file));
+    drop_clean(file);
+    cached_bytes(file) == 0
+}
+
+/// Has the kernel forget the pages of a file that are on the disk.
+fn drop_clean(file: &Path) {
     done(
         Command::new("dd")
             .args(["iflag=nocache", "count=0", "status=none"])
             .arg(format!("if={}", file.display())),
     );
-    cached_bytes(file) == 0
 }
 
 #[test]
@@ -94,6 +102,59 @@ fn page_cache_of_the_source_stays_as_it_was() {
         "three rebuilds dropped what was cached"
     );
     assert_like_basebackup(&scene, &primary, standby.pgdata(), Since::Rebuilt);
+}
+
+/// Becomes true when this goes.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Files are read past the page cache while the source's server has changed pages of them in it, and changes more.
+#[test]
+fn pages_that_a_server_has_changed_in_the_cache_only_come_right_from_files_read_past_it() {
+    let scene = Scene::new();
+    let mut pair = Pair::streaming(&scene, |old| Load::init(old, 4));
+    pair.fail_over();
+    pair.old
+        .sql("UPDATE pgbench_accounts SET bid = bid WHERE aid % 7 = 0");
+    pair.old.stop(Stop::Fast);
+    let file = file_of(&pair.new, "pgbench_accounts");
+    pair.new.sql("CHECKPOINT");
+    if !forget(&file) {
+        eprintln!("files of this temporary folder never leave memory: set TMPDIR to a disk");
+        return;
+    }
+    let load = Load::start(&pair.new, 1);
+    let writing = Load::script(
+        &pair.new,
+        2,
+        "UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid % 50 = 0;\nCHECKPOINT;\n",
+    );
+    let is_done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // What is on the disk leaves the cache at once, so that it is read from there, beside what is not there yet.
+        scope.spawn(|| {
+            while !is_done.load(Ordering::SeqCst) {
+                drop_clean(&file);
+            }
+        });
+        // Also when the run does not succeed.
+        let _done = Done(&is_done);
+        pair.rebuild()
+            .args(["--start", "--max-rate", "32M"])
+            .succeed();
+    });
+    load.stop(&pair.new);
+    writing.stop(&pair.new);
+    pair.check_equal();
+    assert_amcheck(&pair.new, &pair.old);
+    settle(&pair.new, &pair.old);
+    assert_checksums(&mut pair.old);
+    assert_like_basebackup(&scene, &pair.new, pair.old.pgdata(), Since::Used);
 }
 
 #[test]
