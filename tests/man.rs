@@ -227,7 +227,7 @@ fn documents_name_only_options_that_exist() {
         .collect();
     // Of the programs that the documents mention.
     let others = [
-        "checksum", "delta", "test", "shapes", "runs", "scale", "help",
+        "checksum", "delta", "test", "shapes", "runs", "scale", "caches", "memory", "help",
     ];
     defined.extend(others.map(str::to_owned));
     for document in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"] {
