@@ -3,11 +3,11 @@
 //! **Definition.** One program on one machine that knows beforehand which blocks differ. It lists both
 //! trees; workers read every relation of both trees with positional reads and digest them with keyed BLAKE3,
 //! 64 KiB at a time. With a warm cache there are as many as cores, and they read 256 KiB at a time; with a cold one
-//! it is tried beforehand what suits the disk best, see [`Way`]. From the same buffers they send the differing blocks once over TCP on loopback, or over
-//! the link of the shape, there compressed with zstd:1; as many receivers write them where they belong, into
-//! the files that are there or into new ones; at the end one syncfs. All of it overlaps as well as the
-//! machine lets it. An empty target has nothing to read: then the source's bytes are read and digested
-//! once, on their way.
+//! it is tried beforehand what suits the disk best, see [`Way`]. From the same buffers they send the differing
+//! blocks once over TCP on loopback, or over the link of the shape, there compressed with zstd:1; as many
+//! receivers write them where they belong, into the files that are there or into new ones; at the end one
+//! syncfs. All of it overlaps as well as the machine lets it. An empty target has nothing to read: then the
+//! source's bytes are read and digested once, on their way.
 //!
 //! There is no server in it, no backup, no WAL, no exchange of digests and no proof of what arrives: a
 //! tool that is at 100 % cannot exist.

@@ -10,7 +10,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -30,7 +29,7 @@ const ALIGNMENT: usize = 4096;
 
 /// File systems of which it is known that a direct read sees what has been written before it
 /// (`include/uapi/linux/magic.h`): ext2 to ext4, XFS, Btrfs. On others files are read through the cache.
-const COHERENT: [i64; 3] = [0xef53, 0x5846_5342, 0x9123_683e];
+pub(super) const COHERENT: [i64; 3] = [0xef53, 0x5846_5342, 0x9123_683e];
 
 /// Fills the beginning of `buffer` past the page cache, and returns how far: not at all where that is not worth it or
 /// cannot be done, and otherwise to the end of the file or the last whole [`ALIGNMENT`].
@@ -52,17 +51,13 @@ pub(super) fn read(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<us
     if rustix::fs::fcntl_setfl(file, flags | OFlags::DIRECT).is_err() {
         return Ok(0);
     }
-    let result = loop {
-        match file.read_at(&mut buffer[..length], offset) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            result => break result,
-        }
-    };
+    let result =
+        rustix::io::retry_on_intr(|| rustix::io::pread(file, &mut buffer[..length], offset));
     rustix::fs::fcntl_setfl(file, flags)?;
     match result {
         // A disk with larger blocks, or a file that the file system keeps in another way.
-        Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => Ok(0),
-        result => result,
+        Err(Errno::INVAL) => Ok(0),
+        result => Ok(result?),
     }
 }
 
@@ -75,6 +70,7 @@ mod tests {
     use super::*;
     use crate::buffer::Buffer;
     use rustix::fs::Advice;
+    use std::os::unix::fs::FileExt as _;
 
     const LENGTH: usize = 3 * CALL_BYTES as usize + 12_345;
 

@@ -166,8 +166,12 @@ fn take_cached(file: &File, offset: u64, buffer: &mut [u8]) -> Cached {
     while cached.bytes < buffer.len() {
         let end = buffer.len().min(cached.bytes + asked);
         let piece = &mut [IoSliceMut::new(&mut buffer[cached.bytes..end])];
-        let count = rustix::io::preadv2(file, piece, offset + cached.bytes as u64, flags);
-        cached.bytes += count.unwrap_or(0);
+        match rustix::io::preadv2(file, piece, offset + cached.bytes as u64, flags) {
+            Ok(count) => cached.bytes += count,
+            Err(Errno::AGAIN) => {}
+            // Who cannot say what is cached must not drop it.
+            Err(_) => break,
+        }
         if cached.bytes < end {
             cached.begun = end - cached.bytes;
             break;
@@ -243,9 +247,12 @@ fn read_and_drop(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usiz
 /// Shorter parts of a file are not worth a question.
 const HOLE_MIN_BYTES: u32 = 1024 * 1024;
 
-/// File systems whose word on holes is taken (`include/uapi/linux/magic.h`): ext4, XFS, Btrfs, tmpfs. Others have
-/// told of holes where written data was on its way to the disk (OpenZFS before 2.2.2).
-const HONEST: [i64; 4] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994];
+/// File systems whose word on holes is taken: those of direct reads, and tmpfs (`include/uapi/linux/magic.h`). Others
+/// have told of holes where written data was on its way to the disk (OpenZFS before 2.2.2).
+const HONEST: [i64; 4] = {
+    let [ext4, xfs, btrfs] = direct::COHERENT;
+    [ext4, xfs, btrfs, 0x0102_1994]
+};
 
 /// Whether the file is known to have only zero bytes there without reading them. Moves the file's own position.
 #[must_use]
