@@ -5,7 +5,7 @@
 //! into a buffer 16 bytes behind a page's start at 2.6 instead of 15 GiB/s; glibc bug 30994). That is just where
 //! an ordinary large vector begins. And fresh memory costs a page fault for each of its pages.
 //!
-//! Large buffers are asked for in huge pages: a disk writes straight into the memory of a direct read, and for each
+//! What a disk reads into or writes from in large parts is made of huge pages: a disk writes straight into the memory of a direct read, and for each
 //! page that lies apart it is told so, up to a number of pages in a request (measured on a virtual disk that takes 254:
 //! 1 MiB at a time 0.75 GB/s into pages of 4 KiB, 1.75 GB/s into huge ones).
 
@@ -20,14 +20,42 @@ const PAGE_BYTES: usize = 4096;
 /// Size of a huge page where pages have 4 KiB; another one costs speed only.
 const HUGE_PAGE_BYTES: usize = 2 * 1024 * 1024;
 
-/// Lengths of memory that is kept for the next buffer.
-const CLASSES: [usize; 3] = [256 * 1024, 1024 * 1024, 4 * 1024 * 1024];
+/// A kind of memory that is kept for the next buffer.
+struct Class {
+    bytes: usize,
+    /// Made of huge pages.
+    is_huge: bool,
+    /// Most pieces that are kept.
+    kept: usize,
+}
 
-/// Classes from this length on are made of huge pages.
+const fn class(bytes: usize, is_huge: bool, kept: usize) -> Class {
+    Class {
+        bytes,
+        is_huge,
+        kept,
+    }
+}
+
+/// From the smallest to the largest, twice. Of those that every thread reads into, as many are kept as there are
+/// threads; few of the others, since what is kept is never given back.
+const CLASSES: [Class; 5] = [
+    class(256 * 1024, false, 16),
+    class(1024 * 1024, false, 4),
+    class(4 * 1024 * 1024, false, 4),
+    class(1024 * 1024, true, 4),
+    class(4 * 1024 * 1024, true, 4),
+];
+
+/// Shorter ones are not worth keeping.
+const KEPT_MIN_BYTES: usize = 64 * 1024;
+
+/// Shorter ones are read through the cache, or their pieces are few.
 const HUGE_MIN_BYTES: usize = 1024 * 1024;
 
-/// Most pieces of memory of each class that are kept: of the smallest, as many as threads read.
-const KEPT: [usize; CLASSES.len()] = [16, 8, 8];
+/// What fills the largest class up to so little is written to the disk as a whole. Anything else would take a huge page
+/// that it does not fill.
+const UNFILLED_MAX_BYTES: usize = 256 * 1024;
 
 static POOLS: [Mutex<Vec<Memory>>; CLASSES.len()] =
     [const { Mutex::new(Vec::new()) }; CLASSES.len()];
@@ -45,11 +73,9 @@ impl Default for Memory {
 }
 
 impl Memory {
-    /// So many bytes with a page more, or with a huge one where there is memory for that.
-    fn with_room(bytes: usize) -> Self {
-        if bytes >= HUGE_MIN_BYTES
-            && let Ok(pages) = MmapMut::map_anon(bytes + HUGE_PAGE_BYTES)
-        {
+    /// So many bytes with a page more, a huge one if that is wanted and there is memory for it.
+    fn with_room(bytes: usize, is_huge: bool) -> Self {
+        if is_huge && let Ok(pages) = MmapMut::map_anon(bytes + HUGE_PAGE_BYTES) {
             // A system without huge pages has small ones.
             let _ = pages.advise(Advice::HugePage);
             return Self::Huge(pages);
@@ -97,12 +123,28 @@ impl Buffer {
     /// A buffer of so many bytes of arbitrary content.
     #[must_use]
     pub fn with_length(length: usize) -> Self {
+        let largest = CLASSES[CLASSES.len() - 1].bytes;
+        let is_filled = length <= largest && length + UNFILLED_MAX_BYTES >= largest;
+        Self::new(length, is_filled)
+    }
+
+    /// As [`with_length`](Self::with_length), to read past the page cache into it.
+    #[must_use]
+    pub fn for_disk(length: usize) -> Self {
+        Self::new(length, length >= HUGE_MIN_BYTES)
+    }
+
+    fn new(length: usize, is_huge: bool) -> Self {
         let class = CLASSES
             .iter()
-            .position(|class| length <= *class && length > CLASSES[0] / 4);
+            .position(|class| class.is_huge == is_huge && length <= class.bytes)
+            .filter(|_| length > KEPT_MIN_BYTES);
         let memory = class
             .and_then(|class| POOLS[class].lock().ok()?.pop())
-            .unwrap_or_else(|| Memory::with_room(class.map_or(length, |class| CLASSES[class])));
+            .unwrap_or_else(|| {
+                let room = class.map_or(length, |class| CLASSES[class].bytes);
+                Memory::with_room(room, is_huge)
+            });
         Self {
             start: memory.start(),
             memory,
@@ -121,7 +163,7 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         if let Some(class) = self.class
             && let Ok(mut pool) = POOLS[class].lock()
-            && pool.len() < KEPT[class]
+            && pool.len() < CLASSES[class].kept
         {
             pool.push(std::mem::take(&mut self.memory));
         }
@@ -167,8 +209,8 @@ mod tests {
     #[test]
     fn buffers_of_any_length_begin_at_a_page() {
         for length in [0, 1, 5000, 70_000, 262_144, 262_145, 4 << 20, (4 << 20) + 1] {
-            for _ in 0..2 {
-                let mut buffer = Buffer::with_length(length);
+            for make in [Buffer::with_length, Buffer::for_disk, Buffer::with_length] {
+                let mut buffer = make(length);
                 assert_eq!(buffer.len(), length);
                 assert_eq!(buffer.as_ptr() as usize % PAGE_BYTES, 0);
                 buffer.fill(7);

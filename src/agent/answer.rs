@@ -136,7 +136,7 @@ impl Reader {
         let mut gone = Vec::new();
         let mut present = BitSet::with_size(blocks);
         let bytes: usize = spans.iter().map(|span| span.bytes as usize).sum();
-        let mut chosen = Buffer::with_length(bytes);
+        let mut chosen = Buffer::for_disk(bytes);
         let mut end = 0;
         let mut damaged = Vec::new();
         let mut first = 0;

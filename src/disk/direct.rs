@@ -1,4 +1,4 @@
-//! Reads past the page cache (`O_DIRECT`).
+//! Reads and writes past the page cache (`O_DIRECT`).
 //!
 //! What is read so costs a tenth of the processor's time, and the cache stays as it is by construction, whatever the
 //! kernel. What it returns is what a read through the cache would have returned when it began: the kernel first writes
@@ -39,20 +39,47 @@ pub(super) const COHERENT: [i64; 3] = [0xef53, 0x5846_5342, 0x9123_683e];
 /// # Errors
 /// The system's error.
 pub(super) fn read(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-    let length = buffer.len() - buffer.len() % ALIGNMENT;
-    let is_aligned = offset.is_multiple_of(ALIGNMENT as u64)
-        && (buffer.as_ptr() as usize).is_multiple_of(ALIGNMENT);
-    if length < MIN_BYTES || !is_aligned || !is_coherent(file) {
+    let Some(length) = worthwhile(file, offset, buffer) else {
         return Ok(0);
-    }
+    };
+    past_the_cache(file, || {
+        rustix::io::pread(file, &mut buffer[..length], offset)
+    })
+}
+
+/// Writes the beginning of `bytes` past the page cache, and returns how much of it: nothing where that is not worth it or
+/// cannot be done, otherwise what the disk took, at most to the last whole [`ALIGNMENT`]. What the cache has of that part
+/// is written before, if it is changed, and dropped (Linux `mm/filemap.c: kiocb_invalidate_pages`). It is on the disk, but
+/// for the disk's own cache and the file's metadata: the sync at the end is still needed.
+///
+/// Changes the file's flags meanwhile: nobody else may use this handle.
+///
+/// # Errors
+/// The system's error, such as a full disk.
+pub(super) fn write(file: &File, offset: u64, bytes: &[u8]) -> io::Result<usize> {
+    let Some(length) = worthwhile(file, offset, bytes) else {
+        return Ok(0);
+    };
+    past_the_cache(file, || rustix::io::pwrite(file, &bytes[..length], offset))
+}
+
+/// How many of the first bytes can go past the cache, if it is worth it.
+fn worthwhile(file: &File, offset: u64, bytes: &[u8]) -> Option<usize> {
+    let length = bytes.len() - bytes.len() % ALIGNMENT;
+    let is_aligned = offset.is_multiple_of(ALIGNMENT as u64)
+        && (bytes.as_ptr() as usize).is_multiple_of(ALIGNMENT);
+    (length >= MIN_BYTES && is_aligned && is_coherent(file)).then_some(length)
+}
+
+/// Does something to a file with its flag for direct access set; 0 where that cannot be.
+fn past_the_cache(file: &File, mut act: impl FnMut() -> Result<usize, Errno>) -> io::Result<usize> {
     let Ok(flags) = rustix::fs::fcntl_getfl(file) else {
         return Ok(0);
     };
     if rustix::fs::fcntl_setfl(file, flags | OFlags::DIRECT).is_err() {
         return Ok(0);
     }
-    let result =
-        rustix::io::retry_on_intr(|| rustix::io::pread(file, &mut buffer[..length], offset));
+    let result = rustix::io::retry_on_intr(&mut act);
     rustix::fs::fcntl_setfl(file, flags)?;
     match result {
         // A disk with larger blocks, or a file that the file system keeps in another way.
@@ -148,6 +175,38 @@ mod tests {
         let count = read(&file, 0, &mut buffer).unwrap();
         assert!(buffer[..count] == content[..count]);
         assert_eq!(cached_pages(&dir), 6);
+    }
+
+    #[test]
+    fn a_direct_write_gives_the_bytes_brings_no_page_into_the_cache_and_leaves_no_old_one_there() {
+        let Some((dir, file, mut content)) = uncached() else {
+            return;
+        };
+        // Both kinds: pages that are as on the disk, and one that is changed.
+        file.read_exact_at(&mut [0; 64 * 1024], 0).unwrap();
+        file.write_all_at(&[0xee; 4096], 8192).unwrap();
+        file.set_len(8 << 20).unwrap();
+        content.resize(8 << 20, 0);
+        let new = {
+            let mut new = Buffer::with_length(1 << 20);
+            new.iter_mut()
+                .zip(0..)
+                .for_each(|(to, at)| *to = (at % 241) as u8);
+            new
+        };
+        // Over what is there, over its end, and where there is nothing.
+        for at in [0, 3 << 20, 6 << 20] {
+            assert_eq!(write(&file, at as u64, &new).unwrap(), new.len());
+            content[at..at + new.len()].copy_from_slice(&new);
+        }
+        assert_eq!(cached_pages(&dir), 0);
+        let mut found = vec![0; content.len()];
+        file.read_exact_at(&mut found, 0).unwrap();
+        assert!(found == content);
+        // Left to others, whole or in part.
+        assert_eq!(write(&file, 512, &new).unwrap(), 0);
+        assert_eq!(write(&file, 0, &new[..MIN_BYTES - 1]).unwrap(), 0);
+        assert_eq!(write(&file, 0, &new[..MIN_BYTES + 1]).unwrap(), MIN_BYTES);
     }
 
     #[test]

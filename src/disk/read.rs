@@ -88,7 +88,7 @@ impl PieceReader {
             let length = length as usize;
             // No memory for those that wait for their turn to read.
             let piece = depth::read(length, || {
-                let mut piece = Buffer::with_length(length);
+                let mut piece = Buffer::for_disk(length);
                 let count = read_uncached(file, offset + u64::from(at + begin), &mut piece)?;
                 piece[count..].fill(0);
                 Ok::<_, io::Error>(piece)

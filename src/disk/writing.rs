@@ -7,9 +7,9 @@ use std::os::unix::fs::FileExt;
 
 use rustix::io::Errno;
 
-use super::DiskError;
 use super::dontcache::{self, let_go};
 use super::root::Roots;
+use super::{DiskError, direct};
 use crate::digest::Verified;
 use crate::path::RelPath;
 use crate::turns::aside;
@@ -65,6 +65,12 @@ impl Writing<'_> {
 /// Writes, and has the disk begin at once.
 fn write_through(file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {
     let mut done = 0;
+    loop {
+        match direct::write(file, offset + done as u64, &bytes[done..])? {
+            0 => break,
+            count => done += count,
+        }
+    }
     while done < bytes.len() {
         let (rest, at) = (&bytes[done..], offset + done as u64);
         let written = match dontcache::flag() {
