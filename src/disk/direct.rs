@@ -183,15 +183,15 @@ mod tests {
             return;
         };
         // Both kinds: pages that are as on the disk, and one that is changed.
-        file.read_exact_at(&mut [0; 64 * 1024], 0).unwrap();
+        file.read_exact_at(&mut vec![0; 64 * 1024], 0).unwrap();
         file.write_all_at(&[0xee; 4096], 8192).unwrap();
         file.set_len(8 << 20).unwrap();
         content.resize(8 << 20, 0);
         let new = {
             let mut new = Buffer::with_length(1 << 20);
             new.iter_mut()
-                .zip(0..)
-                .for_each(|(to, at)| *to = (at % 241) as u8);
+                .zip((0..=240).cycle())
+                .for_each(|(to, byte)| *to = byte);
             new
         };
         // Over what is there, over its end, and where there is nothing.
@@ -206,7 +206,7 @@ mod tests {
         // Left to others, whole or in part.
         assert_eq!(write(&file, 512, &new).unwrap(), 0);
         assert_eq!(write(&file, 0, &new[..MIN_BYTES - 1]).unwrap(), 0);
-        assert_eq!(write(&file, 0, &new[..MIN_BYTES + 1]).unwrap(), MIN_BYTES);
+        assert_eq!(write(&file, 0, &new[..=MIN_BYTES]).unwrap(), MIN_BYTES);
     }
 
     #[test]
