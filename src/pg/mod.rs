@@ -5,11 +5,13 @@
 //! little endian, as on every platform that we build for; a control file of the other byte order is
 //! refused by name. No input makes a function here panic.
 
+pub mod canonical;
 pub mod cluster_name;
 pub mod conf;
 pub mod conninfo;
 pub mod control;
 pub mod hba;
+pub mod hints;
 pub mod label;
 pub mod layout;
 pub mod lsn;

@@ -1,0 +1,145 @@
+//! Pages of tables.
+
+use super::{
+    FLAGS, Form, HEADER_BYTES, Layout, Line, LineState, MAXALIGN, PRUNE_XID, double_word, word,
+};
+
+/// `bufpage.h:PD_HAS_FREE_LINES` and `PD_PAGE_FULL`, hints of where there is room. `PD_ALL_VISIBLE` is none: who
+/// changes a tuple clears the visibility map where it is set.
+const PAGE_HINTS: u16 = 0x0003;
+
+// `htup_details.h:HeapTupleHeaderData`.
+const XMIN: usize = 0;
+const XMAX: usize = 4;
+/// `t_cid`, or `t_xvac` in a tuple that `VACUUM FULL` moved before 9.0.
+const FIELD3: usize = 8;
+const INFOMASK: usize = 20;
+/// `SizeofHeapTupleHeader`.
+const TUPLE_HEADER_BYTES: usize = 23;
+
+/// `HEAP_COMBOCID`: what the command id means to its own transaction.
+const COMBOCID: u16 = 0x0020;
+const XMIN_COMMITTED: u16 = 0x0100;
+const XMIN_INVALID: u16 = 0x0200;
+/// `HEAP_XMIN_FROZEN`: both, which neither hint says and WAL does.
+const XMIN_FROZEN: u16 = XMIN_COMMITTED | XMIN_INVALID;
+const XMAX_COMMITTED: u16 = 0x0400;
+const XMAX_INVALID: u16 = 0x0800;
+/// `HEAP_MOVED`.
+const MOVED: u16 = 0xC000;
+
+/// Of the masks' `HEAP_XACT_MASK` these alone are noise: the others say whether xmax is a lock or a multixact, and
+/// whether the tuple is a new version, and come by WAL.
+///
+/// `t_cid` and what it is counted by are of use to the transaction that wrote them. Replay sets the first command
+/// and clears `HEAP_COMBOCID` (`heapam_xlog.c:heap_xlog_insert`, `heap_xlog_delete`).
+pub(super) fn mask(form: &mut Form) -> bool {
+    if !is_sound(form.page, form.layout) {
+        return false;
+    }
+    form.clear_bits(FLAGS, PAGE_HINTS);
+    form.clear(PRUNE_XID..PRUNE_XID + 4);
+    form.clear_hole();
+    for index in 0..Line::count(form.layout).unwrap_or(0) {
+        let line = Line::at(form.page, index);
+        if line.state() != LineState::Normal {
+            continue;
+        }
+        let tuple = line.offset();
+        let infomask = form.word(tuple + INFOMASK);
+        let mut noise = XMAX_COMMITTED | XMAX_INVALID;
+        if infomask & XMIN_FROZEN != XMIN_FROZEN {
+            noise |= XMIN_FROZEN;
+        }
+        if infomask & MOVED == 0 {
+            noise |= COMBOCID;
+            form.clear(tuple + FIELD3..tuple + FIELD3 + 4);
+        }
+        form.clear_bits(tuple + INFOMASK, noise);
+        // Inside the page: the special space begins at a multiple, too.
+        let end = tuple + line.length();
+        form.clear(end..end.next_multiple_of(MAXALIGN));
+    }
+    true
+}
+
+/// Whether line pointers point at tuples, none of which lies over another: masking one must not touch another.
+fn is_sound(page: &[u8], layout: Layout) -> bool {
+    let Some(count) = Line::count(layout) else {
+        return false;
+    };
+    let mut taken = Taken::default();
+    (0..count).all(|index| {
+        let line = Line::at(page, index);
+        match line.state() {
+            LineState::Unused | LineState::Redirect => line.length() == 0,
+            LineState::Dead if line.length() == 0 => true,
+            LineState::Dead => line.is_inside(layout) && taken.take(line),
+            LineState::Normal => {
+                line.is_inside(layout)
+                    && line.offset().is_multiple_of(MAXALIGN)
+                    && line.length() >= TUPLE_HEADER_BYTES
+                    && taken.take(line)
+            }
+        }
+    })
+}
+
+/// Which eights of bytes tuples lie in: 4096 of them in the largest page.
+pub(super) struct Taken([u64; 64]);
+
+impl Default for Taken {
+    fn default() -> Self {
+        Self([0; 64])
+    }
+}
+
+impl Taken {
+    /// Takes those of a tuple inside the page; `false` when another has one of them.
+    pub(super) fn take(&mut self, line: Line) -> bool {
+        let mut eight = line.offset() / MAXALIGN;
+        let end = (line.offset() + line.length()).div_ceil(MAXALIGN);
+        while eight < end {
+            let bit = eight % 64;
+            let bits = (end - eight).min(64 - bit);
+            let mask = u64::MAX >> (64 - bits) << bit;
+            let word = &mut self.0[eight / 64];
+            if *word & mask != 0 {
+                return false;
+            }
+            *word |= mask;
+            eight += bits;
+        }
+        true
+    }
+}
+
+/// What a tuple says of the transactions that made and ended it.
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub(in crate::pg) struct Tuple {
+    /// Number of its line pointer, from 1.
+    pub line: u16,
+    pub xmin: u32,
+    pub xmax: u32,
+    pub infomask: u16,
+}
+
+/// The tuples of a heap page, in the order of their line pointers; `None` when it is no heap page, or contradicts
+/// itself.
+pub(in crate::pg) fn tuples(page: &[u8]) -> Option<impl Iterator<Item = Tuple>> {
+    let layout = Layout::of(page)?;
+    if layout.special != page.len() || !is_sound(page, layout) {
+        return None;
+    }
+    let end = u16::try_from((layout.lower - HEADER_BYTES) / Line::BYTES).ok()?;
+    Some((1..=end).filter_map(|line| {
+        let pointer = Line::at(page, usize::from(line) - 1);
+        let tuple = pointer.offset();
+        (pointer.state() == LineState::Normal).then(|| Tuple {
+            line,
+            xmin: double_word(page, tuple + XMIN),
+            xmax: double_word(page, tuple + XMAX),
+            infomask: word(page, tuple + INFOMASK),
+        })
+    }))
+}
