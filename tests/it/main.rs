@@ -33,6 +33,7 @@ mod layouts;
 mod links;
 mod moves;
 mod neighbour;
+mod noise;
 mod oracle;
 mod owner;
 mod rebuild;

@@ -166,17 +166,23 @@ pub(super) fn mask_gist(form: &mut Form) -> bool {
     true
 }
 
-/// Where `ginblock.h:GinPageOpaqueData` has its flags.
+/// Where `ginblock.h:GinPageOpaqueData` has its flags; link and count of items stand before.
 const FLAGS_OF_GIN: usize = 6;
 const GIN_DELETED: u16 = 0x0004;
 
-/// `ginxlog.c:gin_mask`.
+/// `ginxlog.c:gin_mask`, which masks every deleted page and has one sort in mind.
+///
+/// A page of the list of pending entries has no other flag when it is deleted: the primary leaves all that was there,
+/// and replay makes an empty page (`ginfast.c:shiftList`, `ginRedoDeleteListPages`). Deleted pages of a posting tree
+/// are replayed as they are, and running scans still follow their links.
 pub(super) fn mask_gin(form: &mut Form) -> bool {
-    if form.word(form.layout.special + FLAGS_OF_GIN) & GIN_DELETED == 0 {
+    let special = form.layout.special;
+    if form.word(special + FLAGS_OF_GIN) == GIN_DELETED {
+        form.clear_content();
+        form.clear(special..special + FLAGS_OF_GIN);
+    } else {
         // Pages from before 9.4 do not tell their hole.
         clear_hole_if_told(form);
-    } else {
-        form.clear_content();
     }
     true
 }

@@ -185,7 +185,7 @@ impl Form<'_> {
     }
 
     /// Takes away all that a page holds which is out of use, and where it was. The special space stays: it says what
-    /// the page is, and links of it are followed still.
+    /// the page is.
     fn clear_content(&mut self) {
         self.clear(HEADER_BYTES..self.layout.special);
         self.set_word(LOWER, as_word(HEADER_BYTES));

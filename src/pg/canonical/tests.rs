@@ -235,7 +235,12 @@ fn samples(size: usize) -> Vec<Sample> {
         told(eight("gin leaf", PageKind::Gin, [7, 0, 3, 0x0083])),
         told(eight("gin meta", PageKind::Gin, [0xFFFF, 0xFFFF, 0, 8])),
         eight("gin of before 9.4", PageKind::Gin, [7, 0, 3, 0x0003]),
-        told(eight("gin deleted", PageKind::Gin, [7, 0, 0, 0x0087])).empty(),
+        told(eight("gin tree deleted", PageKind::Gin, [7, 0, 0, 0x0087])),
+        told(eight("gin list deleted", PageKind::Gin, [7, 0, 1, 0x0004]))
+            .empty()
+            .noisy(0, 0xFFFF)
+            .noisy(2, 0xFFFF)
+            .noisy(4, 0xFFFF),
         told(eight("spgist leaf", PageKind::Spgist, [4, 1, 2, 0xFF82])),
         eight("spgist empty", PageKind::Spgist, [0, 0, 0, 0xFF82]).hole(),
         told(eight("spgist meta", PageKind::Spgist, [1, 0, 0, 0xFF82])),
