@@ -162,6 +162,8 @@ fn frames(c: &mut Criterion) {
     let blocks = Answer::Blocks {
         gone: Vec::new(),
         present,
+        patched: BitSet::default(),
+        patch_bytes: 0,
         packed: Packed {
             codec: Codec::Lz4,
             bytes: RANGE_BYTES / 2,

@@ -70,6 +70,12 @@ impl<T: AsRef<[u8]>> Verified<T> {
         }
     }
 
+    /// The first bytes and those behind them, as well checked; `None` when there are fewer.
+    pub fn split_at(&self, at: usize) -> Option<[Verified<&[u8]>; 2]> {
+        let (first, behind) = self.bytes().split_at_checked(at)?;
+        Some([first, behind].map(Verified))
+    }
+
     /// The checked bytes.
     pub fn bytes(&self) -> &[u8] {
         self.0.as_ref()

@@ -91,7 +91,9 @@ pub struct Counters {
     pub differing_blocks: AtomicU64,
     /// Blocks that were sent by the agent, before compression.
     pub moved_blocks: AtomicU64,
-    /// Bytes that were sent by the agent to replace or add content, before compression.
+    /// Of the blocks that differed those that were not sent, because they differed in noise only: patches of them were.
+    pub patched_blocks: AtomicU64,
+    /// Bytes that were sent by the agent to replace or add content, patches too, before compression.
     pub moved_bytes: AtomicU64,
     /// Everything received from the agent, as it came over the link.
     pub wire_received_bytes: AtomicU64,

@@ -110,6 +110,31 @@ impl BitSet {
         self.words[word] |= 1 << (number % 8);
     }
 
+    /// Takes a number out.
+    pub fn remove(&mut self, number: usize) {
+        if let Some(word) = self.words.get_mut(number / 8) {
+            *word &= !(1 << (number % 8));
+        }
+    }
+
+    /// Whether no number is in both sets.
+    #[must_use]
+    pub fn is_apart_from(&self, other: &Self) -> bool {
+        self.words.iter().zip(&other.words).all(|(a, b)| a & b == 0)
+    }
+
+    /// All numbers of both sets.
+    #[must_use]
+    pub fn union(&self, other: &Self) -> Self {
+        let length = self.words.len().max(other.words.len());
+        let word = |set: &Self, at: usize| set.words.get(at).copied().unwrap_or(0);
+        Self {
+            words: (0..length)
+                .map(|at| word(self, at) | word(other, at))
+                .collect(),
+        }
+    }
+
     /// Whether the number is in the set.
     #[must_use]
     pub fn contains(&self, number: usize) -> bool {

@@ -9,6 +9,7 @@ use super::effort::{Effort, Lane};
 use super::tree::read_fault;
 use crate::buffer::Buffer;
 use crate::compare::blocks::{Baseline, keep_differing, piece_count};
+use crate::compare::noise::{FORM_BYTES, Noisy, Patched, Sieve};
 use crate::compare::rolling;
 use crate::digest::{DIGEST_BYTES, Digest, SessionKey};
 use crate::disk::DiskError;
@@ -71,7 +72,7 @@ pub(super) fn check(request: &Request, body_bytes: usize) -> Result<(), Fault> {
         Request::Digests { spans, .. } => (spans, 0),
         Request::Blocks { spans, .. } => {
             let blocks = RANGE_BYTES as usize / BLOCK_MIN_BYTES + SPANS_MAX;
-            (spans, (blocks * DIGEST_BYTES) as u64)
+            (spans, (blocks * (DIGEST_BYTES + FORM_BYTES)) as u64)
         }
         Request::Delta { .. } => (&[], rolling::SIGNATURE_MAX_BYTES),
         _ => (&[], 0),
@@ -118,21 +119,39 @@ impl Reader {
         Ok((Answer::Digests { gone }, digests.into()))
     }
 
-    /// The blocks that differ from the client's digests, or that are not zero.
+    /// The blocks that differ from the client's digests, or that are not zero; patches, where the digests of the
+    /// `noisy` forms of the client's blocks, which are at the end of `body`, show that they are enough.
     ///
     /// # Errors
     /// As [`Reader::digests`].
-    pub fn blocks(&self, spans: &[Span], digests: &[u8], is_hungry: bool) -> Result<Reply, Fault> {
+    pub fn blocks(
+        &self,
+        spans: &[Span],
+        noisy: &BitSet,
+        body: &[u8],
+        is_hungry: bool,
+    ) -> Result<Reply, Fault> {
         let blocks: usize = spans
             .iter()
             .map(|span| piece_count(span.bytes, self.block_bytes))
             .sum();
+        let unfitting = || {
+            let problem = "the number of digests does not fit the blocks asked for";
+            Fault::new(FaultKind::Protocol, problem)
+        };
+        let (digests, forms) = body
+            .len()
+            .checked_sub(noisy.len() * FORM_BYTES)
+            .and_then(|at| body.split_at_checked(at))
+            .ok_or_else(unfitting)?;
         if !digests.is_empty() && digests.len() != blocks * DIGEST_BYTES {
-            return Err(Fault::new(
-                FaultKind::Protocol,
-                "the number of digests does not fit the blocks asked for",
-            ));
+            return Err(unfitting());
         }
+        let noisy = Noisy {
+            blocks: noisy,
+            forms,
+        };
+        let mut sieve = Sieve::new(&self.key, noisy);
         let mut gone = Vec::new();
         let mut present = BitSet::with_size(blocks);
         let bytes: usize = spans.iter().map(|span| span.bytes as usize).sum();
@@ -172,17 +191,24 @@ impl Reader {
                     &mut content[..kept],
                     &mut damaged,
                 )?;
-                end += kept;
+                let numbers = first..first + count;
+                end += sieve.sift(content, kept, block_bytes, numbers, &mut present);
             } else {
                 gone.push(u16::try_from(index).expect("at most SPANS_MAX spans"));
             }
             first += count;
         }
+        let Patched { blocks, patches } = sieve.found;
+        // Each is much shorter than the block that is not sent for it.
+        chosen[end..end + patches.len()].copy_from_slice(&patches);
+        end += patches.len();
         chosen.truncate(if self.is_survey { 0 } else { end });
         let (packed, body) = self.effort.pack(chosen, &self.key, is_hungry);
         let answer = Answer::Blocks {
             gone,
             present,
+            patched: blocks,
+            patch_bytes: u32::try_from(patches.len()).expect("fewer than the spans have"),
             packed,
             damaged,
         };

@@ -151,7 +151,11 @@ async fn read(shared: &Shared, request: Request, body: Buffer) -> Result<HeldRep
     reader.effort.pace(reads, reader.lane(&request)).await;
     let job = move || match request {
         Request::Digests { spans, have } => reader.digests(&spans, have),
-        Request::Blocks { spans, hungry } => reader.blocks(&spans, &body, hungry),
+        Request::Blocks {
+            spans,
+            noisy,
+            hungry,
+        } => reader.blocks(&spans, &noisy, &body, hungry),
         Request::Delta { entry, have } => reader.delta(entry, have, body.to_vec()),
         Request::Control => reader.control(),
         _ => Err(Fault::new(FaultKind::Protocol, "not a reading request")),

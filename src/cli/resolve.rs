@@ -256,6 +256,7 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
         },
         wait: Duration::from_secs(typed.wait),
         sync: !typed.no_sync,
+        patch_noise: !typed.no_noise_patch,
         max_delete: typed.max_delete,
         bindir: typed
             .bindir

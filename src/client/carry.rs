@@ -151,7 +151,8 @@ async fn bring(
         Arc::clone(run.events.counters()),
         run.key,
         facts.control.block_bytes,
-    );
+    )
+    .patching(run.options.patch_noise);
     make_directories(run, target, work).await?;
     unshare(run, target, work).await?;
     // Removing large files takes the file system a while, in which it can well do something else.

@@ -58,6 +58,8 @@ pub struct RebuildOptions {
     /// How long to wait for `stop`, `start` and streaming.
     pub wait: Duration,
     pub sync: bool,
+    /// Blocks that differ in noise only are patched.
+    pub patch_noise: bool,
     /// Most files that the run may remove from the target; `None` is no limit.
     pub max_delete: Option<u64>,
     /// Where `postgres`, `pg_ctl` and `psql` of the target are; found by version when absent.

@@ -150,6 +150,8 @@ pub struct Outcome {
     /// Of blocks that exist on both sides.
     pub differing_blocks: u64,
     pub moved_blocks: u64,
+    /// Of the differing ones those that were patched, since they differed in hint bits and the like only.
+    pub patched_blocks: u64,
     /// Before compression; in a dry run what would move.
     pub moved_bytes: u64,
     pub fetched_bytes: u64,
@@ -205,6 +207,7 @@ impl Outcome {
         self.compared_bytes = read(&counters.compared_bytes);
         self.differing_blocks = read(&counters.differing_blocks);
         self.moved_blocks = read(&counters.moved_blocks);
+        self.patched_blocks = read(&counters.patched_blocks);
         self.moved_bytes = read(&counters.moved_bytes);
         self.fetched_bytes = read(&counters.fetched_bytes);
         self.wal_bytes = read(&counters.wal_bytes);

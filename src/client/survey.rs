@@ -116,6 +116,7 @@ pub(super) async fn survey(
         run.key,
         facts.control.block_bytes,
     )
+    .patching(run.options.patch_noise)
     .run(work.files.iter())
     .await
     .map_err(|error| Failure::untouched(&error))?;

@@ -3,4 +3,5 @@
 //! Bytes in, values out; both sides use it, no file in sight.
 
 pub mod blocks;
+pub mod noise;
 pub mod rolling;

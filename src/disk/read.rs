@@ -51,11 +51,31 @@ impl PieceReader {
         key: &SessionKey,
         digests: &mut Vec<u8>,
     ) -> io::Result<()> {
+        self.digest_and(file, span, unit, key, digests, |_| {})
+    }
+
+    /// As [`digest`](Self::digest); shows each piece that was read also to `see`, in order, of whole units but for the
+    /// last one. Shows nothing of a hole.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn digest_and(
+        &mut self,
+        file: &File,
+        span: &Span,
+        unit: u32,
+        key: &SessionKey,
+        digests: &mut Vec<u8>,
+        mut see: impl FnMut(&[u8]),
+    ) -> io::Result<()> {
         if is_hole(file, span.offset, span.bytes) {
             digest_zeros(key, span.bytes, unit, digests);
             return Ok(());
         }
-        let take = |piece: &[u8]| digest_pieces(key, piece, unit, digests);
+        let take = |piece: &[u8]| {
+            digest_pieces(key, piece, unit, digests);
+            see(piece);
+        };
         self.read(file, span.offset, span.bytes, take)
     }
 

@@ -191,6 +191,7 @@ mod tests {
         moved_bytes
         next_steps
         outcome
+        patched_blocks
         pg_reseed_version
         pgdata
         refusals

@@ -143,7 +143,14 @@ fn transfer(text: &mut String, outcome: &Outcome) {
         let compared = words::size(outcome.compared_bytes);
         row(text, "Compared", format_args!("{compared} in {files}"));
         let differing = words::counted(outcome.differing_blocks, "block", "blocks");
-        row(text, "Differing", format_args!("{differing}"));
+        let patched = match outcome.patched_blocks {
+            0 => String::new(),
+            patched => format!(
+                ", {} of them in hint bits and the like only",
+                words::number(patched)
+            ),
+        };
+        row(text, "Differing", format_args!("{differing}{patched}"));
         let blocks = words::counted(outcome.moved_blocks, "block", "blocks");
         // Blocks are not all that moves: files without pages move as a whole. What was lacking may be
         // more than what moved: zeros do not travel.
@@ -274,8 +281,9 @@ pub(super) mod tests {
             start_lsn: Some(Lsn(0x0700_0028)),
             stop_lsn: Some(Lsn(0x0900_0100)),
             compared_bytes: 13_314_398_617,
-            differing_blocks: 18_204,
+            differing_blocks: 25_514,
             moved_blocks: 18_204,
+            patched_blocks: 7_310,
             moved_bytes: 153_321_472,
             fetched_bytes: 4_194_304,
             wal_bytes: 33_554_432,
@@ -339,7 +347,7 @@ pub(super) mod tests {
           Lost          18.6 MB of WAL that only the target had: timeline 1 from 0/5000000 to 0/62A4F10
           Saved WAL     48.0 MB in 3 files, from 0/5000000 on, in "/srv/lost"
           Compared      12.4 GB in 1,204 files
-          Differing     18,204 blocks
+          Differing     25,514 blocks, 7,310 of them in hint bits and the like only
           Moved         146 MB with 18,204 blocks; the target lacked 4.00 MB
           On the wire   61.0 MB received, 2.00 MB sent, over 4 streams
           Saved         12.3 GB of the 12.5 GB of a full copy (98 %)
@@ -374,6 +382,7 @@ pub(super) mod tests {
             compared_bytes: 0,
             differing_blocks: 0,
             moved_blocks: 0,
+            patched_blocks: 0,
             moved_bytes: 13_421_772_800,
             fetched_bytes: 13_421_772_800,
             removed_files: 0,
@@ -420,7 +429,7 @@ pub(super) mod tests {
           The target    diverged from the source at 0/5000000 of timeline 1
           To be lost    18.6 MB of WAL that only the target has: timeline 1 from 0/5000000 to 0/62A4F10
           Compared      12.4 GB in 1,204 files
-          Differing     18,204 blocks
+          Differing     25,514 blocks, 7,310 of them in hint bits and the like only
           To move       146 MB with 18,204 blocks; the target lacked 4.00 MB
           On the wire   61.0 MB received, 2.00 MB sent, over 4 streams
           Saved         12.3 GB of the 12.5 GB of a full copy (98 %)
@@ -464,7 +473,7 @@ pub(super) mod tests {
           Lost          18.6 MB of WAL that only the target had: timeline 1 from 0/5000000 to 0/62A4F10
           Saved WAL     48.0 MB in 3 files, from 0/5000000 on, in "/srv/lost"
           Compared      12.4 GB in 1,204 files
-          Differing     18,204 blocks
+          Differing     25,514 blocks, 7,310 of them in hint bits and the like only
           Moved         146 MB with 18,204 blocks; the target lacked 4.00 MB
           On the wire   61.0 MB received, 2.00 MB sent, over 4 streams
           Saved         12.3 GB of the 12.5 GB of a full copy (98 %)

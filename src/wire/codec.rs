@@ -130,7 +130,7 @@ pub fn decode<M: DeserializeOwned>(head: &[u8]) -> Result<M, CodecError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::geometry::{EntryId, Span};
+    use crate::geometry::{BitSet, EntryId, Span};
     use crate::wire::message::{Answer, Fault, FaultKind, Notice, Request};
     use proptest::prelude::*;
 
@@ -162,6 +162,7 @@ mod tests {
                 offset: 65_536,
                 bytes: 8192,
             }],
+            noisy: BitSet::with_size(1),
             hungry: true,
         };
         let frame = encode(7, &message, 16).unwrap();
@@ -169,7 +170,7 @@ mod tests {
         assert_eq!(
             frame,
             [
-                7, 0, 0, 0, 10, 0, 0, 0, 16, 0, 0, 0, 5, 1, 172, 2, 128, 128, 4, 128, 64, 1
+                7, 0, 0, 0, 12, 0, 0, 0, 16, 0, 0, 0, 5, 1, 172, 2, 128, 128, 4, 128, 64, 1, 0, 1
             ]
         );
         let header = Header::decode(frame[..HEADER_BYTES].try_into().unwrap()).unwrap();

@@ -16,7 +16,7 @@ use crate::pg::wal::{Doubt, Made};
 
 /// Version of the protocol. Both sides must be equal: client and agent are one program, and a rebuild
 /// is no place for guesses about an older peer.
-pub const PROTOCOL: u16 = 7;
+pub const PROTOCOL: u16 = 8;
 
 /// How often each side says something at least.
 pub const ALIVE_EVERY: Duration = Duration::from_secs(5);
@@ -163,8 +163,13 @@ pub enum Request {
     /// in order. What lies beyond the end of a file counts as zero bytes.
     Digests { spans: Vec<Span>, have: Digest },
     /// Answer: [`Answer::Blocks`]. Body: the client's digests of all blocks of all spans in order, or
-    /// nothing when the client has only zero bytes there. `hungry`: the client has nothing else to do.
-    Blocks { spans: Vec<Span>, hungry: bool },
+    /// nothing when the client has only zero bytes there; behind them those of the canonical forms of the blocks of
+    /// `noisy`, counted over all spans (`compare::noise`). `hungry`: the client has nothing else to do.
+    Blocks {
+        spans: Vec<Span>,
+        noisy: BitSet,
+        hungry: bool,
+    },
     /// A file as a whole, as it is now. Answer: [`Answer::Delta`]. Body: a signature of the client's file
     /// (`compare::rolling`), whose digest is `have`.
     Delta { entry: EntryId, have: Digest },
@@ -232,11 +237,15 @@ pub enum Answer {
         /// Indices of spans whose file is gone.
         gone: Vec<u16>,
     },
-    /// Body: the blocks of `present` in order, packed; nothing in a survey.
+    /// Body: the blocks of `present` in order, behind them the patches of `patched`, packed; nothing in a survey.
     Blocks {
         gone: Vec<u16>,
         /// Blocks, counted over all spans in order, that differ from what the client has.
         present: BitSet,
+        /// Further blocks that differ, of which a patch is enough.
+        patched: BitSet,
+        /// Length of all patches.
+        patch_bytes: u32,
         packed: Packed,
         damaged: Vec<DamagedBlock>,
     },

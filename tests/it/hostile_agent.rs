@@ -326,6 +326,29 @@ const ATTACKS: &[(&str, Twist, i32, &str)] = &[
         "does not fit",
     ),
     (
+        "patches of blocks that are not to be patched",
+        |t| {
+            if let Answer::Blocks {
+                present, patched, ..
+            } = &mut t.answer
+            {
+                patched.clone_from(present);
+            }
+        },
+        4,
+        "does not fit",
+    ),
+    (
+        "patches longer than the answer",
+        |t| {
+            if let Answer::Blocks { patch_bytes, .. } = &mut t.answer {
+                *patch_bytes = u32::MAX;
+            }
+        },
+        4,
+        "does not fit",
+    ),
+    (
         "blocks that unpack to more than a range has",
         |t| bomb(t, 64 << 20),
         4,

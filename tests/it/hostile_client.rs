@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, ChildStdout};
 use std::time::Duration;
 
 use pg_reseed::digest::{Digest, SessionKey};
-use pg_reseed::geometry::{EntryId, RANGE_BYTES, Span};
+use pg_reseed::geometry::{BitSet, EntryId, RANGE_BYTES, Span};
 use pg_reseed::manifest::{EntryKind, Listing, Manifest};
 use pg_reseed::pg::lsn::Lsn;
 use pg_reseed::pg::timeline::TimelineId;
@@ -247,6 +247,7 @@ fn agent_answers_nothing_out_of_order_and_nothing_that_is_not_listed() {
                 };
                 5000
             ],
+            noisy: BitSet::default(),
             hungry: true,
         },
     ] {
@@ -318,6 +319,7 @@ fn agent_follows_no_link_that_was_put_in_the_place_of_a_file() {
                 offset: 0,
                 bytes: 8192,
             }],
+            noisy: BitSet::default(),
             hungry: true,
         }
     };
@@ -374,6 +376,7 @@ fn takes_nothing(is_there: bool) {
             offset: 0,
             bytes,
         }],
+        noisy: BitSet::default(),
         hungry: true,
     };
     for _ in 0..200 {
@@ -425,6 +428,7 @@ fn agent_survives_lawful_messages_in_any_order() {
                             offset: 0,
                             bytes: 8192,
                         }],
+                        noisy: BitSet::default(),
                         hungry: true,
                     },
                     16,

@@ -36,6 +36,7 @@ mod neighbour;
 mod noise;
 mod oracle;
 mod owner;
+mod patches;
 mod rebuild;
 mod reports;
 mod seed;

@@ -1,6 +1,7 @@
 //! Why moving did not work.
 
 use crate::client::source::SourceError;
+use crate::compare::noise::Malformed;
 use crate::digest::Damaged;
 use crate::disk::DiskError;
 use crate::wire::payload::PayloadError;
@@ -19,6 +20,8 @@ pub enum TransferError {
     Payload(#[from] PayloadError),
     #[error("an answer of the agent cannot be used: {0}")]
     Damaged(#[from] Damaged),
+    #[error("an answer of the agent cannot be used: {0}")]
+    Patch(#[from] Malformed),
     #[error("an answer of the agent does not fit what was asked")]
     Unfitting,
 }

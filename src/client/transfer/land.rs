@@ -1,4 +1,4 @@
-//! Blocks that arrived: unpacked, proven, written.
+//! Blocks and patches that arrived: unpacked, proven, written.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,9 +7,12 @@ use crate::buffer::Buffer;
 use crate::client::transfer::error::TransferError;
 use crate::client::transfer::task::{Task, Way};
 use crate::compare::blocks::Placed;
-use crate::digest::SessionKey;
+use crate::compare::noise;
+use crate::digest::{SessionKey, Verified};
+use crate::disk::DiskError;
+use crate::disk::read::read_padded;
 use crate::disk::target::ClosedTarget;
-use crate::disk::writing::parts;
+use crate::disk::writing::{Writing, parts};
 use crate::geometry::{EntryId, RANGE_BYTES, Span};
 use crate::wire::message::Packed;
 use crate::wire::payload;
@@ -19,41 +22,110 @@ pub struct Landing {
     pub task: Arc<Task>,
     /// Each span with the index of its file, in the order of the files.
     pub spans: Vec<(usize, Span)>,
-    pub runs: Arc<Vec<Placed>>,
+    pub runs: Vec<Placed>,
+    /// Where patches go, and how many bytes all of them have.
+    pub patched: Vec<Placed>,
+    pub patch_bytes: u32,
+    pub block_bytes: u32,
     /// Files that vanished on the source: they are not made.
     pub gone: BTreeSet<EntryId>,
 }
 
 impl Landing {
-    /// Unpacks, proves and writes. On a worker.
+    /// Unpacks, proves and writes. On a worker. Returns the blocks that their patches did not make what they must be.
     ///
     /// # Errors
-    /// The answer does not fit or was damaged, or the target cannot be written.
+    /// The answer does not fit or was damaged, or the target cannot be read or written.
     pub fn land(
         &self,
         target: &ClosedTarget,
         key: &SessionKey,
         packed: &Packed,
         body: Buffer,
-    ) -> Result<(), TransferError> {
+    ) -> Result<Vec<(usize, Span)>, TransferError> {
         let bytes = payload::unpack(packed, body, key, RANGE_BYTES as usize)?;
-        let parts =
-            parts(&bytes, self.runs.iter().map(|run| run.bytes)).ok_or(TransferError::Unfitting)?;
+        let [blocks, patches] = bytes
+            .bytes()
+            .len()
+            .checked_sub(self.patch_bytes as usize)
+            .and_then(|at| bytes.split_at(at))
+            .ok_or(TransferError::Unfitting)?;
+        let lengths = self.runs.iter().map(|run| run.bytes);
+        let parts = parts(&blocks, lengths).ok_or(TransferError::Unfitting)?;
         let mut pieces = self.runs.iter().zip(parts).peekable();
+        let mut places = self.patched.iter().peekable();
+        let mut patches = patches.bytes();
+        let mut unlike = Vec::new();
         for (index, work) in self.task.files.iter().enumerate() {
-            let is_here = |(run, _): &(&Placed, _)| self.spans[run.span].0 == index;
+            let is_here = |run: &Placed| self.spans[run.span].0 == index;
             let must_fit =
                 self.task.way == Way::Fetch && work.fit && !self.gone.contains(&work.entry);
-            if !must_fit && !pieces.peek().is_some_and(is_here) {
+            let has_piece = pieces.peek().is_some_and(|(run, _)| is_here(run));
+            let has_patch = places.peek().is_some_and(|run| is_here(run));
+            if !(must_fit || has_piece || has_patch) {
                 continue;
             }
             let file = target.fit(&work.path, work.bytes)?;
             let mut own = Vec::new();
-            while let Some((run, piece)) = pieces.next_if(is_here) {
-                own.push((self.spans[run.span].1.offset + u64::from(run.offset), piece));
+            while let Some((run, piece)) = pieces.next_if(|(run, _)| is_here(run)) {
+                own.push((self.offset(run), piece));
             }
-            target.writing(&file, &work.path, work.bytes).write(&own)?;
+            let writing = target.writing(&file, &work.path, work.bytes);
+            writing.write(&own)?;
+            while let Some(run) = places.next_if(|run| is_here(run)) {
+                let mut pages = Buffer::with_length(run.bytes as usize);
+                read_padded(&file, self.offset(run), &mut pages).map_err(|error| {
+                    DiskError::new("read", &target.roots().display(&work.path), error)
+                })?;
+                self.patch(run, &mut pages, &mut patches, key, &writing, &mut unlike)?;
+            }
         }
+        if !patches.is_empty() {
+            return Err(TransferError::Unfitting);
+        }
+        Ok(unlike)
+    }
+
+    /// Patches the target's own blocks of a run and writes those that became what the agent has.
+    fn patch(
+        &self,
+        run: &Placed,
+        pages: &mut [u8],
+        patches: &mut &[u8],
+        key: &SessionKey,
+        writing: &Writing<'_>,
+        unlike: &mut Vec<(usize, Span)>,
+    ) -> Result<(), TransferError> {
+        let mut made = Vec::new();
+        for (offset, page) in (self.offset(run)..)
+            .step_by(self.block_bytes as usize)
+            .zip(pages.chunks_mut(self.block_bytes as usize))
+        {
+            let digest = noise::apply_next(patches, page)?;
+            match Verified::check(key, &*page, digest) {
+                Ok(page) => made.push((offset, page)),
+                Err(_) => {
+                    let (file, span) = self.spans[run.span];
+                    let entry = span.entry;
+                    let bytes = self.block_bytes;
+                    unlike.push((
+                        file,
+                        Span {
+                            entry,
+                            offset,
+                            bytes,
+                        },
+                    ));
+                }
+            }
+        }
+        let parts = made.iter().map(|(offset, page)| (*offset, page.into()));
+        writing.write(&parts.collect::<Vec<_>>())?;
         Ok(())
+    }
+
+    /// Where a run begins in its file.
+    fn offset(&self, run: &Placed) -> u64 {
+        self.spans[run.span].1.offset + u64::from(run.offset)
     }
 }

@@ -4,7 +4,9 @@
 pub mod error;
 mod here;
 mod land;
+mod lately;
 pub mod lists;
+mod own;
 pub mod ranges;
 pub mod rights;
 pub mod sink;

@@ -2,11 +2,11 @@
 //!
 //! A range goes through up to three steps: a digest of it on both sides, and those of its extents where that
 //! differs; digests of the blocks of those extents that differ; the blocks that differ, proven and written. Where
-//! most extents differ, the first step is left out. Files that the target lacks go straight to the last one. Every
+//! most extents differ, the first step is left out. Blocks that differ in noise only are patched (`compare::noise`). Files that the target lacks go straight to the last one. Every
 //! step waits for the link or for a worker, never for another range.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -15,14 +15,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::client::source::Source;
 use crate::client::transfer::error::TransferError;
 use crate::client::transfer::land::Landing;
+use crate::client::transfer::lately::{Density, Noise};
+use crate::client::transfer::own::{Own, read_own};
 use crate::client::transfer::sink::Sink;
 use crate::client::transfer::task::{FileWork, Task, Way, tasks};
-use crate::compare::blocks::{Placed, differing, digest_zeros, piece_count, placed};
+use crate::compare::blocks::{Placed, differing, piece_count, placed};
 use crate::digest::{DIGEST_BYTES, SessionKey};
-use crate::disk::DiskError;
-use crate::disk::read::PieceReader;
 use crate::event::Counters;
-use crate::geometry::{EXTENT_BYTES, EntryId, SPANS_MAX, Span, total_bytes};
+use crate::geometry::{BitSet, EXTENT_BYTES, EntryId, SPANS_MAX, Span, total_bytes};
 use crate::wire::message::{Answer, DamagedBlock, Request};
 use crate::workers::{WorkerFailed, Workers};
 
@@ -54,30 +54,9 @@ pub struct Transfer {
     block_bytes: u32,
     room: Arc<Semaphore>,
     density: Arc<Density>,
+    /// Absent where no block shall be patched.
+    noise: Option<Arc<Noise>>,
     pub found: Arc<Mutex<Found>>,
-}
-
-/// Which part of the extents differed lately, in thousandths: where most do, asking for digests of extents
-/// first costs more than it saves.
-#[derive(Debug, Default)]
-struct Density(AtomicU32);
-
-impl Density {
-    /// From here on each block is compared at once.
-    const HIGH: u32 = 450;
-
-    fn is_high(&self) -> bool {
-        self.0.load(Ordering::Relaxed) > Self::HIGH
-    }
-
-    /// A range is compared: takes its part with a weight of one in eight.
-    fn note(&self, extents: usize, differing: usize) {
-        let part = u32::try_from(1000 * differing / extents.max(1)).unwrap_or(1000);
-        // Two that meet here lose one of many measurements.
-        let before = self.0.load(Ordering::Relaxed);
-        self.0
-            .store(before - before / 8 + part / 8, Ordering::Relaxed);
-    }
 }
 
 /// What turned up on the way.
@@ -133,8 +112,16 @@ impl Transfer {
             block_bytes,
             room: Arc::new(Semaphore::new((ASKED_MAX / PERMIT_BYTES) as usize)),
             density: Arc::default(),
+            noise: None,
             found: Arc::default(),
         }
+    }
+
+    /// Has all blocks that differ moved, whatever differs in them, unless those are to be patched that can be.
+    #[must_use]
+    pub fn patching(mut self, is_wanted: bool) -> Self {
+        self.noise = is_wanted.then(Arc::default);
+        self
     }
 
     /// Moves all files.
@@ -170,7 +157,7 @@ impl Transfer {
             return Ok(());
         }
         if task.way == Way::Fetch {
-            self.bring(&task, &task.spans, Vec::new()).await?;
+            self.bring(&task, &task.spans, Own::default()).await?;
             Counters::add(&self.counters.fetched_bytes, task.bytes());
             return Ok(());
         }
@@ -193,7 +180,7 @@ impl Transfer {
 
     /// Compares the extents of a task and brings what differs.
     async fn compare(&self, task: &Arc<Task>) -> Result<(), TransferError> {
-        let ours = self.own_digests(task, &task.spans, EXTENT_BYTES).await?;
+        let ours = self.own(task, &task.spans, None).await?.digests;
         let spans: Vec<Span> = task.spans.iter().map(|(_, span)| *span).collect();
         let request = Request::Digests {
             spans: spans.clone(),
@@ -220,18 +207,16 @@ impl Transfer {
             .filter(|(_, span)| !gone.contains(&span.entry))
             .collect::<Vec<_>>();
         for batch in differing.chunks(SPANS_MAX) {
-            let digests = self.own_digests(task, batch, self.block_bytes).await?;
-            self.bring(task, batch, digests).await?;
+            let own = self.own(task, batch, Some(self.block_bytes)).await?;
+            self.bring(task, batch, own).await?;
         }
         Ok(())
     }
 
     /// Compares the blocks of a task at once and brings what differs.
     async fn compare_blocks(&self, task: &Arc<Task>) -> Result<(), TransferError> {
-        let digests = self
-            .own_digests(task, &task.spans, self.block_bytes)
-            .await?;
-        let runs = self.bring(task, &task.spans, digests).await?;
+        let own = self.own(task, &task.spans, Some(self.block_bytes)).await?;
+        let runs = self.bring(task, &task.spans, own).await?;
         Counters::add(&self.counters.compared_bytes, task.bytes());
         let extents = task
             .spans
@@ -241,25 +226,55 @@ impl Transfer {
         Ok(())
     }
 
-    /// Asks for the blocks of spans that differ from `digests` (or from zero) and writes them. Returns where
-    /// they are.
+    /// Asks for the blocks of spans that differ from what the target has (zeros, when nothing is said of that) and
+    /// writes them. Returns where they are.
     async fn bring(
         &self,
         task: &Arc<Task>,
         spans: &[(usize, Span)],
-        digests: Vec<u8>,
-    ) -> Result<Arc<Vec<Placed>>, TransferError> {
+        own: Own,
+    ) -> Result<Vec<Placed>, TransferError> {
+        let is_new = own.digests.is_empty();
+        let (differing, unlike) = self.bring_once(task, spans, own).await?;
+        if !is_new {
+            let blocks = differing
+                .iter()
+                .map(|run| piece_count(run.bytes, self.block_bytes) as u64);
+            Counters::add(&self.counters.differing_blocks, blocks.sum());
+        }
+        for batch in unlike.chunks(SPANS_MAX) {
+            self.bring_once(task, batch, Own::nothing_like(batch.len()))
+                .await?;
+        }
+        Ok(differing)
+    }
+
+    /// As [`bring`](Self::bring). Returns with them blocks, each a span, of which a patch was not enough.
+    async fn bring_once(
+        &self,
+        task: &Arc<Task>,
+        spans: &[(usize, Span)],
+        own: Own,
+    ) -> Result<(Vec<Placed>, Vec<(usize, Span)>), TransferError> {
         let asked: Vec<Span> = spans.iter().map(|(_, span)| *span).collect();
         let _room = self.room(total_bytes(&asked)).await;
-        let is_new = digests.is_empty();
+        let Own {
+            mut digests,
+            noisy,
+            forms,
+        } = own;
+        digests.extend_from_slice(&forms);
         let request = Request::Blocks {
             spans: asked.clone(),
+            noisy: noisy.clone(),
             hungry: self.workers.is_idle(),
         };
         let (answer, body) = self.source.ask(&request, digests).await?;
         let Answer::Blocks {
             gone,
             present,
+            patched,
+            patch_bytes,
             packed,
             damaged,
         } = answer
@@ -271,8 +286,11 @@ impl Transfer {
             .map(|span| piece_count(span.bytes, self.block_bytes))
             .sum();
         let is_asked = |page: &DamagedBlock| asked.iter().any(|span| span.entry == page.entry);
-        if present.capacity() > blocks.next_multiple_of(8)
-            || damaged.len() > present.len()
+        let differing = present.union(&patched);
+        if differing.capacity() > blocks.next_multiple_of(8)
+            || !present.is_apart_from(&patched)
+            || patched.union(&noisy).len() > noisy.len()
+            || damaged.len() > differing.len()
             || !damaged.iter().all(is_asked)
         {
             return Err(TransferError::Unfitting);
@@ -282,29 +300,41 @@ impl Transfer {
             let mut found = self.found.lock().map_err(|_| WorkerFailed)?;
             found.note_damaged(damaged);
         }
-        let lengths = asked.iter().map(|span| span.bytes);
-        let runs = Arc::new(placed(lengths, self.block_bytes, &present));
-        let counters = &self.counters;
-        let moved = present.len() as u64;
-        Counters::add(&counters.moved_blocks, moved);
-        if !is_new {
-            Counters::add(&counters.differing_blocks, moved);
+        if let Some(noise) = self.noise.as_ref().filter(|_| !noisy.is_empty()) {
+            noise.note(differing.len(), patched.len());
         }
-        let moved = runs.iter().map(|run| u64::from(run.bytes)).sum();
-        Counters::add(&counters.moved_bytes, moved);
+        let placed = |blocks: &BitSet| {
+            let lengths = asked.iter().map(|span| span.bytes);
+            placed(lengths, self.block_bytes, blocks)
+        };
+        let bytes_of = |runs: &[Placed]| runs.iter().map(|run| u64::from(run.bytes)).sum::<u64>();
+        let (runs, patched_runs) = (placed(&present), placed(&patched));
+        let counters = &self.counters;
+        Counters::add(&counters.moved_blocks, present.len() as u64);
+        Counters::add(&counters.patched_blocks, patched.len() as u64);
+        let moved = bytes_of(&runs);
+        Counters::add(&counters.moved_bytes, moved + u64::from(patch_bytes));
+        let mut unlike = Vec::new();
         if let Sink::Target(target) = &self.sink {
+            let written = moved + bytes_of(&patched_runs);
             let landing = Landing {
                 task: Arc::clone(task),
                 spans: spans.to_vec(),
-                runs: Arc::clone(&runs),
+                runs,
+                patched: patched_runs,
+                patch_bytes,
+                block_bytes: self.block_bytes,
                 gone,
             };
             let (target, key) = (Arc::clone(target), self.key);
             let landed = move || landing.land(&target, &key, &packed, body);
-            self.workers.run(landed).await??;
-            Counters::add(&counters.written_bytes, moved);
+            unlike = self.workers.run(landed).await??;
+            let left = unlike.len() as u64;
+            counters.patched_blocks.fetch_sub(left, Ordering::Relaxed);
+            let left = left * u64::from(self.block_bytes);
+            Counters::add(&counters.written_bytes, written.saturating_sub(left));
         }
-        Ok(runs)
+        Ok((placed(&differing), unlike))
     }
 
     /// Waits until so many bytes may be asked for.
@@ -318,17 +348,24 @@ impl Transfer {
             .ok()
     }
 
-    /// Digests of the target's own content. What it lacks counts as zeros, as on the source.
-    async fn own_digests(
+    /// What the target has of spans, by blocks if their length is given, else by extents. What it lacks counts as zeros,
+    /// as on the source.
+    async fn own(
         &self,
         task: &Arc<Task>,
         spans: &[(usize, Span)],
-        unit: u32,
-    ) -> Result<Vec<u8>, TransferError> {
+        block_bytes: Option<u32>,
+    ) -> Result<Own, TransferError> {
         let (sink, key) = (self.sink.clone(), self.key);
         let (task, spans) = (Arc::clone(task), spans.to_vec());
+        let unit = block_bytes.unwrap_or(EXTENT_BYTES);
+        let with_forms = block_bytes.is_some()
+            && self
+                .noise
+                .as_ref()
+                .is_some_and(|noise| noise.is_worth_asking());
         self.workers
-            .run(move || read_digests(&sink, &key, &task, &spans, unit))
+            .run(move || read_own(&sink, &key, &task, &spans, unit, with_forms))
             .await?
     }
 
@@ -346,37 +383,6 @@ impl Transfer {
         found.gone.extend(&entries);
         Ok(entries)
     }
-}
-
-fn read_digests(
-    sink: &Sink,
-    key: &SessionKey,
-    task: &Task,
-    spans: &[(usize, Span)],
-    unit: u32,
-) -> Result<Vec<u8>, TransferError> {
-    let roots = sink.roots();
-    let mut digests = Vec::new();
-    let mut reader = PieceReader::default();
-    let mut opened: Option<(usize, std::fs::File)> = None;
-    for (file, span) in spans {
-        let path = &task.files[*file].path;
-        let handle = match &opened {
-            Some((last, handle)) if last == file => handle,
-            _ => match roots.open_regular(path) {
-                // The server of a surveyed target may run and remove it meanwhile.
-                Err(error) if error.is_missing() && sink.target().is_none() => {
-                    digest_zeros(key, span.bytes, unit, &mut digests);
-                    continue;
-                }
-                handle => &opened.insert((*file, handle?)).1,
-            },
-        };
-        reader
-            .digest(handle, span, unit, key, &mut digests)
-            .map_err(|error| DiskError::new("read", &roots.display(path), error))?;
-    }
-    Ok(digests)
 }
 
 /// How many extents have a block in the runs, which are in order.
@@ -452,20 +458,6 @@ mod tests {
             run(1, 2 * unit, unit),
         ];
         assert_eq!(extents_of(&runs), 4);
-    }
-
-    #[test]
-    fn dense_differences_show_after_some_ranges_and_go_again() {
-        let density = Density::default();
-        assert!(!density.is_high());
-        for _ in 0..16 {
-            density.note(64, 64);
-        }
-        assert!(density.is_high());
-        for _ in 0..16 {
-            density.note(64, 0);
-        }
-        assert!(!density.is_high());
     }
 
     #[test]

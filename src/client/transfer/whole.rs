@@ -11,7 +11,7 @@ use crate::digest::{SessionKey, Verified};
 use crate::disk::DiskError;
 use crate::disk::read::read_most;
 use crate::event::Counters;
-use crate::geometry::{EntryId, RANGE_BYTES, Span, WHOLE_MAX_BYTES};
+use crate::geometry::{BitSet, EntryId, RANGE_BYTES, Span, WHOLE_MAX_BYTES};
 use crate::path::RelPath;
 use crate::wire::message::{Answer, Request};
 use crate::wire::payload;
@@ -131,6 +131,7 @@ pub async fn fetch_small(
     };
     let request = Request::Blocks {
         spans: vec![span],
+        noisy: BitSet::default(),
         hungry: true,
     };
     let (answer, body) = source.ask(&request, Vec::new()).await?;
