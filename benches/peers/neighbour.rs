@@ -2,16 +2,15 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 
 use crate::args::Cache;
 use crate::cluster::Server;
 use crate::lane::{Course, Lane};
-use crate::process::{Entry, check_interrupted, pause};
+use crate::process::{Background, check_interrupted, pause};
 use crate::results::{Results, median};
 use crate::scene::{Pair, Target, touch_every};
 use crate::tools::Tool;
@@ -117,7 +116,7 @@ fn phase(course: &Course, source: &Server, target: &Target, tool: Option<&Tool>)
         .prefix("load.")
         .tempdir_in(course.folder)?;
     crate::process::give(logs.path())?;
-    let load = Load::start(course, source, logs.path())?;
+    let load = Background::start(&mut endless(course, source, logs.path()))?;
     pause(WARM_UP);
     let begin = now()?;
     match tool {
@@ -132,39 +131,20 @@ fn phase(course: &Course, source: &Server, target: &Target, tool: Option<&Tool>)
     seen(logs.path(), begin, end)
 }
 
-/// pgbench, running until it is dropped.
-struct Load {
-    child: Child,
-    _entry: Entry,
-}
-
-impl Load {
-    fn start(course: &Course, source: &Server, logs: &Path) -> Result<Self> {
-        let mut command: Command = course.runner.postgres_tool("pgbench");
-        command.args([
-            "-n", "-c", CLIENTS, "-j", THREADS, "-T", "100000", "-U", "postgres",
-        ]);
-        command
-            .arg("-l")
-            .arg(format!("--log-prefix={}", logs.join("log").display()));
-        command
-            .args(["-p", &source.port.to_string(), "-h"])
-            .arg(source.site.folder());
-        command.stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.arg("postgres").spawn()?;
-        let entry = Entry::new(&child);
-        Ok(Self {
-            child,
-            _entry: entry,
-        })
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        let _ = kill_process_group(Pid::from_child(&self.child), Signal::INT);
-        let _ = self.child.wait();
-    }
+/// pgbench that logs each transaction, and ends when it is stopped.
+fn endless(course: &Course, source: &Server, logs: &Path) -> Command {
+    let mut command = course.runner.postgres_tool("pgbench");
+    command.args([
+        "-n", "-c", CLIENTS, "-j", THREADS, "-T", "100000", "-U", "postgres",
+    ]);
+    command
+        .arg("-l")
+        .arg(format!("--log-prefix={}", logs.join("log").display()));
+    command
+        .args(["-p", &source.port.to_string(), "-h"])
+        .arg(source.site.folder());
+    command.arg("postgres");
+    command
 }
 
 /// Seconds since 1970, as pgbench logs them.

@@ -165,6 +165,34 @@ fn wait_by(child: &mut Child, deadline: Duration) -> Result<ExitStatus> {
     }
 }
 
+/// A program that runs beside others, and is stopped when it is dropped.
+pub struct Background {
+    child: Child,
+    _entry: Entry,
+}
+
+impl Background {
+    pub fn start(command: &mut Command) -> Result<Self> {
+        let child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|error| format!("{command:?}: {error}"))?;
+        let entry = Entry::new(&child);
+        Ok(Self {
+            child,
+            _entry: entry,
+        })
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        let _ = kill_process_group(Pid::from_child(&self.child), Signal::INT);
+        let _ = self.child.wait();
+    }
+}
+
 /// Notes that a process group runs, until it is dropped.
 pub struct Entry(Pid);
 
