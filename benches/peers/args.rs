@@ -95,6 +95,7 @@ pub enum ShapeName {
     Sparse,
     Hot,
     Heavy,
+    Failover,
     Empty,
     Many,
     Far,

@@ -204,6 +204,17 @@ impl<'a> Server<'a> {
         Ok(done(psql.args(["-c", statement]))?.trim().to_owned())
     }
 
+    /// Changes a setting of the running server; without a value it becomes what the configuration file says.
+    pub fn set(&self, name: &str, value: Option<&str>) -> Result<()> {
+        let statement = match value {
+            Some(value) => format!("ALTER SYSTEM SET {name} = '{value}'"),
+            None => format!("ALTER SYSTEM RESET {name}"),
+        };
+        self.ask("postgres", &statement)?;
+        self.ask("postgres", "SELECT pg_reload_conf()")?;
+        Ok(())
+    }
+
     /// Runs a script whose text `write` writes, which may be long.
     pub fn run_script(
         &self,
@@ -261,6 +272,12 @@ impl<'a> Server<'a> {
     /// Stops the server as pg_ctl's fast mode does.
     pub fn stop(mut self) -> Result<()> {
         self.end(Signal::INT)
+    }
+
+    /// Ends the server as pg_ctl's immediate mode does: at once, with nothing written and no checkpoint, so that its
+    /// directory is one after a crash.
+    pub fn crash(mut self) -> Result<()> {
+        self.end(Signal::QUIT)
     }
 
     fn end(&mut self, signal: Signal) -> Result<()> {

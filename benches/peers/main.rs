@@ -1,7 +1,7 @@
 //! `make bench`: pg_reseed beside its peers, end to end, on this machine.
 //!
 //! Two clusters are made as a failover leaves them: a promoted standby, the source, and the old primary
-//! that went on without it, the target. For each shape of work the target gets a state that is saved, and
+//! that went on without it, the target; for one shape the failover itself is played, under load. For each shape of work the target gets a state that is saved, and
 //! before each run of each tool it is put back to it. The tools run in turn, round by round, so that all
 //! see the same machine; what is timed is the whole process. Every result is checked once per shape.
 //!
@@ -25,6 +25,7 @@
 mod args;
 mod cgroup;
 mod cluster;
+mod failover;
 mod filler;
 mod host;
 mod lane;
@@ -55,6 +56,7 @@ use std::sync::Arc;
 use clap::Parser as _;
 
 use args::{Args, Cache, ShapeName};
+use cluster::Server;
 use lane::Course;
 use process::{Runner, give};
 use results::Results;
@@ -167,13 +169,21 @@ fn prepare(args: &mut Args) -> Result<Vec<&'static str>> {
 /// and WAL; generously.
 fn needed_bytes(args: &Args) -> u64 {
     let pgbench = args.scale * 18_000_000 * 6 + 4_000_000_000;
+    let others = [ShapeName::Many, ShapeName::Failover];
     let is_pgbench =
-        args.shapes.iter().any(|shape| *shape != ShapeName::Many) || args.shapes.is_empty();
+        args.shapes.iter().any(|shape| !others.contains(shape)) || args.shapes.is_empty();
+    // A failover under load has WAL on both sides.
+    let failover = args.scale * 25_000_000 * 6 + 1_500_000_000;
     // A small file takes a block of the file system and its inode.
     let many = args.many_files * 9_000 * 6 + 2_000_000_000;
     let pgbench = if is_pgbench { pgbench } else { 0 };
     let many = if args.wants(ShapeName::Many) { many } else { 0 };
-    pgbench.max(many)
+    let failover = if args.wants(ShapeName::Failover) {
+        failover
+    } else {
+        0
+    };
+    pgbench.max(many).max(failover)
 }
 
 /// Copies the programs to where the unprivileged user can reach them.
@@ -227,6 +237,9 @@ fn race_all(course: &mut Course, results: &mut Results) -> Result<()> {
     if !races.is_empty() || beside.into_iter().any(|shape| args.wants(shape)) {
         pgbench_races(course, &races, results)?;
     }
+    if args.wants(ShapeName::Failover) {
+        failover_race(course, results)?;
+    }
     if args.wants(ShapeName::Many) {
         let folder = scene::folder(course.folder, "many.")?;
         say(&format!("Making a cluster of {} files", args.many_files));
@@ -246,23 +259,9 @@ fn pgbench_races(course: &Course, races: &[Shape], results: &mut Results) -> Res
     ));
     let mut repository = None;
     let mut pair = scene::pgbench(folder.path(), args.scale, course.runner, |source| {
-        let mut tools = races.iter().flat_map(|shape| &shape.tools);
-        let is_needed = tools.any(|tool| tool.way == Way::PgbackrestDelta)
-            && args.wants_tool(Tool::PGBACKREST)
-            && !course.absent.contains(&"pgbackrest");
-        if is_needed {
-            repository = Some(Repository::create(folder.path(), source, course.runner)?);
-        }
+        repository = repository_for(course, races, folder.path(), source, results)?;
         Ok(())
     })?;
-    if let Some(repository) = &repository {
-        let note = format!(
-            "pgBackRest's backup, which its restore needs, took {:.1} s and is charged to nobody",
-            repository.backup_seconds
-        );
-        say(&note);
-        results.notes.push(note);
-    }
     let course = Course {
         repository: repository.as_ref(),
         ..*course
@@ -279,6 +278,58 @@ fn pgbench_races(course: &Course, races: &[Shape], results: &mut Results) -> Res
         memory::measure(&course, &mut pair, &target, results)?;
     }
     Ok(())
+}
+
+fn failover_race(course: &Course, results: &mut Results) -> Result<()> {
+    let args = course.args;
+    let folder = scene::folder(course.folder, "failover.")?;
+    say(&format!(
+        "Making a failover under load, of pgbench's scale {}",
+        args.scale
+    ));
+    let races = [shapes::of_failover()];
+    let mut repository = None;
+    let (mut pair, story) = scene::failover(folder.path(), args.scale, course.runner, |source| {
+        repository = repository_for(course, &races, folder.path(), source, results)?;
+        Ok(())
+    })?;
+    say(&story);
+    results.notes.push(story);
+    let course = Course {
+        repository: repository.as_ref(),
+        ..*course
+    };
+    let target = Target::create(folder.path())?;
+    for shape in &races {
+        race::run(&course, &mut pair, shape, &target, results)?;
+        report_files(args, results)?;
+    }
+    Ok(())
+}
+
+/// A backup of the source, where a tool needs one.
+fn repository_for(
+    course: &Course,
+    races: &[Shape],
+    folder: &Path,
+    source: &Server,
+    results: &mut Results,
+) -> Result<Option<Repository>> {
+    let mut tools = races.iter().flat_map(|shape| &shape.tools);
+    let is_needed = tools.any(|tool| tool.way == Way::PgbackrestDelta)
+        && course.args.wants_tool(Tool::PGBACKREST)
+        && !course.absent.contains(&"pgbackrest");
+    if !is_needed {
+        return Ok(None);
+    }
+    let repository = Repository::create(folder, source, course.runner)?;
+    let note = format!(
+        "pgBackRest's backup, which its restore needs, took {:.1} s and is charged to nobody",
+        repository.backup_seconds
+    );
+    say(&note);
+    results.notes.push(note);
+    Ok(Some(repository))
 }
 
 /// Writes the files, and the tables to the terminal.

@@ -73,8 +73,9 @@ fn group(body: &mut String, results: &Results, shape: ShapeName, about: &str, y:
             escaped(about)
         ),
     );
-    // Variants of ours tell something where all is moved; elsewhere the tables have them.
-    let is_shown = |tool: &&str| shape == ShapeName::Empty || !tool.starts_with("pg_reseed -");
+    // Variants of ours tell something in some shapes; of the others the tables have them.
+    let has_variants = matches!(shape, ShapeName::Empty | ShapeName::Failover);
+    let is_shown = |tool: &&str| has_variants || !tool.starts_with("pg_reseed -");
     for tool in results.tools(shape).into_iter().filter(is_shown) {
         let rows = [Cache::Warm, Cache::Cold].map(|cache| results.row(shape, tool, cache));
         bars(body, results, tool, rows, longest, *y);

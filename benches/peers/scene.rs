@@ -6,11 +6,12 @@ use std::path::Path;
 use crate::Result;
 use crate::cgroup::Side;
 use crate::cluster::{Server, Site, initdb};
+use crate::failover;
 use crate::filler;
 use crate::process::{Runner, done, give};
 
 /// Settings for the building, where nothing is measured and everything can be made again.
-const FAST: [&str; 2] = ["fsync=off", "synchronous_commit=off"];
+const FAST: [&str; 1] = ["fsync=off"];
 /// A load without WAL.
 const LOAD: [&str; 6] = [
     "fsync=off",
@@ -34,6 +35,8 @@ pub struct Pair<'a> {
     saved: Site,
     /// The old primary before anybody wrote to it behind the new one's back.
     old: Site,
+    /// A digest of the rows of the source, where a tool may leave pages that differ in what means nothing.
+    pub rows: Option<String>,
     runner: &'a Runner,
 }
 
@@ -42,11 +45,13 @@ impl<'a> Pair<'a> {
         Ok(self.running.as_ref().ok_or("the source is stopped")?)
     }
 
-    /// Makes the pair: `load` fills the old primary.
+    /// Makes the pair: `load` fills the old primary; `part` gets it and its standby, both running, and leaves them
+    /// stopped, the standby promoted; `finish` sees the source.
     fn build(
         folder: &Path,
         runner: &'a Runner,
         load: impl FnOnce(&Server) -> Result<()>,
+        part: impl FnOnce(Server, Server) -> Result<()>,
         finish: impl FnOnce(&Server) -> Result<()>,
     ) -> Result<Self> {
         let site = |name: &str| Site::create(folder.join(name));
@@ -61,13 +66,7 @@ impl<'a> Pair<'a> {
         basebackup(&primary, &place, runner)?;
         let standby = Server::start(&place, None, &FAST, runner)?;
         primary.await_standby()?;
-        standby.ask("postgres", "SELECT pg_promote()")?;
-        standby.ask("postgres", "CHECKPOINT")?;
-        // Both go on after the promotion: the histories part.
-        primary.ask("postgres", "SELECT pg_switch_wal()")?;
-        standby.ask("postgres", "SELECT txid_current()")?;
-        primary.stop()?;
-        standby.stop()?;
+        part(primary, standby)?;
 
         let source = Server::start(&place, Some(Side::Source), &[], runner)?;
         finish(&source)?;
@@ -81,6 +80,7 @@ impl<'a> Pair<'a> {
             place,
             saved,
             old,
+            rows: None,
             runner,
         })
     }
@@ -110,6 +110,11 @@ impl<'a> Pair<'a> {
         server.stop()
     }
 
+    /// Makes `state` the old primary as it was when the histories had parted.
+    pub fn crashed(&self, state: &Site) -> Result<()> {
+        state.put_back(&self.old)
+    }
+
     /// Makes `state` a copy of the source, taken while it was stopped.
     pub fn twin(&self, state: &Site) -> Result<()> {
         state.put_back(&self.saved)
@@ -118,6 +123,16 @@ impl<'a> Pair<'a> {
     pub fn saved(&self) -> &Site {
         &self.saved
     }
+}
+
+/// The standby is promoted, and both go on: the histories part.
+fn switch_over(primary: Server, standby: Server) -> Result<()> {
+    standby.ask("postgres", "SELECT pg_promote()")?;
+    standby.ask("postgres", "CHECKPOINT")?;
+    primary.ask("postgres", "SELECT pg_switch_wal()")?;
+    standby.ask("postgres", "SELECT txid_current()")?;
+    primary.stop()?;
+    standby.stop()
 }
 
 fn basebackup(primary: &Server, place: &Site, runner: &Runner) -> Result<()> {
@@ -143,8 +158,35 @@ pub fn pgbench<'a>(
         folder,
         runner,
         |server| load_pgbench(server, scale, runner),
+        switch_over,
         finish,
     )
+}
+
+/// The same tables, whose old primary was killed under load; also what is to be said of it.
+pub fn failover<'a>(
+    folder: &Path,
+    scale: u64,
+    runner: &'a Runner,
+    finish: impl FnOnce(&Server) -> Result<()>,
+) -> Result<(Pair<'a>, String)> {
+    let mut story = String::new();
+    let mut rows = None;
+    let mut pair = Pair::build(
+        folder,
+        runner,
+        |server| load_pgbench(server, scale, runner),
+        |primary, standby| {
+            story = failover::play(primary, standby, scale, runner)?;
+            Ok(())
+        },
+        |source| {
+            rows = Some(failover::rows(source)?);
+            finish(source)
+        },
+    )?;
+    pair.rows = rows;
+    Ok((pair, story))
 }
 
 fn load_pgbench(server: &Server, scale: u64, runner: &Runner) -> Result<()> {
@@ -207,6 +249,7 @@ pub fn many<'a>(folder: &Path, files: u64, runner: &'a Runner) -> Result<Pair<'a
         folder,
         runner,
         |server| load_many(server, files),
+        switch_over,
         |_| Ok(()),
     )
 }

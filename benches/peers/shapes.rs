@@ -34,6 +34,8 @@ enum State {
     EveryBlock(u64),
     /// An old primary that wrote to one in a hundred of its many tables.
     EveryTable,
+    /// The old primary as its crash has left it.
+    Crashed,
     Empty,
 }
 
@@ -56,6 +58,7 @@ impl Shape {
             State::Twin => pair.twin(site),
             State::EveryBlock(step) => pair.diverge(site, |server| touch_every(server, step)),
             State::EveryTable => pair.diverge(site, touch_many),
+            State::Crashed => pair.crashed(site),
             State::Empty => site.clear(),
         }
     }
@@ -65,18 +68,20 @@ impl Shape {
     }
 }
 
+/// The tools of most shapes.
+fn standard(rewind: bool) -> Vec<Tool> {
+    let mut tools = vec![Tool::reseed(), Tool::basebackup(), Tool::rsync_whole()];
+    tools.extend([Tool::rsync_delta(), Tool::pgbackrest()]);
+    if rewind {
+        // First, so that it sees the source without the WAL of the other tools' backups.
+        tools.insert(0, Tool::rewind());
+    }
+    tools.push(Tool::roofline());
+    tools
+}
+
 /// The shapes of pgbench's cluster, in their order.
 pub fn of_pgbench() -> Vec<Shape> {
-    let standard = |rewind: bool| {
-        let mut tools = vec![Tool::reseed(), Tool::basebackup(), Tool::rsync_whole()];
-        tools.extend([Tool::rsync_delta(), Tool::pgbackrest()]);
-        if rewind {
-            // First, so that it sees the source without the WAL of the other tools' backups.
-            tools.insert(0, Tool::rewind());
-        }
-        tools.push(Tool::roofline());
-        tools
-    };
     let mut sparse = standard(true);
     sparse.extend([
         Tool::reseed_with(&["-Z", "none"]),
@@ -182,6 +187,20 @@ pub fn of_pgbench() -> Vec<Shape> {
             ),
         ),
     ]
+}
+
+/// The shape of the clusters that a failover under load has left.
+pub fn of_failover() -> Shape {
+    let mut tools = standard(true);
+    tools.push(Tool::reseed_with(&["--no-noise-patch"]));
+    Shape {
+        name: ShapeName::Failover,
+        about: "an old primary that was killed under load; the new one was written to and read since",
+        state: State::Crashed,
+        link: None,
+        tools,
+        is_warm_only: false,
+    }
 }
 
 /// The shape of the cluster with many files.

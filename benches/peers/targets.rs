@@ -26,7 +26,7 @@ const COLD_ROOFLINE: f64 = 0.9;
 
 /// All promises in the order of the project's list.
 pub fn verdicts(results: &Results) -> Vec<Verdict> {
-    use ShapeName::{Empty, EmptyGbit, Far, Heavy, Hot, Many, None as Same, Sparse};
+    use ShapeName::{Empty, EmptyGbit, Failover, Far, Heavy, Hot, Many, None as Same, Sparse};
     let look = Look { results };
     let plain = "pg_reseed -Z none";
     let mut all = Vec::new();
@@ -67,6 +67,8 @@ pub fn verdicts(results: &Results) -> Vec<Verdict> {
         look.faster(EmptyGbit, Tool::BASEBACKUP, 2.0),
         look.faster(Many, Tool::RSYNC_WHOLE, 2.0),
         look.faster(Far, Tool::RSYNC_DELTA, 2.0),
+        look.fewer_bytes(Failover, Tool::WITHOUT_PATCH, 1.0 / 3.0),
+        look.faster(Failover, Tool::WITHOUT_PATCH, 1.0),
     ]);
     for facts in &results.shapes {
         for cache in [Cache::Cold, Cache::Warm] {

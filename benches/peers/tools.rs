@@ -43,6 +43,8 @@ pub enum Way {
 impl Tool {
     /// The row that everything is held against.
     pub const RESEED: &'static str = "pg_reseed";
+    /// The same, whatever bits of a page mean nothing.
+    pub const WITHOUT_PATCH: &'static str = "pg_reseed --no-noise-patch";
     pub const BASEBACKUP: &'static str = "pg_basebackup";
     pub const RSYNC_WHOLE: &'static str = "rsync whole";
     pub const RSYNC_DELTA: &'static str = "rsync delta";
