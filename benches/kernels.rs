@@ -14,11 +14,13 @@ use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, 
 
 use pg_reseed::buffer::Buffer;
 use pg_reseed::compare::blocks::{Baseline, differing, digest_pieces, is_zero, keep_differing};
+use pg_reseed::compare::noise::Forms;
 use pg_reseed::compare::rolling;
 use pg_reseed::digest::{DIGEST_BYTES, SessionKey};
 use pg_reseed::geometry::{BitSet, EXTENT_BYTES, EntryId, RANGE_BYTES, SPANS_MAX, Span};
 use pg_reseed::manifest::{EntryKind, Folder, Manifest};
 use pg_reseed::path::RelPath;
+use pg_reseed::pg::canonical::make_canonical;
 use pg_reseed::pg::lsn::Lsn;
 use pg_reseed::pg::page::{self, PageVerdict};
 use pg_reseed::wire::codec::{self, HEADER_BYTES, Header};
@@ -40,7 +42,7 @@ criterion_group! {
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2))
         .sample_size(20);
-    targets = digests, comparison, pages, frames, payloads, shifting, manifest
+    targets = digests, comparison, noise, pages, frames, payloads, shifting, manifest
 }
 criterion_main!(kernels);
 
@@ -72,6 +74,51 @@ fn digests(c: &mut Criterion) {
     group.finish();
 }
 
+/// What looking for noise costs a block beside its digest: a heap page of pgbench's accounts, with hint bits.
+fn noise(c: &mut Criterion) {
+    let page = heap_page();
+    let mut forms = Forms::default();
+    assert!(forms.digest(&KEY, &page).is_some());
+    let mut group = c.benchmark_group("noise of 8KiB");
+    group.throughput(bytes_of(&page));
+    group.bench_function("form and its digest", |b| {
+        b.iter(|| forms.digest(&KEY, black_box(&page)));
+    });
+    group.bench_function("form", |b| {
+        let mut form = page.clone();
+        b.iter(|| {
+            form.copy_from_slice(black_box(&page));
+            make_canonical(&mut form)
+        });
+    });
+    group.finish();
+}
+
+/// 61 tuples of 121 bytes, whose inserting transactions are known to have committed.
+fn heap_page() -> Vec<u8> {
+    const TUPLES: usize = 61;
+    const ROOM: usize = 128;
+    let mut page = Paint::new(9).bytes(BLOCK);
+    let mut put = |at: usize, bytes: &[u8]| page[at..at + bytes.len()].copy_from_slice(bytes);
+    let word = |number: usize| u16::try_from(number).unwrap().to_le_bytes();
+    let upper = BLOCK - TUPLES * ROOM;
+    put(0, &[0; 24]);
+    put(12, &word(24 + 4 * TUPLES));
+    put(14, &word(upper));
+    put(16, &word(BLOCK));
+    put(18, &word(BLOCK | 4));
+    put(24 + 4 * TUPLES, &vec![0; upper - 24 - 4 * TUPLES]);
+    for number in 0..TUPLES {
+        let at = BLOCK - (number + 1) * ROOM;
+        let pointer = u32::try_from(at | 1 << 15 | 121 << 17).unwrap();
+        put(24 + 4 * number, &pointer.to_le_bytes());
+        put(at, &[0; 23]);
+        put(at + 20, &[0x02, 0x09]);
+        put(at + 121, &[0; 7]);
+    }
+    page
+}
+
 fn comparison(c: &mut Criterion) {
     let theirs = Paint::new(3).bytes(RANGE);
     let their_digests = block_digests(&theirs);
@@ -94,7 +141,15 @@ fn comparison(c: &mut Criterion) {
     let mut bench = |name: &str, baseline: Baseline<'_>, expected: usize| {
         let keep = |bytes: &mut Buffer| {
             let mut present = BitSet::with_size(blocks);
-            let kept = keep_differing(&KEY, bytes, BLOCK_BYTES, baseline, 0, &mut present);
+            let kept = keep_differing(
+                &KEY,
+                bytes,
+                BLOCK_BYTES,
+                baseline,
+                0,
+                &mut present,
+                &mut Vec::new(),
+            );
             assert_eq!(kept, expected * BLOCK);
         };
         group.bench_function(name, |b| {

@@ -159,6 +159,7 @@ impl Reader {
         let mut end = 0;
         let mut damaged = Vec::new();
         let mut first = 0;
+        let mut taken = Vec::new();
         let mut opened: Option<(EntryId, Opened)> = None;
         for (index, span) in spans.iter().enumerate() {
             let count = piece_count(span.bytes, self.block_bytes);
@@ -174,6 +175,7 @@ impl Reader {
                 let content = &mut chosen[end..end + span.bytes as usize];
                 self.read(path, file, span.offset, content)?;
                 let block_bytes = self.block_bytes;
+                taken.clear();
                 let kept = keep_differing(
                     &self.key,
                     content,
@@ -181,6 +183,7 @@ impl Reader {
                     baseline,
                     first,
                     &mut present,
+                    &mut taken,
                 );
                 let numbers = (0..count).filter(|number| present.contains(first + number));
                 self.verify(
@@ -192,7 +195,8 @@ impl Reader {
                     &mut damaged,
                 )?;
                 let numbers = first..first + count;
-                end += sieve.sift(content, kept, block_bytes, numbers, &mut present);
+                let content = &mut content[..kept];
+                end += sieve.sift(content, &taken, block_bytes, numbers, &mut present);
             } else {
                 gone.push(u16::try_from(index).expect("at most SPANS_MAX spans"));
             }

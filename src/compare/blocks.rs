@@ -48,7 +48,8 @@ pub enum Baseline<'a> {
 }
 
 /// Moves the blocks of `bytes`, a span's content, that differ from the baseline to its beginning, one after the
-/// other, and inserts their numbers, counted from `first`, into `present`. Returns how many bytes they have.
+/// other, and inserts their numbers, counted from `first`, into `present`. Returns how many bytes they have. Their digests
+/// are appended to `taken`, where they had to be taken.
 pub fn keep_differing(
     key: &SessionKey,
     bytes: &mut [u8],
@@ -56,6 +57,7 @@ pub fn keep_differing(
     baseline: Baseline<'_>,
     first: usize,
     present: &mut BitSet,
+    taken: &mut Vec<u8>,
 ) -> usize {
     let block_bytes = block_bytes as usize;
     let mut end = 0;
@@ -65,9 +67,16 @@ pub fn keep_differing(
         let next = (start + block_bytes).min(bytes.len());
         let block = &bytes[start..next];
         let is_same = match baseline {
-            Baseline::Digests(digests) => digests
-                .get(number * DIGEST_BYTES..(number + 1) * DIGEST_BYTES)
-                .is_some_and(|digest| key.digest(block).0 == digest),
+            Baseline::Digests(digests) => {
+                let digest = key.digest(block).0;
+                let is_same = digests
+                    .get(number * DIGEST_BYTES..(number + 1) * DIGEST_BYTES)
+                    .is_some_and(|theirs| digest == theirs);
+                if !is_same {
+                    taken.extend_from_slice(&digest);
+                }
+                is_same
+            }
             Baseline::Zeros => is_zero(block),
         };
         if !is_same {
@@ -153,7 +162,15 @@ mod tests {
         };
         let mut present = BitSet::default();
         let mut chosen = new.to_vec();
-        let kept = keep_differing(&KEY, &mut chosen, block, baseline, 0, &mut present);
+        let kept = keep_differing(
+            &KEY,
+            &mut chosen,
+            block,
+            baseline,
+            0,
+            &mut present,
+            &mut Vec::new(),
+        );
         chosen.truncate(kept);
         let lengths = std::iter::once(u32::try_from(new.len()).unwrap());
         let mut rest = &chosen[..];

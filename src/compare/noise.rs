@@ -49,11 +49,12 @@ impl Forms {
         Some(digest.to_le_bytes())
     }
 
-    /// Appends the patch that makes `block` of its form, if that is the form with this digest and the patch is short.
+    /// Appends the patch that makes `block`, whose digest is given, of its form, if that is the form with this digest and
+    /// the patch is short.
     fn patch(
         &mut self,
         key: &SessionKey,
-        block: &[u8],
+        (block, digest): (&[u8], &[u8]),
         of_form: &[u8],
         patches: &mut Vec<u8>,
     ) -> bool {
@@ -61,7 +62,7 @@ impl Forms {
             return false;
         }
         let before = patches.len();
-        patches.extend_from_slice(&key.digest(block).0);
+        patches.extend_from_slice(digest);
         patches.extend_from_slice(&[0; LENGTH_BYTES]);
         let begin = patches.len();
         encode(block, &self.form, patches);
@@ -122,7 +123,7 @@ impl<'a> Sieve<'a> {
     }
 
     /// Whether a patch of this block is enough; it is noted then. Blocks must come in order.
-    fn take(&mut self, number: usize, block: &[u8]) -> bool {
+    fn take(&mut self, number: usize, block: (&[u8], &[u8])) -> bool {
         while self.next < number {
             self.rank += usize::from(self.noisy.blocks.contains(self.next));
             self.next += 1;
@@ -143,28 +144,33 @@ impl<'a> Sieve<'a> {
         is_enough
     }
 
-    /// Leaves of the blocks at the beginning of `bytes`, `kept` bytes of those of `present` from `first` on, those of
-    /// which a patch is not enough; the others leave `present` too. Returns how many bytes are left.
+    /// Leaves of the blocks in `bytes`, those of these numbers that are in `present`, at its beginning those of which a
+    /// patch is not enough; the others leave `present` too. `digests` are theirs. Returns how many bytes are left.
     pub fn sift(
         &mut self,
         bytes: &mut [u8],
-        kept: usize,
+        digests: &[u8],
         block_bytes: u32,
         blocks: std::ops::Range<usize>,
         present: &mut BitSet,
     ) -> usize {
         if self.noisy.forms.is_empty() {
-            return kept;
+            return bytes.len();
         }
         let block_bytes = block_bytes as usize;
         let (mut from, mut end) = (0, 0);
+        let mut digests = digests.chunks_exact(DIGEST_BYTES);
         for number in blocks {
             if !present.contains(number) {
                 continue;
             }
-            let next = (from + block_bytes).min(kept);
+            let next = (from + block_bytes).min(bytes.len());
+            let block = &bytes[from..next];
             // A piece at the end is no page.
-            if next - from == block_bytes && self.take(number, &bytes[from..next]) {
+            let is_patched = digests.next().is_some_and(|digest| {
+                block.len() == block_bytes && self.take(number, (block, digest))
+            });
+            if is_patched {
                 present.remove(number);
             } else {
                 if end != from {
@@ -181,48 +187,45 @@ impl<'a> Sieve<'a> {
 /// Appends the runs of bytes that make `block` of `form`: how many zeros stand before each, how many bytes it has, and
 /// these.
 fn encode(block: &[u8], form: &[u8], patch: &mut Vec<u8>) {
-    let unlike = |at: &usize| block[*at] != form[*at];
+    let mut run: Option<(usize, usize)> = None;
     let mut behind = 0;
-    let mut at = next_unlike(block, form, 0);
-    while at < block.len() {
-        let mut end = at + 1;
-        loop {
-            end += (end..block.len()).take_while(unlike).count();
-            let gap = next_unlike(block, form, end) - end;
-            if gap >= GAP_MIN || end + gap == block.len() {
-                break;
-            }
-            end += gap;
-        }
-        put(patch, at - behind);
-        put(patch, end - at);
-        patch.extend(
-            block[at..end]
-                .iter()
-                .zip(&form[at..end])
-                .map(|(a, b)| a ^ b),
-        );
+    let mut put_run = |(begin, end): (usize, usize), patch: &mut Vec<u8>| {
+        put(patch, begin - behind);
+        put(patch, end - begin);
+        let bytes = block[begin..end].iter().zip(&form[begin..end]);
+        patch.extend(bytes.map(|(a, b)| a ^ b));
         behind = end;
-        at = next_unlike(block, form, end);
+    };
+    each_unlike(block, form, |at| match &mut run {
+        Some((_, end)) if at < *end + GAP_MIN => *end = at + 1,
+        found => {
+            if let Some(before) = found.replace((at, at + 1)) {
+                put_run(before, patch);
+            }
+        }
+    });
+    if let Some(last) = run {
+        put_run(last, patch);
     }
 }
 
-/// The first position from `at` on at which both differ, or their end.
-fn next_unlike(a: &[u8], b: &[u8], at: usize) -> usize {
-    const STEP: usize = 32;
-    let mut at = at;
-    // Comparing pieces is much faster than comparing bytes, and most are the same.
-    while let (Some(a), Some(b)) = (a.get(at..at + STEP), b.get(at..at + STEP)) {
-        if a != b {
-            break;
+/// Calls for each position at which both differ, in order. Most bytes are the same: eight of them are one step.
+fn each_unlike(a: &[u8], b: &[u8], mut call: impl FnMut(usize)) {
+    let ((words, rest), (others, other_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    for (index, (a, b)) in words.iter().zip(others).enumerate() {
+        let mut unlike = u64::from_le_bytes(*a) ^ u64::from_le_bytes(*b);
+        while unlike != 0 {
+            let byte = unlike.trailing_zeros() / 8;
+            call(index * 8 + byte as usize);
+            unlike &= !(0xff << (8 * byte));
         }
-        at += STEP;
     }
-    at + a[at..]
-        .iter()
-        .zip(&b[at..])
-        .take_while(|(a, b)| a == b)
-        .count()
+    let begin = a.len() - rest.len();
+    for (index, (a, b)) in rest.iter().zip(other_rest).enumerate() {
+        if a != b {
+            call(begin + index);
+        }
+    }
 }
 
 /// Appends a number, seven bits a byte.
@@ -335,15 +338,15 @@ mod tests {
             forms: &forms,
         };
         let mut sieve = Sieve::new(&KEY, noisy);
-        let (mut present, mut bytes) = (BitSet::default(), Vec::new());
+        let (mut present, mut bytes, mut digests) = (BitSet::default(), Vec::new(), Vec::new());
         for (number, (old, new)) in old.iter().zip(new).enumerate() {
             if old != new {
                 present.insert(number);
                 bytes.extend_from_slice(new);
+                digests.extend_from_slice(&KEY.digest(new).0);
             }
         }
-        let kept = bytes.len();
-        let left = sieve.sift(&mut bytes, kept, 8192, 0..new.len(), &mut present);
+        let left = sieve.sift(&mut bytes, &digests, 8192, 0..new.len(), &mut present);
         bytes.truncate(left);
         let found = sieve.found;
         let (mut whole, mut patches) = (&bytes[..], &found.patches[..]);
@@ -392,11 +395,11 @@ mod tests {
         let (old, new) = (heap_page(0, 1, 1), heap_page(5, 3, 1));
         let form = Forms::default().digest(&KEY, &old).unwrap();
         let mut patches = Vec::new();
-        assert!(Forms::default().patch(&KEY, &new, &form, &mut patches));
+        assert!(Forms::default().patch(&KEY, (&new, &[0; 16]), &form, &mut patches));
         assert!(patches.len() < 300, "{}", patches.len());
         let mut full = new;
         full[300..4000].fill(3);
-        assert!(!Forms::default().patch(&KEY, &full, &form, &mut patches));
+        assert!(!Forms::default().patch(&KEY, (&full, &[0; 16]), &form, &mut patches));
         assert!(patches.len() < 300, "{}", patches.len());
     }
 

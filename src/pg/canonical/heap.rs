@@ -40,27 +40,39 @@ pub(super) fn mask(form: &mut Form) -> bool {
     form.clear_bits(FLAGS, PAGE_HINTS);
     form.clear(PRUNE_XID..PRUNE_XID + 4);
     form.clear_hole();
-    for index in 0..Line::count(form.layout).unwrap_or(0) {
-        let line = Line::at(form.page, index);
+    let Layout { lower, .. } = form.layout;
+    let (head, rest) = form.page.split_at_mut(lower);
+    let (lines, _) = head[HEADER_BYTES..].as_chunks();
+    for line in lines.iter().map(|line| Line::of(*line)) {
         if line.state() != LineState::Normal {
             continue;
         }
-        let tuple = line.offset();
-        let infomask = form.word(tuple + INFOMASK);
-        let mut noise = XMAX_COMMITTED | XMAX_INVALID;
-        if infomask & XMIN_FROZEN != XMIN_FROZEN {
-            noise |= XMIN_FROZEN;
-        }
-        if infomask & MOVED == 0 {
-            noise |= COMBOCID;
-            form.clear(tuple + FIELD3..tuple + FIELD3 + 4);
-        }
-        form.clear_bits(tuple + INFOMASK, noise);
-        // Inside the page: the special space begins at a multiple, too.
-        let end = tuple + line.length();
-        form.clear(end..end.next_multiple_of(MAXALIGN));
+        // Inside the page, and behind the line pointers: sound lines point there, and the special space begins at a
+        // multiple, too.
+        let begin = line.offset() - lower;
+        let padded = line.length().next_multiple_of(MAXALIGN);
+        form.is_changed |= mask_tuple(&mut rest[begin..begin + padded], line.length());
     }
     true
+}
+
+/// Masks one tuple, of so many bytes, with its padding; says whether a byte changed.
+fn mask_tuple(tuple: &mut [u8], length: usize) -> bool {
+    let infomask = word(tuple, INFOMASK);
+    let mut noise = XMAX_COMMITTED | XMAX_INVALID;
+    if infomask & XMIN_FROZEN != XMIN_FROZEN {
+        noise |= XMIN_FROZEN;
+    }
+    let mut gone = 0;
+    if infomask & MOVED == 0 {
+        noise |= COMBOCID;
+        gone = double_word(tuple, FIELD3);
+        tuple[FIELD3..FIELD3 + 4].fill(0);
+    }
+    tuple[INFOMASK..INFOMASK + 2].copy_from_slice(&(infomask & !noise).to_le_bytes());
+    let padding = tuple[length..].iter_mut();
+    let gone_padding = padding.fold(0, |all, byte| all | std::mem::take(byte));
+    infomask & noise != 0 || gone != 0 || gone_padding != 0
 }
 
 /// Whether line pointers point at tuples, none of which lies over another: masking one must not touch another.
@@ -68,21 +80,28 @@ fn is_sound(page: &[u8], layout: Layout) -> bool {
     let Some(count) = Line::count(layout) else {
         return false;
     };
-    let mut taken = Taken::default();
-    (0..count).all(|index| {
-        let line = Line::at(page, index);
-        match line.state() {
-            LineState::Unused | LineState::Redirect => line.length() == 0,
-            LineState::Dead if line.length() == 0 => true,
-            LineState::Dead => line.is_inside(layout) && taken.take(line),
-            LineState::Normal => {
-                line.is_inside(layout)
-                    && line.offset().is_multiple_of(MAXALIGN)
-                    && line.length() >= TUPLE_HEADER_BYTES
-                    && taken.take(line)
-            }
+    let (lines, _) = page[HEADER_BYTES..HEADER_BYTES + count * Line::BYTES].as_chunks();
+    let lines = || lines.iter().map(|line| Line::of(*line));
+    let is_placed = |line: Line| match line.state() {
+        LineState::Unused | LineState::Redirect => line.length() == 0,
+        LineState::Dead => line.length() == 0 || line.is_inside(layout),
+        LineState::Normal => {
+            line.is_inside(layout)
+                && line.offset().is_multiple_of(MAXALIGN)
+                && line.length() >= TUPLE_HEADER_BYTES
         }
-    })
+    };
+    // Tuples come from the end of a page in the order of their line pointers, until some of them go.
+    let mut before = layout.special;
+    let is_in_order = lines().all(|line| {
+        let is_clear = line.length() == 0 || line.offset() + line.length() <= before;
+        if line.length() > 0 {
+            before = line.offset();
+        }
+        is_clear && is_placed(line)
+    });
+    let mut taken = Taken::default();
+    is_in_order || lines().all(|line| is_placed(line) && (line.length() == 0 || taken.take(line)))
 }
 
 /// Which eights of bytes tuples lie in: 4096 of them in the largest page.

@@ -212,7 +212,12 @@ impl Line {
     /// That of number `index`, from 0.
     fn at(page: &[u8], index: usize) -> Self {
         let at = HEADER_BYTES + index * Self::BYTES;
-        Self(u32::from(word(page, at)) | u32::from(word(page, at + 2)) << 16)
+        Self(double_word(page, at))
+    }
+
+    /// That which these bytes are.
+    fn of(bytes: [u8; Self::BYTES]) -> Self {
+        Self(u32::from_le_bytes(bytes))
     }
 
     /// How many there are; `None` when what stands between header and hole cannot be line pointers.
