@@ -63,19 +63,30 @@ fn look(runner: &Runner, peaks: &mut [HashMap<u32, u64>; 2]) {
     };
     for (side, peaks) in Side::BOTH.into_iter().zip(peaks) {
         for pid in groups.pids(side) {
-            if let Some(bytes) = peak_bytes(pid) {
-                peaks.insert(pid, bytes);
+            match is_ours(pid) {
+                Some(true) => {
+                    if let Some(bytes) = peak_bytes(pid) {
+                        peaks.insert(pid, bytes);
+                    }
+                }
+                // Until it became another program it had our name and looked as large as its parent.
+                Some(false) => {
+                    peaks.remove(&pid);
+                }
+                None => {}
             }
         }
     }
 }
 
-/// The peak of a process, if it is one of ours and lives.
-fn peak_bytes(pid: u32) -> Option<u64> {
+/// Whether a process is one of ours; `None` when it is gone.
+fn is_ours(pid: u32) -> Option<bool> {
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-    if name.trim() != NAME {
-        return None;
-    }
+    Some(name.trim() == NAME)
+}
+
+/// The peak of a process that lives.
+fn peak_bytes(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
     let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
