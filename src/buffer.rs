@@ -43,7 +43,7 @@ const CLASSES: [Class; 5] = [
     class(256 * 1024, false, 16),
     class(1024 * 1024, false, 4),
     class(4 * 1024 * 1024, false, 4),
-    class(1024 * 1024, true, 4),
+    class(2 * 1024 * 1024, true, 4),
     class(4 * 1024 * 1024, true, 4),
 ];
 

@@ -149,6 +149,16 @@ pub fn read_padded(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<us
     Ok(filled)
 }
 
+/// Fills `buffer` if all of it is cached; says whether it was. What is not in the file is not cached.
+#[must_use]
+pub fn read_if_cached(file: &File, offset: u64, buffer: &mut [u8]) -> bool {
+    let cached = take_cached(file, offset, buffer);
+    if cached.bytes < buffer.len() {
+        cached.forget_begun(file, offset);
+    }
+    cached.bytes == buffer.len()
+}
+
 /// Has the kernel read what is asked for and nothing ahead of it: another worker may be done with that already, and
 /// then it would stay in the cache, or look as if it had been there before.
 fn ask_for_no_more(file: &File) {
