@@ -91,6 +91,8 @@ pub struct SourceFacts {
     pub upstream: Option<Upstream>,
     /// Its pg_wal has the history file of its timeline, or the timeline is the first, which has none.
     pub has_history_file: bool,
+    /// No server runs in its data directory: what only a server knows is empty.
+    pub is_stopped: bool,
 }
 
 /// Whom a server in recovery follows, as far as it can be seen from its host.

@@ -9,8 +9,11 @@ use super::lineage;
 use super::options::ServeOptions;
 use super::tree::read_fault;
 use crate::disk::facts as disk_facts;
-use crate::facts::{SlotHolder, SourceFacts, Tablespace};
+use crate::facts::{Running, SlotHolder, SourceFacts, SourceRights, SourceSettings, Tablespace};
 use crate::pg::lsn::unbroken_since;
+use crate::pg::version::Version;
+use crate::plan::relation::end_of_wal;
+use crate::postmaster;
 use crate::sql::Session;
 use crate::wire::message::{Fault, FaultKind};
 use crate::workers;
@@ -121,6 +124,94 @@ pub async fn source(
         synchronous_standby_names: server.synchronous_standby_names,
         slots,
         upstream,
+        is_stopped: false,
+    })
+}
+
+/// Looks at a directory in which no server runs.
+///
+/// # Errors
+/// A fault when it cannot be read, or a server may be running in it.
+pub fn stopped(options: &ServeOptions) -> Result<SourceFacts, Fault> {
+    let pgdata = options.pgdata.clone().ok_or_else(|| {
+        Fault::new(
+            FaultKind::Unfit,
+            "the agent was not told which data directory",
+        )
+        .with_hint("Give it --pgdata.")
+    })?;
+    let disk = |error| {
+        read_fault(&error).with_hint(
+            "The agent must run on the source's host as the owner of its data directory.",
+        )
+    };
+    let facts = disk_facts::directory(&pgdata)
+        .map_err(disk)?
+        .ok_or_else(|| missing(&pgdata))?;
+    let pid_file = disk_facts::pid_file(&pgdata).map_err(disk)?;
+    if postmaster::running(&pgdata, pid_file.as_deref()) != Running::No {
+        return Err(Fault::new(
+            FaultKind::Unfit,
+            format!("a server runs in \"{}\"", pgdata.display()),
+        )
+        .with_hint("Leave --source-pgdata, or --stopped, out: the agent asks the server then."));
+    }
+    let path = pgdata.join("global/pg_control");
+    let read = || disk_facts::control_file(&path).map_err(disk);
+    let (control, _) = control::settled(read)?;
+    let major = control.major().ok_or_else(|| {
+        let version = control.catalog_version;
+        Fault::new(
+            FaultKind::Unfit,
+            format!("catalog version {version} is that of no release that is known"),
+        )
+    })?;
+    let wal = pgdata.join("pg_wal");
+    let wal_facts = disk_facts::directory(&wal)
+        .map_err(disk)?
+        .ok_or_else(|| missing(&wal))?;
+    let timeline = control.timeline_reached();
+    let end = end_of_wal(&control);
+    Ok(SourceFacts {
+        host: disk_facts::host(),
+        user: disk_facts::user(),
+        version: Version(major * 10_000),
+        has_history_file: disk_facts::has_history(&wal, timeline),
+        history: disk_facts::history(&wal, timeline).map_err(disk)?,
+        oldest_wal: None,
+        in_recovery: disk_facts::exists(&pgdata.join("standby.signal")),
+        timeline,
+        current_lsn: end,
+        data_directory: pgdata.as_os_str().as_bytes().to_vec(),
+        data_directory_mode: facts.mode,
+        identity: facts.identity,
+        wal_identity: wal_facts.identity,
+        tablespaces: tablespaces(&pgdata)?,
+        pid_file: Vec::new(),
+        log_directory: "log".to_owned(),
+        settings: SourceSettings {
+            wal_level: String::new(),
+            max_wal_senders: 0,
+            active_wal_senders: 0,
+            max_replication_slots: 0,
+            used_replication_slots: 0,
+            full_page_writes: control.full_page_writes,
+            data_checksums: control.checksum_version > 0,
+            wal_keep_bytes: 0,
+            archive_mode: String::new(),
+        },
+        rights: SourceRights {
+            role: String::new(),
+            backup: false,
+            replication: false,
+        },
+        slot: None,
+        slot_run: None,
+        synchronous_standby_names: String::new(),
+        slots: Vec::new(),
+        upstream: None,
+        is_stopped: true,
+        control,
     })
 }
 

@@ -11,6 +11,7 @@ mod host;
 mod lineage;
 pub mod listen;
 pub mod look;
+mod names;
 pub mod options;
 mod reading;
 mod replay;

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
+use crate::disk::facts;
 use crate::pg::conninfo::Conninfo;
+use crate::sql::Defaults;
 
 /// The options of an agent.
 #[derive(Debug, Clone)]
@@ -13,4 +15,17 @@ pub struct ServeOptions {
     pub pgdata: Option<PathBuf>,
     /// Content of the password file, if there is one.
     pub passfile: Option<String>,
+    /// No server runs in the data directory, and none is asked.
+    pub is_stopped: bool,
+}
+
+impl ServeOptions {
+    /// What counts where the connection string says nothing.
+    #[must_use]
+    pub fn defaults(&self) -> Defaults {
+        Defaults {
+            user: facts::user(),
+            passfile: self.passfile.clone(),
+        }
+    }
 }

@@ -13,6 +13,7 @@ use super::configuration;
 use super::effort::Effort;
 use super::host;
 use super::look;
+use super::names;
 use super::options::ServeOptions;
 use super::replay::{self, Scan};
 use super::tree::{self, Tree, WalkRules, list_fault, read_fault};
@@ -29,10 +30,11 @@ use crate::manifest::{EntryKind, Folder, Listing};
 use crate::path::RelPath;
 use crate::pg::lsn::{Lsn, segments};
 use crate::pg::timeline::TimelineId;
-use crate::sql::{Canceller, Defaults, Session as Sql};
+use crate::sql::{Canceller, Session as Sql};
 use crate::wire::listing;
 use crate::wire::message::{
-    Answer, Compression, Fault, FaultKind, ManifestEnd, Notice, Request, SlotWish, WalFile,
+    Answer, Compression, Fault, FaultKind, ManifestEnd, NAMES_MAX, Notice, Purpose, Request,
+    SlotWish, WalFile,
 };
 use crate::workers;
 
@@ -45,7 +47,7 @@ struct Configuration {
     key: SessionKey,
     /// Threads for the walk.
     jobs: usize,
-    is_survey: bool,
+    purpose: Purpose,
 }
 
 /// A session's state. Requests that change it come here one after the other; the others go straight to
@@ -115,7 +117,7 @@ impl Session {
                 compression,
                 jobs,
                 max_rate,
-                survey,
+                purpose,
                 ..
             } => {
                 if self.configuration.is_some() || !compression.is_lawful() {
@@ -125,13 +127,13 @@ impl Session {
                 self.configuration = Some(Configuration {
                     key,
                     jobs: workers::jobs(jobs).min(WALK_THREADS_MAX),
-                    is_survey: survey,
+                    purpose,
                 });
                 Answer::Ready {
                     agent_version: env!("CARGO_PKG_VERSION").to_owned(),
                 }
             }
-            Request::Facts { .. } if self.sql.is_some() => {
+            Request::Facts { .. } if self.facts.is_some() => {
                 return Err(unlawful("a second question for the facts"));
             }
             Request::Facts { slot } => {
@@ -172,6 +174,23 @@ impl Session {
                     server_fault("could not ask the source who streams from it", &error)
                 })?;
                 Answer::Standbys { senders }
+            }
+            Request::Position if self.options.is_stopped => {
+                let facts = self.facts.as_ref().ok_or_else(|| unlawful("a position"))?;
+                Answer::Position {
+                    timeline: facts.timeline,
+                    lsn: facts.current_lsn,
+                }
+            }
+            Request::Names { files } => {
+                if files.len() > NAMES_MAX || self.facts.is_none() {
+                    return Err(unlawful("so many names"));
+                }
+                let names = match &self.sql {
+                    Some(sql) => names::names(sql, &self.options, &files).await,
+                    None => vec![None; files.len()],
+                };
+                Answer::Names { names }
             }
             Request::Position => {
                 let now = self.sql()?.facts().await.map_err(|error| {
@@ -222,10 +241,16 @@ impl Session {
                 ),
             );
         }
-        let defaults = Defaults {
-            user: disk_facts::user(),
-            passfile: self.options.passfile.clone(),
-        };
+        if self.options.is_stopped {
+            if self.configuration()?.purpose != Purpose::Verify {
+                return Err(Fault::new(
+                    FaultKind::Unfit,
+                    "an agent without a server serves pg_reseed verify only",
+                ));
+            }
+            return workers::in_place(|| look::stopped(&self.options));
+        }
+        let defaults = self.options.defaults();
         let sql = Sql::connect(&self.options.dbname, &defaults)
             .await
             .map_err(|error| {
@@ -240,7 +265,10 @@ impl Session {
                 Fault::new(FaultKind::Server, chain(&error)).with_hint(hint)
             })?;
         let slot_run = match slot {
-            Some(name) => bracket::claim(&sql, name, !self.configuration()?.is_survey).await?,
+            Some(name) => {
+                let takes = self.configuration()?.purpose == Purpose::Rebuild;
+                bracket::claim(&sql, name, takes).await?
+            }
             None => None,
         };
         let facts = look::source(&sql, &self.options, slot, slot_run).await?;
@@ -258,7 +286,10 @@ impl Session {
         fast: bool,
         wish: &SlotWish,
     ) -> Result<Answer, Fault> {
-        if self.configuration()?.is_survey || self.facts.is_none() || self.bracket.is_some() {
+        if self.configuration()?.purpose != Purpose::Rebuild
+            || self.facts.is_none()
+            || self.bracket.is_some()
+        {
             return Err(unlawful("a backup"));
         }
         let slot = match (wish, &self.slot) {
@@ -289,11 +320,12 @@ impl Session {
     fn manifest(&mut self, part: u32) -> Result<Reply, Fault> {
         let configuration = self.configuration()?;
         let facts = self.facts.as_ref().ok_or_else(|| unlawful("a manifest"))?;
-        if self.tree.is_none() {
-            let start = match (&self.bracket, configuration.is_survey) {
+        let is_asked_again = configuration.purpose == Purpose::Verify && part == 0;
+        if self.tree.is_none() || is_asked_again {
+            let start = match (&self.bracket, configuration.purpose) {
                 (Some(bracket), _) => bracket.start_lsn,
-                (None, true) => facts.current_lsn,
-                (None, false) => return Err(unlawful("a manifest before the backup")),
+                (None, Purpose::Survey | Purpose::Verify) => facts.current_lsn,
+                (None, Purpose::Rebuild) => return Err(unlawful("a manifest before the backup")),
             };
             let pgdata = PathBuf::from(std::ffi::OsStr::from_bytes(&facts.data_directory));
             let tablespaces = look::tablespaces(&pgdata)?;
@@ -330,7 +362,7 @@ impl Session {
                 block_bytes: facts.control.block_bytes,
                 segment_blocks: facts.control.segment_blocks,
                 checksums_before: facts.settings.data_checksums.then_some(start),
-                is_survey: configuration.is_survey,
+                is_survey: configuration.purpose == Purpose::Survey,
             }));
             self.tree = Some(tree);
         }

@@ -118,7 +118,7 @@ mod tests {
     use crate::digest::SessionKey;
     use crate::pg::conninfo::Conninfo;
     use crate::wire::codec;
-    use crate::wire::message::{Compression, Request};
+    use crate::wire::message::{Compression, Purpose, Request};
 
     /// The client's end of a stream.
     struct Client {
@@ -132,6 +132,7 @@ mod tests {
             let (here, there) = tokio::io::duplex(1 << 16);
             let (input, output) = tokio::io::split(there);
             let options = ServeOptions {
+                is_stopped: false,
                 dbname: Conninfo::default(),
                 pgdata: None,
                 passfile: None,
@@ -187,7 +188,7 @@ mod tests {
             compression: Compression::None,
             jobs: Some(1),
             max_rate: None,
-            survey: false,
+            purpose: Purpose::Rebuild,
             join: Some(token),
         };
         let answer = first.ask(1, &configure).await;

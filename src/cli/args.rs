@@ -43,7 +43,7 @@ use crate::wire::message::Compression;
     // The last one counts, as in psql and pg_basebackup; lists add up all the same.
     args_override_self = true,
     max_term_width = 100,
-    override_usage = "pg_reseed rebuild [OPTION]...\n       pg_reseed inspect [OPTION]...\n       pg_reseed serve [OPTION]...\n       pg_reseed help [COMMAND]\n       pg_reseed version"
+    override_usage = "pg_reseed rebuild [OPTION]...\n       pg_reseed inspect [OPTION]...\n       pg_reseed verify [OPTION]...\n       pg_reseed serve [OPTION]...\n       pg_reseed help [COMMAND]\n       pg_reseed version"
 )]
 pub struct Arguments {
     /// Print help: -? in short, --help in full
@@ -63,6 +63,7 @@ pub struct Arguments {
 pub enum Command {
     Rebuild(Box<RebuildArguments>),
     Inspect(Box<InspectArguments>),
+    Verify(Box<VerifyArguments>),
     Serve(ServeArguments),
 }
 
@@ -419,6 +420,58 @@ pub struct RebuildArguments {
     )]
     pub wait: u64,
 
+    #[command(flatten)]
+    pub effort: EffortArguments,
+
+    /// Do not wait for data to be safe on disk
+    ///
+    /// Does not wait until the operating system has written everything to disk. The run is shorter, but
+    /// a crash of the operating system soon after it leaves a corrupt standby. For tests only.
+    #[arg(short = 'N', long, help_heading = RUN)]
+    pub no_sync: bool,
+
+    /// Move every block that differs, also in hint bits only
+    ///
+    /// By default blocks that differ from the source's in hint bits, marks of dead index entries or bytes of
+    /// free space only are patched: what is sent is what differs, about a hundred bytes a block. The result is the
+    /// same, byte for byte, with this option and without it; it is there to measure.
+    #[arg(long, hide_short_help = true, help_heading = RUN)]
+    pub no_noise_patch: bool,
+
+    #[command(flatten)]
+    pub progress: ProgressArguments,
+
+    /// Write the result to this file as JSON; - is standard output
+    ///
+    /// Writes the result of the run to this file as one JSON object, also when the run fails or a check
+    /// refuses. The file appears at once and whole; one that exists is replaced. It must not lie in
+    /// PGDATA. That it can be written is tried before the run begins, which otherwise does not begin; when it
+    /// cannot at the end, that is a warning, and the exit status stays that of the run. With - it goes to standard
+    /// output, and the summary to standard error.
+    #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
+    pub report: Option<PathBuf>,
+
+    /// Log more to standard error (repeatable)
+    ///
+    /// Logs more to standard error: once for what the agent's command writes to its standard error, such
+    /// as the banners of ssh, and other notes; twice also for the stages. More often means no more today.
+    #[arg(short = 'v', long, action = ArgAction::Count, help_heading = OUTPUT)]
+    pub verbose: u8,
+
+    /// No progress and no summary
+    ///
+    /// Shows no progress and no summary; warnings and errors are still written. A --progress that is
+    /// given explicitly and --report keep their effect.
+    #[arg(short = 'q', long, conflicts_with = "verbose", help_heading = OUTPUT)]
+    pub quiet: bool,
+
+    #[command(flatten)]
+    pub overrides: OverrideArguments,
+}
+
+/// How much is done at a time.
+#[derive(Debug, Args)]
+pub struct EffortArguments {
     /// Threads on each side that compute at a time
     ///
     /// How many threads hash and compress at a time, on each side. By default each side uses its own host's
@@ -476,22 +529,11 @@ pub struct RebuildArguments {
         help_heading = RUN
     )]
     pub max_rate: Option<u64>,
+}
 
-    /// Do not wait for data to be safe on disk
-    ///
-    /// Does not wait until the operating system has written everything to disk. The run is shorter, but
-    /// a crash of the operating system soon after it leaves a corrupt standby. For tests only.
-    #[arg(short = 'N', long, help_heading = RUN)]
-    pub no_sync: bool,
-
-    /// Move every block that differs, also in hint bits only
-    ///
-    /// By default blocks that differ from the source's in hint bits, marks of dead index entries or bytes of
-    /// free space only are patched: what is sent is what differs, about a hundred bytes a block. The result is the
-    /// same, byte for byte, with this option and without it; it is there to measure.
-    #[arg(long, hide_short_help = true, help_heading = RUN)]
-    pub no_noise_patch: bool,
-
+/// How progress is shown.
+#[derive(Debug, Args)]
+pub struct ProgressArguments {
     /// Show progress, and how: auto, bar, plain, json, none
     ///
     /// How progress is shown on standard error. "bar" draws a display that refreshes itself, "plain"
@@ -510,33 +552,6 @@ pub struct RebuildArguments {
         help_heading = OUTPUT
     )]
     pub progress: Option<Style>,
-
-    /// Write the result to this file as JSON; - is standard output
-    ///
-    /// Writes the result of the run to this file as one JSON object, also when the run fails or a check
-    /// refuses. The file appears at once and whole; one that exists is replaced. It must not lie in
-    /// PGDATA. That it can be written is tried before the run begins, which otherwise does not begin; when it
-    /// cannot at the end, that is a warning, and the exit status stays that of the run. With - it goes to standard
-    /// output, and the summary to standard error.
-    #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
-    pub report: Option<PathBuf>,
-
-    /// Log more to standard error (repeatable)
-    ///
-    /// Logs more to standard error: once for what the agent's command writes to its standard error, such
-    /// as the banners of ssh, and other notes; twice also for the stages. More often means no more today.
-    #[arg(short = 'v', long, action = ArgAction::Count, help_heading = OUTPUT)]
-    pub verbose: u8,
-
-    /// No progress and no summary
-    ///
-    /// Shows no progress and no summary; warnings and errors are still written. A --progress that is
-    /// given explicitly and --report keep their effect.
-    #[arg(short = 'q', long, conflicts_with = "verbose", help_heading = OUTPUT)]
-    pub quiet: bool,
-
-    #[command(flatten)]
-    pub overrides: OverrideArguments,
 }
 
 /// A cluster by its name in postgresql-common.
@@ -828,6 +843,109 @@ pub struct InspectArguments {
     pub verbose: u8,
 }
 
+/// Compare a standby with its source, change nothing
+///
+/// Compares the data directory PGDATA, a standby that may be running, with its source, block by block, and names every
+/// block that is wrong: damaged pages, lost writes, rows that differ, hint bits that are not true, files that are missing
+/// or too many. Both servers may go on working: no backup is taken, no checkpoint is asked for, replay is not paused, no
+/// slot is made, and nothing is written on either side.
+///
+/// What both servers have changed last before the last checkpoint of either of them is on both disks, and must be the
+/// same but for what PostgreSQL may change on its own, such as hint bits. What is newer is compared in the next pass,
+/// when both have made a further checkpoint, which takes as long as checkpoint_timeout says.
+///
+/// Run it on the host of PGDATA, as the operating system user that owns PGDATA.
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "pg_reseed verify -D PGDATA {-h HOST | -d CONNINFO | --from AGENT} [OPTION]..."
+)]
+pub struct VerifyArguments {
+    /// Data directory of the standby
+    ///
+    /// The data directory of the standby, whether its server runs or not.
+    #[arg(
+        short = 'D',
+        long,
+        value_name = "PGDATA",
+        env = "PGDATA",
+        hide_env_values = true,
+        required_unless_present = "cluster",
+        help_heading = TARGET
+    )]
+    pub pgdata: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub debian: DebianArguments,
+
+    #[command(flatten)]
+    pub agent: AgentArguments,
+
+    /// Data directory of a source whose server is stopped
+    ///
+    /// The data directory of the source, in which no server runs: none is asked then. Only with ssh and local; otherwise
+    /// give pg_reseed serve its --stopped and --pgdata itself.
+    #[arg(
+        long,
+        value_name = "SOURCE_PGDATA",
+        conflicts_with = "source_dbname",
+        help_heading = SOURCE
+    )]
+    pub source_pgdata: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub connection: ConnectionArguments,
+
+    /// How often what is too new is looked at
+    ///
+    /// In how many passes blocks are looked at that cannot be compared yet, because they were changed after the last
+    /// checkpoint of one side.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 3,
+        value_parser = clap::value_parser!(u32).range(1..=1000),
+        help_heading = RUN
+    )]
+    pub passes: u32,
+
+    /// Seconds to wait for checkpoints before a further pass
+    ///
+    /// How long to wait, in seconds, before each further pass until both servers have made a checkpoint since the one
+    /// before. Checkpoints come as checkpoint_timeout says, five minutes by default; none is asked for.
+    #[arg(
+        long,
+        value_name = "SECS",
+        default_value_t = 10,
+        value_parser = clap::value_parser!(u64).range(0..=31_536_000),
+        help_heading = RUN
+    )]
+    pub wait: u64,
+
+    #[command(flatten)]
+    pub effort: EffortArguments,
+
+    #[command(flatten)]
+    pub progress: ProgressArguments,
+
+    /// Print JSON
+    ///
+    /// Prints one JSON object instead of text.
+    #[arg(long, help_heading = OUTPUT)]
+    pub json: bool,
+
+    /// Log more to standard error (repeatable)
+    ///
+    /// Logs more to standard error, as with pg_reseed rebuild.
+    #[arg(short = 'v', long, action = ArgAction::Count, help_heading = OUTPUT)]
+    pub verbose: u8,
+
+    /// No progress
+    ///
+    /// Shows no progress; the result, warnings and errors are still written.
+    #[arg(short = 'q', long, conflicts_with = "verbose", help_heading = OUTPUT)]
+    pub quiet: bool,
+}
+
 /// Serve a source's data directory to pg_reseed rebuild
 ///
 /// The agent: runs on the source's host, as the user that owns the source's data directory, and answers
@@ -904,6 +1022,13 @@ pub struct ServeArguments {
     /// or a member of pg_read_all_settings.
     #[arg(short = 'D', long, value_name = "PGDATA", help_heading = SERVE)]
     pub pgdata: Option<PathBuf>,
+
+    /// No server runs: serve the directory of --pgdata alone
+    ///
+    /// Serves the data directory of --pgdata in which no server runs, for pg_reseed verify and nothing else: no server
+    /// is connected to. It is refused when one runs there.
+    #[arg(long, requires = "pgdata", conflicts_with_all = ["listen", "dbname"], help_heading = SERVE)]
+    pub stopped: bool,
 
     #[command(flatten)]
     pub tls: TlsArguments,
@@ -990,10 +1115,13 @@ mod tests {
         };
         assert_eq!(typed.pgdata, Some("/b".into()));
         assert_eq!(typed.connection.host.as_deref(), Some("db2"));
-        assert_eq!((typed.connection.port, typed.jobs), (Some(2), Some(2)));
+        assert_eq!(
+            (typed.connection.port, typed.effort.jobs),
+            (Some(2), Some(2))
+        );
         assert!(typed.dry_run && typed.start);
         assert_eq!(
-            (typed.progress, typed.config),
+            (typed.progress.progress, typed.config),
             (Some(Style::Plain), ConfigSide::Target)
         );
         assert_eq!((typed.tablespace_mapping.len(), typed.keep.len()), (2, 2));

@@ -8,7 +8,7 @@ use clap::error::ErrorKind;
 
 use crate::cli::resolve::UsageError;
 use crate::client::failure::{Failure, Kind, TargetState};
-use crate::client::outcome::{Mode, Outcome};
+use crate::client::outcome::{Mode, Outcome, VerifyVerdict};
 use crate::errors::printable;
 use crate::event::Stage;
 use crate::plan::advice::Advice;
@@ -25,6 +25,7 @@ pub enum Status {
     HalfWay = 4,
     DamagedPages = 5,
     NotStreaming = 6,
+    Incomplete = 7,
 }
 
 impl Status {
@@ -76,6 +77,39 @@ impl Status {
         ),
         (Status::Usage, "The options are wrong."),
     ];
+
+    /// Those of `verify`.
+    pub const OF_VERIFY: [(Status, &str); 6] = [
+        (Status::Done, "All was compared, and is as it must be."),
+        (
+            Status::Failed,
+            "Something could not be read or asked; standard error says what.",
+        ),
+        (Status::Usage, "The options are wrong."),
+        (
+            Status::Refused,
+            "The directory is no standby of the source that could be compared with it; standard error says why.",
+        ),
+        (
+            Status::DamagedPages,
+            "Something is wrong. Whether all was compared is told in the result.",
+        ),
+        (
+            Status::Incomplete,
+            "Nothing that was compared is wrong, but not all could be: some blocks were changed after the last \
+             checkpoint of one side in every pass, or are of a kind that is not known.",
+        ),
+    ];
+
+    /// Of a verification that came to its end.
+    #[must_use]
+    pub fn of_verdict(verdict: VerifyVerdict) -> Self {
+        match verdict {
+            VerifyVerdict::Equal => Status::Done,
+            VerifyVerdict::Wrong => Status::DamagedPages,
+            VerifyVerdict::Incomplete => Status::Incomplete,
+        }
+    }
 
     /// Those of `serve`.
     pub const OF_SERVE: [(Status, &str); 3] = [

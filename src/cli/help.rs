@@ -98,6 +98,25 @@ const INSPECT: &[Example] = &[
     },
 ];
 
+const VERIFY: &[Example] = &[
+    Example {
+        what: "Whether the standby on this host has what its primary db2 has, while both go on working",
+        commands: &["pg_reseed verify -D /srv/pg/15 -h db2"],
+    },
+    Example {
+        what: "The same for programs, gently, and with time for the checkpoints of a busy primary",
+        commands: &[
+            "pg_reseed verify -D /srv/pg/15 -h db2 --max-rate 50M --wait 600 --json --progress none",
+        ],
+    },
+    Example {
+        what: "Two stopped clusters on one host",
+        commands: &[
+            "pg_reseed verify -D /srv/pg/standby --from local --source-pgdata /srv/pg/primary",
+        ],
+    },
+];
+
 const SERVE: &[Example] = &[
     Example {
         what: "An agent in a container of the source, started by the client",
@@ -122,6 +141,7 @@ pub fn examples(command: &str) -> &'static [Example] {
     match command {
         "rebuild" => REBUILD,
         "inspect" => INSPECT,
+        "verify" => VERIFY,
         "serve" => SERVE,
         _ => PROGRAM,
     }
@@ -132,6 +152,7 @@ pub fn examples(command: &str) -> &'static [Example] {
 pub fn statuses(command: &str) -> Vec<(u8, &'static str)> {
     let some = match command {
         "inspect" => &Status::OF_INSPECT[..],
+        "verify" => &Status::OF_VERIFY[..],
         "serve" => &Status::OF_SERVE[..],
         _ => &Status::MEANINGS[..],
     };
@@ -192,7 +213,7 @@ mod tests {
 
     #[test]
     fn every_example_is_a_command_line_that_is_understood() {
-        for command in ["pg_reseed", "rebuild", "inspect", "serve"] {
+        for command in ["pg_reseed", "rebuild", "inspect", "verify", "serve"] {
             for example in examples(command) {
                 for text in example.commands {
                     let words = shlex::split(&text.replace("\\\n", " "))

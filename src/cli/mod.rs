@@ -12,6 +12,7 @@ mod serve;
 mod signals;
 mod typed;
 pub mod values;
+mod verify;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -53,6 +54,12 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
                 &words,
                 |around| resolve::inspect(*typed, around),
                 inspect,
+            ),
+            Command::Verify(typed) => resolved(
+                "verify",
+                &words,
+                |around| resolve::verify(*typed, around),
+                verify::verify,
             ),
             Command::Serve(typed) => serve::serve(typed),
         },

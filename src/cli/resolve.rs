@@ -1,6 +1,8 @@
 //! What was typed, turned once into what is meant: defaults filled in, connection parameters merged
 //! as libpq merges them, nonsense refused. Touches no file; the environment comes in as a function.
 
+mod verify;
+
 use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
@@ -8,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::cli::args::{
-    AgentArguments, ConnectionArguments, InspectArguments, OverrideArguments, RebuildArguments,
-    ServeArguments, TlsArguments,
+    AgentArguments, ConnectionArguments, EffortArguments, InspectArguments, OverrideArguments,
+    RebuildArguments, ServeArguments, TlsArguments,
 };
 use crate::cli::typed;
 use crate::cli::values::{Checkpoint, ConfigSide, WalMethod};
@@ -26,6 +28,8 @@ use crate::plan::tablespaces::Mapping;
 use crate::ui::Style;
 use crate::wire::message::Compression;
 use crate::workers;
+
+pub use verify::{Verify, verify};
 
 /// Streams over ssh unless `--streams` says otherwise: each takes a processor on both sides to encrypt.
 const STREAMS_DEFAULT_MAX: usize = 4;
@@ -132,7 +136,7 @@ pub struct Surroundings<'a> {
 /// When they contradict each other, lack something, or cannot be parsed.
 pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild, UsageError> {
     let primary = primary(&typed.connection, around)?;
-    let from = agent(&typed.agent, &primary)?;
+    let from = agent_of_primary(&typed.agent, &primary)?;
     // A configuration that is named, or comes from the source, says that it is not the recorded one.
     let is_named = typed.debian.cluster.is_some();
     let is_told_otherwise = typed.config_file.is_some() || typed.target_config_dir.is_some();
@@ -206,17 +210,9 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
             .add_pattern(pattern)
             .map_err(UsageError::new)?;
     }
-    let compression = typed.compress.unwrap_or(match from {
-        Agent::Local { .. } => Compression::None,
-        _ => Compression::Auto,
-    });
-    let streams = match typed.streams {
-        Some(streams) => usize::from(streams),
-        // Another remote shell may ask for a password each time.
-        None if from.gains_by_streams() => around.processors.clamp(1, STREAMS_DEFAULT_MAX),
-        None => 1,
-    };
-    let progress = match typed.progress {
+    let compression = compression(&typed.effort, &from);
+    let streams = streams(&typed.effort, &from, around);
+    let progress = match typed.progress.progress {
         None if typed.quiet => Style::None,
         style => style.unwrap_or(Style::Auto),
     };
@@ -232,12 +228,13 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
         mappings,
         waldir: typed.waldir,
         jobs: typed
+            .effort
             .jobs
             .map_or_else(|| workers::jobs_of(around.processors), usize::from),
-        agent_jobs: typed.jobs,
+        agent_jobs: typed.effort.jobs,
         streams,
         compression,
-        max_rate: typed.max_rate,
+        max_rate: typed.effort.max_rate,
         dry_run: typed.dry_run,
         config_from_source: typed.config == ConfigSide::Source,
         keep: typed.keep,
@@ -301,6 +298,24 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
     })
 }
 
+/// How the agent compresses.
+fn compression(typed: &EffortArguments, from: &Agent) -> Compression {
+    typed.compress.unwrap_or(match from {
+        Agent::Local { .. } => Compression::None,
+        _ => Compression::Auto,
+    })
+}
+
+/// How many streams there are.
+fn streams(typed: &EffortArguments, from: &Agent, around: &Surroundings) -> usize {
+    match typed.streams {
+        Some(streams) => usize::from(streams),
+        // Another remote shell may ask for a password each time.
+        None if from.gains_by_streams() => around.processors.clamp(1, STREAMS_DEFAULT_MAX),
+        None => 1,
+    }
+}
+
 /// An inspection as it was meant.
 #[derive(Debug)]
 pub struct Inspect {
@@ -332,7 +347,7 @@ pub fn inspect(typed: InspectArguments, around: &Surroundings) -> Result<Inspect
     let source = if names_source {
         let primary = primary(connection, around)?;
         Some(InspectSource {
-            from: agent(&typed.agent, &primary)?,
+            from: agent_of_primary(&typed.agent, &primary)?,
             primary,
             typed: words_of(typed.agent),
         })
@@ -480,21 +495,27 @@ fn has_server(conninfo: &Conninfo) -> bool {
 }
 
 /// Where the agent is.
-fn agent(typed: &AgentArguments, primary: &Conninfo) -> Result<Agent, UsageError> {
+fn agent(
+    typed: &AgentArguments,
+    source_pgdata: Option<&Path>,
+    primary: &Conninfo,
+) -> Result<Agent, UsageError> {
     let source = match &typed.source_dbname {
+        _ if source_pgdata.is_some() => None,
         Some(given) => {
             own_server(given)?;
             Some(given.clone())
         }
         None => agents_own_server(typed.from.as_deref(), primary)?,
     };
-    let agent = link::parse(
+    link::parse(
         typed.from.as_deref(),
         primary.get("host").or_else(|| primary.get("hostaddr")),
         &Companions {
             rsh: typed.rsh.as_deref(),
             agent_path: typed.agent_path.as_deref(),
             source_dbname: source.as_deref(),
+            source_pgdata,
             tls_ca: typed.tls.tls_ca.as_deref(),
             tls_cert: typed.tls.tls_cert.as_deref(),
             tls_key: typed.tls.tls_key.as_deref(),
@@ -516,7 +537,12 @@ fn agent(typed: &AgentArguments, primary: &Conninfo) -> Result<Agent, UsageError
             }
             _ => refused,
         }
-    })?;
+    })
+}
+
+/// As [`agent`], of a source that a standby shall follow.
+fn agent_of_primary(typed: &AgentArguments, primary: &Conninfo) -> Result<Agent, UsageError> {
+    let agent = agent(typed, None, primary)?;
     if matches!(agent, Agent::Ssh { .. } | Agent::Tls { .. }) && !has_server(primary) {
         return Err(
             UsageError::new("the connection string for the standby names no host").hint(

@@ -44,6 +44,7 @@ pub(super) fn serve(typed: ServeArguments) -> ExitCode {
                 dbname,
                 pgdata: typed.pgdata,
                 passfile,
+                is_stopped: typed.stopped,
             })
         }
     };

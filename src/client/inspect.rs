@@ -36,7 +36,7 @@ use crate::plan::state::{Beside, State, state};
 use crate::plan::words;
 use crate::postmaster;
 use crate::warning::Warning;
-use crate::wire::message::{Compression, Request};
+use crate::wire::message::{Compression, Purpose, Request};
 use crate::workers;
 
 use self::beside::Seen;
@@ -201,7 +201,7 @@ async fn ask(
         compression: Compression::None,
         jobs: Some(1),
         max_rate: None,
-        survey: true,
+        purpose: Purpose::Survey,
         join: None,
     };
     let introduced = asked.introduce(&configure, slot).await;

@@ -25,3 +25,4 @@ pub mod inspect;
 mod prepare;
 pub mod rebuild;
 mod survey;
+pub mod verify;

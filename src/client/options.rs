@@ -130,6 +130,19 @@ pub struct InspectOptions {
     pub working_directory: PathBuf,
 }
 
+/// What `verify` was asked to compare.
+#[derive(Debug, Clone)]
+pub struct VerifyOptions {
+    /// What it has in common with a rebuild: the directory, the way to the source, how much at a time.
+    pub run: RebuildOptions,
+    /// How often what is too new to be compared is looked at.
+    pub passes: u32,
+    /// How long to wait before the next pass for checkpoints of both sides.
+    pub wait: Duration,
+    /// The words of the rebuild that mends the standby, without the program.
+    pub rebuild: Vec<String>,
+}
+
 /// How `inspect` reaches the source, with what was typed: the advice is a command with the same words.
 #[derive(Debug, Clone)]
 pub struct InspectSource {

@@ -8,6 +8,7 @@ use crate::event::{Counters, Stage};
 use crate::facts::TargetSlot;
 use crate::pg::control::ClusterState;
 use crate::pg::lsn::Lsn;
+use crate::pg::relfile::Fork;
 use crate::pg::timeline::{HistoryEntry, TimelineId};
 use crate::plan::advice::Advice;
 use crate::plan::leaving::Unarchived;
@@ -345,4 +346,90 @@ pub struct SlotReport {
     pub active: bool,
     pub restart_lsn: Option<Lsn>,
     pub wal_status: String,
+}
+
+/// What `verify` found. Field names are the stable names of its JSON.
+#[derive(Debug, Clone, Serialize)]
+pub struct Verification {
+    pub pg_reseed_version: &'static str,
+    pub verdict: VerifyVerdict,
+    pub pgdata: String,
+    pub source_host: String,
+    pub source_data_directory: String,
+    pub system_identifier: String,
+    pub timeline: TimelineId,
+    pub standby_runs: bool,
+    pub source_runs: bool,
+    /// What was changed last up to here was compared, in the last pass.
+    pub threshold: Lsn,
+    pub passes: u32,
+    /// Files of main forks that were compared, and their blocks.
+    pub files: u64,
+    pub blocks: u64,
+    pub equal_blocks: u64,
+    /// Blocks that differ in hint bits and the like only.
+    pub noise_blocks: u64,
+    /// Blocks that could not be compared: what changed them last was too new in every pass.
+    pub pending_blocks: u64,
+    /// Blocks that differ and are of a kind that is not known.
+    pub unknown_blocks: u64,
+    /// The files of both, [`PENDING_NAMED`] at most.
+    pub pending: Vec<PendingFile>,
+    /// Blocks that only one side calls visible to all.
+    pub all_visible_blocks: u64,
+    pub faults: Vec<FaultReport>,
+    /// How many more faults there are.
+    pub faults_more: u64,
+    /// Sentences.
+    pub warnings: Vec<String>,
+    /// What to do: sentences.
+    pub advice: Vec<String>,
+    /// The rebuild that mends the standby.
+    pub command: Option<String>,
+    pub compared_bytes: u64,
+    pub wire_received_bytes: u64,
+    pub seconds: f64,
+}
+
+/// How many files are named that could not be compared.
+pub const PENDING_NAMED: usize = 100;
+
+/// How a verification ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VerifyVerdict {
+    /// All that was compared is as it must be, and all was compared.
+    Equal,
+    /// Something is wrong.
+    Wrong,
+    /// Nothing that was compared is wrong, but not all could be compared.
+    Incomplete,
+}
+
+/// A file with blocks that could not be compared.
+#[derive(Debug, Clone, Serialize)]
+pub struct PendingFile {
+    pub path: String,
+    pub blocks: u64,
+}
+
+/// What is wrong with one block, or with one file.
+#[derive(Debug, Clone, Serialize)]
+pub struct FaultReport {
+    /// A stable name.
+    pub code: &'static str,
+    pub path: String,
+    /// `main`, `vm`, or `null` where it is no file of a relation.
+    pub fork: Option<Fork>,
+    /// Number within the fork; `null` for a whole file.
+    pub block: Option<u32>,
+    /// As the source names them, where it was allowed to ask.
+    pub database: Option<String>,
+    pub relation: Option<String>,
+    /// What kind of page it is; `null` for a whole file.
+    pub page: Option<&'static str>,
+    pub source_lsn: Option<Lsn>,
+    pub standby_lsn: Option<Lsn>,
+    /// Completes a sentence that begins with the block.
+    pub words: String,
 }

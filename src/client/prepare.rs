@@ -37,7 +37,7 @@ use crate::plan::refusal::Refusal;
 use crate::plan::relation::relate;
 use crate::plan::slots;
 use crate::plan::standby as standby_plan;
-use crate::wire::message::{Answer, Request, SlotWish};
+use crate::wire::message::{Answer, Purpose, Request, SlotWish};
 use crate::workers;
 
 /// How long the source may take to notice that a standby is gone.
@@ -398,7 +398,11 @@ pub(super) async fn facts(
         compression: run.options.compression,
         jobs: run.options.agent_jobs,
         max_rate: run.options.max_rate,
-        survey: run.options.dry_run,
+        purpose: if run.options.dry_run {
+            Purpose::Survey
+        } else {
+            Purpose::Rebuild
+        },
         join: run.join,
     };
     let slot = slots::wanted(run.options.slot.as_deref(), target);

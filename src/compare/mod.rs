@@ -5,3 +5,4 @@
 pub mod blocks;
 pub mod noise;
 pub mod rolling;
+pub mod verdict;

@@ -22,6 +22,8 @@ pub enum From {
         agent: Option<PathBuf>,
         /// `--source-dbname`.
         source: Option<String>,
+        /// `--source-pgdata`: a data directory without a server.
+        stopped: Option<PathBuf>,
     },
     /// The standard streams of a command, run by `/bin/sh -c`.
     Exec { command: String },
@@ -34,6 +36,7 @@ pub enum From {
         /// The program on the source's host.
         agent_path: String,
         source: Option<String>,
+        stopped: Option<PathBuf>,
     },
     /// An agent that listens, by TLS.
     Tls {
@@ -49,6 +52,7 @@ pub struct Companions<'a> {
     pub rsh: Option<&'a str>,
     pub agent_path: Option<&'a str>,
     pub source_dbname: Option<&'a str>,
+    pub source_pgdata: Option<&'a Path>,
     pub tls_ca: Option<&'a Path>,
     pub tls_cert: Option<&'a Path>,
     pub tls_key: Option<&'a Path>,
@@ -100,11 +104,16 @@ pub fn parse(
 ) -> Result<From, FromError> {
     let text = from.unwrap_or("ssh:");
     let source = with.source_dbname.map(str::to_owned);
+    let stopped = with.source_pgdata.map(Path::to_owned);
     if text == "local" {
-        with.only("local", &["--agent-path", "--source-dbname"])?;
+        with.only(
+            "local",
+            &["--agent-path", "--source-dbname", "--source-pgdata"],
+        )?;
         return Ok(From::Local {
             agent: with.agent_path.map(PathBuf::from),
             source,
+            stopped,
         });
     }
     if let Some(command) = text.strip_prefix("exec:") {
@@ -135,7 +144,15 @@ pub fn parse(
     let Some(place) = text.strip_prefix("ssh:") else {
         return Err(FromError::Unknown(text.to_owned()));
     };
-    with.only("ssh:", &["--rsh", "--agent-path", "--source-dbname"])?;
+    with.only(
+        "ssh:",
+        &[
+            "--rsh",
+            "--agent-path",
+            "--source-dbname",
+            "--source-pgdata",
+        ],
+    )?;
     let (user_host, port) = place_of(text, place, primary_host)?;
     let rsh = match with.rsh {
         None => vec!["ssh".to_owned()],
@@ -149,6 +166,7 @@ pub fn parse(
         rsh,
         agent_path: with.agent_path.unwrap_or("pg_reseed").to_owned(),
         source,
+        stopped,
     })
 }
 
@@ -159,6 +177,7 @@ impl Companions<'_> {
             ("--rsh", self.rsh.is_some()),
             ("--agent-path", self.agent_path.is_some()),
             ("--source-dbname", self.source_dbname.is_some()),
+            ("--source-pgdata", self.source_pgdata.is_some()),
             ("--tls-ca", self.tls_ca.is_some()),
             ("--tls-cert", self.tls_cert.is_some()),
             ("--tls-key", self.tls_key.is_some()),
@@ -299,21 +318,26 @@ impl From {
 
     /// Program and arguments that carry the agent.
     fn command(&self) -> std::io::Result<(OsString, Vec<OsString>)> {
-        let serve = |source: &Option<String>| {
-            let mut words = vec!["serve".to_owned(), "--stdio".to_owned()];
-            if let Some(source) = source {
-                words.extend(["--dbname".to_owned(), source.clone()]);
+        let serve = |source: &Option<String>, stopped: &Option<PathBuf>| {
+            let mut words: Vec<OsString> = vec!["serve".into(), "--stdio".into()];
+            if let Some(stopped) = stopped {
+                words.extend(["--stopped".into(), "--pgdata".into(), stopped.into()]);
+            } else if let Some(source) = source {
+                words.extend(["--dbname".into(), source.into()]);
             }
             words
         };
         match self {
-            From::Local { agent, source } => {
+            From::Local {
+                agent,
+                source,
+                stopped,
+            } => {
                 let program = match agent {
                     Some(path) => path.clone(),
                     None => std::env::current_exe()?,
                 };
-                let arguments = serve(source).into_iter().map(OsString::from).collect();
-                Ok((program.into(), arguments))
+                Ok((program.into(), serve(source, stopped)))
             }
             From::Exec { command } => Ok(("/bin/sh".into(), vec!["-c".into(), command.into()])),
             From::Tls { .. } => Err(std::io::Error::other("no program carries TLS")),
@@ -323,11 +347,19 @@ impl From {
                 rsh,
                 agent_path,
                 source,
+                stopped,
             } => {
                 let mut words = login(rsh, *port, user_host);
                 // ssh hands one string to a shell over there.
                 let mut remote = vec![agent_path.clone()];
-                remote.extend(serve(source));
+                for word in serve(source, stopped) {
+                    let word = word.into_string();
+                    remote.push(
+                        word.map_err(|_| {
+                            std::io::Error::other("the path of the source is no text")
+                        })?,
+                    );
+                }
                 let remote = shlex::try_join(remote.iter().map(String::as_str))
                     .map_err(|_| std::io::Error::other("an argument contains a NUL byte"))?;
                 words.push(remote);

@@ -174,6 +174,8 @@ pub struct ControlFile {
     pub next_multixact_offset: u32,
     pub oldest_xid: u32,
     pub oldest_multixact: u32,
+    /// The oldest transaction that ran when the last checkpoint was made; 0 when none could, as at a shutdown.
+    pub oldest_active_xid: u32,
     /// When the last checkpoint was made, in seconds since 1970.
     pub checkpoint_time: i64,
     /// How far recovery must go before the data is consistent; `0/0` on a primary.
@@ -239,6 +241,7 @@ impl ControlFile {
             next_multixact_offset: data.u32(80),
             oldest_xid: data.u32(84),
             oldest_multixact: data.u32(92),
+            oldest_active_xid: data.u32(120),
             checkpoint_time: data.i64(104),
             min_recovery_point: Lsn(data.u64(136)),
             min_recovery_timeline: TimelineId(data.u32(144)),

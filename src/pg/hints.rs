@@ -75,17 +75,34 @@ const FIRST_NORMAL_XID: u32 = 3;
 ///
 /// Too strict rather than too mild: a claim is confirmed by its own status only, and one of a multixact that holds an
 /// update never. Claims about a mere lock are not judged: no row depends on how it ended.
-pub fn judge(page: &[u8], mut status: impl FnMut(u32) -> XactStatus) -> HintVerdict {
+pub fn judge(page: &[u8], status: impl FnMut(u32) -> XactStatus) -> HintVerdict {
+    judge_claims(page, status, true)
+}
+
+/// As [`judge`], but claims about multixacts are not judged: where only what is certainly false counts.
+pub fn judge_plain(page: &[u8], status: impl FnMut(u32) -> XactStatus) -> HintVerdict {
+    judge_claims(page, status, false)
+}
+
+fn judge_claims(
+    page: &[u8],
+    mut status: impl FnMut(u32) -> XactStatus,
+    with_multixacts: bool,
+) -> HintVerdict {
     let Some(mut tuples) = tuples(page) else {
         return HintVerdict::NoHeap;
     };
     tuples
-        .find_map(|tuple| doubt(tuple, &mut status))
+        .find_map(|tuple| doubt(tuple, &mut status, with_multixacts))
         .map_or(HintVerdict::True, HintVerdict::False)
 }
 
 /// The first claim of a tuple that is not confirmed.
-fn doubt(tuple: Tuple, status: &mut impl FnMut(u32) -> XactStatus) -> Option<FalseHint> {
+fn doubt(
+    tuple: Tuple,
+    status: &mut impl FnMut(u32) -> XactStatus,
+    with_multixacts: bool,
+) -> Option<FalseHint> {
     let Tuple {
         line,
         xmin,
@@ -103,7 +120,8 @@ fn doubt(tuple: Tuple, status: &mut impl FnMut(u32) -> XactStatus) -> Option<Fal
     let is_lock = is_set(XMAX_LOCK_ONLY) || infomask & (XMAX_IS_MULTI | LOCKS) == XMAX_EXCL_LOCK;
     let is_multi = is_set(XMAX_IS_MULTI);
     let has_claim = xmax != INVALID_XID && !is_lock;
-    let multi_claim = (has_claim && is_multi && is_set(XMAX_COMMITTED | XMAX_INVALID))
+    let is_judged_multi = with_multixacts && is_multi;
+    let multi_claim = (has_claim && is_judged_multi && is_set(XMAX_COMMITTED | XMAX_INVALID))
         .then_some(Claim::Multixact);
     let is_plain = has_claim && !is_multi;
     let committed = (is_plain && is_set(XMAX_COMMITTED)).then_some(Claim::XmaxCommitted);
@@ -322,6 +340,12 @@ mod tests {
             // The bit of a lock says nothing in a multixact.
             let infomask = XMAX_IS_MULTI | XMAX_EXCL_LOCK | bit;
             assert_eq!(claim(100, 7, infomask), Some(Claim::Multixact));
+            // What stands behind it is judged all the same.
+            let page = page(&[(100, 7, infomask), (102, 0, XMIN_COMMITTED)]);
+            let HintVerdict::False(hint) = judge_plain(&page, status) else {
+                panic!("the second is false");
+            };
+            assert_eq!((hint.line, hint.claim), (2, Claim::XminCommitted));
         }
     }
 

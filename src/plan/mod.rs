@@ -49,6 +49,7 @@ pub mod slots;
 pub mod standby;
 pub mod state;
 pub mod tablespaces;
+pub mod verifiable;
 pub mod words;
 
 #[cfg(test)]

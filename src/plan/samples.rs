@@ -32,6 +32,7 @@ pub fn control(timeline: u32, checkpoint: u64, state: ClusterState) -> ControlFi
         next_multixact_offset: 0,
         oldest_xid: 716,
         oldest_multixact: 1,
+        oldest_active_xid: 0,
         checkpoint_time: 1_700_000_000,
         min_recovery_point: Lsn(0),
         min_recovery_timeline: TimelineId(0),
@@ -121,6 +122,7 @@ pub fn source() -> SourceFacts {
         synchronous_standby_names: String::new(),
         slots: Vec::new(),
         upstream: None,
+        is_stopped: false,
         has_history_file: true,
     }
 }

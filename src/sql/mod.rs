@@ -4,6 +4,7 @@
 pub mod backup;
 pub mod facts;
 pub mod lineage;
+mod names;
 pub mod slot;
 
 use std::time::Duration;

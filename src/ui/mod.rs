@@ -16,6 +16,7 @@ mod plain;
 pub mod report;
 mod rows;
 pub mod short;
+pub mod verification;
 mod words;
 
 use std::collections::VecDeque;

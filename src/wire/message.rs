@@ -16,7 +16,7 @@ use crate::pg::wal::{Doubt, Made};
 
 /// Version of the protocol. Both sides must be equal: client and agent are one program, and a rebuild
 /// is no place for guesses about an older peer.
-pub const PROTOCOL: u16 = 8;
+pub const PROTOCOL: u16 = 9;
 
 /// How often each side says something at least.
 pub const ALIVE_EVERY: Duration = Duration::from_secs(5);
@@ -131,6 +131,17 @@ pub enum SlotWish {
     Held,
 }
 
+/// What a session is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Purpose {
+    /// To make a standby: content is read inside a bracket only.
+    Rebuild,
+    /// To learn what differs: read without a bracket, no content travels.
+    Survey,
+    /// To compare two clusters: content travels without a bracket, and the files may be listed again.
+    Verify,
+}
+
 /// What the client asks.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Request {
@@ -143,8 +154,7 @@ pub enum Request {
         jobs: Option<u16>,
         /// Most bytes that the agent may read in a second, if there is a limit.
         max_rate: Option<u64>,
-        /// Read without a bracket; the results only inform.
-        survey: bool,
+        purpose: Purpose,
         /// With it further streams may join this session.
         join: Option<JoinToken>,
     },
@@ -156,8 +166,9 @@ pub enum Request {
         fast_checkpoint: bool,
         slot: SlotWish,
     },
-    /// A part of the manifest, by its number from 0; the first such request walks the tree. Many may be asked
-    /// for ahead once the first has told how many there are. Answer: [`Answer::ManifestPart`].
+    /// A part of the manifest, by its number from 0; the first such request walks the tree, and with
+    /// [`Purpose::Verify`] each for part 0 does. Many may be asked for ahead once the first has told how many there
+    /// are. Answer: [`Answer::ManifestPart`].
     Manifest { part: u32 },
     /// Answer: [`Answer::Digests`]. `have` is the digest of the client's digests of every extent of every span
     /// in order. What lies beyond the end of a file counts as zero bytes.
@@ -208,6 +219,8 @@ pub enum Request {
     },
     /// Where the source stands now. Answer: [`Answer::Position`].
     Position,
+    /// What the relations are called that these files belong to. Answer: [`Answer::Names`].
+    Names { files: Vec<RelationNumber> },
     /// Digests of all records of the source's WAL from the first that begins at or behind `from` up to each of `ends`,
     /// which rise and are at most 1001 (`pg::wal::marks`). Answer: [`Answer::WalDigests`].
     WalDigests { from: Lsn, ends: Vec<Lsn> },
@@ -292,6 +305,10 @@ pub enum Answer {
         timeline: TimelineId,
         lsn: Lsn,
     },
+    /// For each that was asked for: `None` where the source has no such relation, or its role may not ask.
+    Names {
+        names: Vec<Option<RelationName>>,
+    },
     /// Fewer than were asked for where the source's WAL ends.
     WalDigests {
         digests: Vec<Digest>,
@@ -307,6 +324,26 @@ pub enum Notice {
     Alive,
     /// The bracket is gone: what was read is worthless for finishing.
     BracketLost { reason: String },
+}
+
+/// Most relations whose names are asked for at a time.
+pub const NAMES_MAX: usize = 1000;
+
+/// The number by which a relation's files are called, and where they lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RelationNumber {
+    pub tablespace: u32,
+    /// 0 for those that all databases share.
+    pub database: u32,
+    pub relfilenode: u32,
+}
+
+/// What a relation is called.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelationName {
+    pub database: String,
+    /// With its schema where that is not on the search path.
+    pub relation: String,
 }
 
 /// How a body was packed and how to prove it.

@@ -7,8 +7,8 @@
 //! protocol version. A side that reads another version says so and hangs up. Then frames follow: a
 //! fixed header with two lengths, a head (postcard) and a body (raw bytes, digests or data).
 //!
-//! **Order.** `Configure`, then `Facts`, then `OpenBracket` (or a survey, agreed in `Configure`, that
-//! reads without one), then `Manifest`, part by part, many in flight. From there `Digests`, `Blocks`, `Delta` and `Control` may be
+//! **Order.** `Configure`, then `Facts`, then `OpenBracket` (or a survey or verification, agreed in
+//! `Configure`, that read without one), then `Manifest`, part by part, many in flight. From there `Digests`, `Blocks`, `Delta` and `Control` may be
 //! asked in any number, in any order, many in flight: each is stateless and idempotent given the
 //! manifest. `CloseBracket` must come when none of them is in flight; after it only `WalFiles`, reads
 //! of the files that it named, `Standbys` and `Bye` are allowed. The agent may send a [`message::Notice`] at

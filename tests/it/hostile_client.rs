@@ -13,7 +13,7 @@ use pg_reseed::pg::lsn::Lsn;
 use pg_reseed::pg::timeline::TimelineId;
 use pg_reseed::wire::codec::{self, HEADER_BYTES, PREAMBLE_BYTES};
 use pg_reseed::wire::message::{
-    Answer, Compression, JoinToken, Notice, Request, RequestId, SlotWish,
+    Answer, Compression, JoinToken, Notice, Purpose, Request, RequestId, SlotWish,
 };
 use pg_reseed::wire::{listing, payload};
 
@@ -116,7 +116,7 @@ impl Client {
             compression: Compression::None,
             jobs: Some(1),
             max_rate: None,
-            survey: false,
+            purpose: Purpose::Rebuild,
             join: None,
         }
     }

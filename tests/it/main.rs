@@ -52,6 +52,7 @@ mod torn;
 mod transport;
 mod traps;
 mod twins;
+mod verify;
 mod wal;
 mod wal_stream;
 mod wrong_side;

@@ -1,6 +1,8 @@
 //! What the target has.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::client::options::RebuildOptions;
@@ -10,7 +12,7 @@ use crate::disk::access;
 use crate::disk::facts as disk;
 use crate::disk::root::Root;
 use crate::disk::walk::{self, Place};
-use crate::facts::{FileIdentity, SourceFacts};
+use crate::facts::{FileIdentity, SourceFacts, Tablespace};
 use crate::manifest::{Folder, Listing};
 use crate::path::RelPath;
 use crate::pg::layout::{self, Class, HostLocal};
@@ -72,6 +74,36 @@ impl TargetWalk {
             located: located.collect(),
             threads: options.jobs,
         }
+    }
+
+    /// A walk through a data directory as it is, whose tablespaces of this version are where their links lead.
+    ///
+    /// # Errors
+    /// A directory that cannot be looked at.
+    pub fn of_cluster(
+        pgdata: &Path,
+        spaces: &[Tablespace],
+        version_directory: &str,
+        threads: usize,
+    ) -> Result<Self, DiskError> {
+        let (mut located, mut locations) = (Vec::new(), Vec::new());
+        for space in spaces {
+            let Some(location) = &space.location else {
+                continue;
+            };
+            let place = Path::new(OsStr::from_bytes(location));
+            let path = format!("pg_tblspc/{}/{version_directory}", space.oid);
+            if let Ok(path) = RelPath::parse(path.as_bytes()) {
+                located.push((place.join(version_directory), path));
+            }
+            locations.extend(disk::directory(place)?.map(|found| found.identity));
+        }
+        Ok(Self {
+            content: Some(pgdata.to_owned()),
+            located,
+            locations,
+            threads,
+        })
     }
 
     /// Walks.

@@ -114,7 +114,14 @@ async fn judge_linked(
     .map_err(|refusal| Failure::refused(&[refusal]))
 }
 
-async fn manifest(run: &Run<'_>, source: &Source) -> Result<(Manifest, ManifestEnd), SourceError> {
+/// Asks for the source's list.
+///
+/// # Errors
+/// The agent's fault, or an answer that cannot be.
+pub async fn manifest(
+    run: &Run<'_>,
+    source: &Source,
+) -> Result<(Manifest, ManifestEnd), SourceError> {
     let first = manifest_part(run, source, 0).await?;
     let parts = first.parts;
     if parts > PARTS_MAX {

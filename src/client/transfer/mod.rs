@@ -2,11 +2,13 @@
 //! proven and written, or only counted.
 
 pub mod error;
-mod here;
+pub mod here;
+pub mod judge;
 mod land;
 mod lately;
 pub mod lists;
 mod own;
+pub mod places;
 pub mod ranges;
 pub mod rights;
 pub mod sink;

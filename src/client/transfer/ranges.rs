@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::client::source::Source;
 use crate::client::transfer::error::TransferError;
+use crate::client::transfer::judge::Evidence;
 use crate::client::transfer::land::Landing;
 use crate::client::transfer::lately::{Density, Noise};
 use crate::client::transfer::own::{Own, read_own};
@@ -132,7 +133,18 @@ impl Transfer {
         &self,
         files: impl Iterator<Item = FileWork> + Send,
     ) -> Result<Found, TransferError> {
-        stream::iter(tasks(files).map(|task| self.perform(task)))
+        self.run_tasks(tasks(files)).await
+    }
+
+    /// Does tasks, as [`Transfer::run`] does those of whole files.
+    ///
+    /// # Errors
+    /// As [`Transfer::run`].
+    pub async fn run_tasks(
+        &self,
+        tasks: impl Iterator<Item = Task> + Send,
+    ) -> Result<Found, TransferError> {
+        stream::iter(tasks.map(|task| self.perform(task)))
             .buffer_unordered(RANGES)
             .try_for_each(|()| async { Ok(()) })
             .await?;
@@ -161,7 +173,7 @@ impl Transfer {
             Counters::add(&self.counters.fetched_bytes, task.bytes());
             return Ok(());
         }
-        if self.density.is_high() {
+        if task.way == Way::Blocks || self.density.is_high() {
             self.compare_blocks(&task).await
         } else {
             self.compare(&task).await
@@ -315,7 +327,20 @@ impl Transfer {
         let moved = bytes_of(&runs);
         Counters::add(&counters.moved_bytes, moved + u64::from(patch_bytes));
         let mut unlike = Vec::new();
-        if let Sink::Target(target) = &self.sink {
+        if let Sink::Judge(jury) = &self.sink {
+            let evidence = Evidence {
+                task: Arc::clone(task),
+                spans: spans.to_vec(),
+                runs,
+                patched: patched_runs,
+                patch_bytes,
+            };
+            let (jury, key) = (Arc::clone(jury), self.key);
+            let heard = move || jury.hear(&evidence, &key, &packed, body);
+            unlike = self.workers.run(heard).await??;
+            let left = unlike.len() as u64;
+            counters.patched_blocks.fetch_sub(left, Ordering::Relaxed);
+        } else if let Sink::Target(target) = &self.sink {
             let written = moved + bytes_of(&patched_runs);
             let landing = Landing {
                 task: Arc::clone(task),

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::geometry::{EntryId, RANGE_BYTES, SPANS_MAX, Span, ranges, total_bytes};
+use crate::client::transfer::places::runs;
+use crate::geometry::{BitSet, EntryId, RANGE_BYTES, SPANS_MAX, Span, ranges, total_bytes};
 use crate::manifest::Manifest;
 use crate::path::RelPath;
 
@@ -109,6 +110,8 @@ impl Files {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
     Compare,
+    /// Compare, block by block at once.
+    Blocks,
     Fetch,
     /// One file, as a whole.
     Whole,
@@ -174,6 +177,26 @@ pub fn tasks(files: impl Iterator<Item = FileWork>) -> impl Iterator<Item = Task
             }
         }
     })
+}
+
+/// Cuts chosen blocks of files into tasks. Each file comes with the blocks, of which those count that it has.
+pub fn chosen<'a>(
+    files: impl Iterator<Item = (FileWork, &'a BitSet)>,
+    block_bytes: u32,
+) -> impl Iterator<Item = Task> {
+    let mut batch = Batch::new(Way::Blocks);
+    let mut ready = Vec::new();
+    for (work, blocks) in files {
+        let unit = u64::from(block_bytes);
+        let end = usize::try_from(work.bytes / unit).unwrap_or(usize::MAX);
+        for (first, behind) in runs(blocks, end) {
+            for span in ranges(work.entry, first as u64 * unit, behind as u64 * unit) {
+                ready.extend(batch.add(&work, span));
+            }
+        }
+    }
+    ready.extend(batch.take());
+    ready.into_iter()
 }
 
 /// A task that is being filled.

@@ -253,3 +253,31 @@ fn revive(form: &mut Form) -> bool {
     }
     is_sound
 }
+
+/// Where `spgist_private.h:SpGistMetaPageData` has its `lastUsedPages`, eight of a block number and its free space.
+const SPGIST_LAST_USED: std::ops::Range<usize> = HEADER_BYTES + 4..HEADER_BYTES + 4 + 8 * 8;
+
+/// The blocks that inserts of SP-GiST used last, and where the metapage ends, come without WAL
+/// (`spgutils.c:SpGistUpdateMetaPage`).
+pub(super) fn clear_last_used(form: &mut Form) {
+    if form.word(form.layout.special) & SPGIST_META != 0
+        && SPGIST_LAST_USED.end <= form.layout.special
+    {
+        form.clear(SPGIST_LAST_USED);
+        form.set_word(super::LOWER, 0);
+    }
+}
+
+/// What a primary has counted of a sequence comes to a standby ahead of time (`sequence.c:nextval_internal`): the tuple's
+/// `last_value`, `log_cnt` and `is_called`.
+pub(super) fn clear_counts(form: &mut Form) {
+    let tuple = Line::at(form.page, 0);
+    if !tuple.is_inside(form.layout) {
+        return;
+    }
+    let begin = tuple.offset() + SEQUENCE_TUPLE_BYTES - SEQUENCE_COUNT_BYTES;
+    form.clear(begin..begin + SEQUENCE_COUNT_BYTES);
+}
+
+/// Two `int8` and one `bool` (`sequence.h:FormData_pg_sequence_data`).
+const SEQUENCE_COUNT_BYTES: usize = 17;

@@ -60,6 +60,26 @@ pub enum PageKind {
     Unknown,
 }
 
+impl PageKind {
+    /// Its stable name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Heap => "heap",
+            Self::Sequence => "sequence",
+            Self::Btree => "btree",
+            Self::Hash => "hash",
+            Self::Gist => "gist",
+            Self::Gin => "gin",
+            Self::Spgist => "spgist",
+            Self::Brin => "brin",
+            Self::Generic => "generic",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// What the page is. `page` is one whole block of a main fork.
 #[must_use]
 pub fn kind(page: &[u8]) -> PageKind {
@@ -104,6 +124,25 @@ pub fn make_canonical(page: &mut [u8]) -> bool {
         form.clear(LSN_AND_CHECKSUM);
     }
     form.is_changed
+}
+
+/// Clears in a canonical form what is no noise, and yet may differ between a primary and its standby under one LSN:
+/// what a sequence has counted, and the blocks that SP-GiST used last.
+pub fn clear_unlogged(page: &mut [u8]) {
+    let Some(layout) = Layout::of(page) else {
+        return;
+    };
+    let kind = layout.kind(page);
+    let mut form = Form {
+        page,
+        layout,
+        is_changed: false,
+    };
+    match kind {
+        PageKind::Sequence => index::clear_counts(&mut form),
+        PageKind::Spgist => index::clear_last_used(&mut form),
+        _ => {}
+    }
 }
 
 /// Where the parts of a page are: header, line pointers or content up to `lower`, hole, tuples from `upper` on, and

@@ -1,0 +1,150 @@
+//! The meaning of what was typed for `verify`.
+
+use std::time::Duration;
+
+use super::{
+    ENVIRONMENT, Surroundings, Target, UsageError, agent, compression, has_server, primary,
+    streams, target, words_of,
+};
+use crate::cli::args::VerifyArguments;
+use crate::cli::typed;
+use crate::client::options::{RebuildOptions, VerifyOptions};
+use crate::pg::cluster_name::ClusterName;
+use crate::pg::conninfo::Conninfo;
+use crate::plan::guard::Overrides;
+use crate::ui::Style;
+use crate::workers;
+
+/// A verification as it was meant.
+#[derive(Debug)]
+pub struct Verify {
+    pub options: VerifyOptions,
+    pub progress: Style,
+    pub is_json: bool,
+    pub verbosity: i16,
+}
+
+/// Gives meaning to the arguments of `verify`.
+///
+/// # Errors
+/// As [`rebuild`](super::rebuild).
+pub fn verify(typed: VerifyArguments, around: &Surroundings) -> Result<Verify, UsageError> {
+    let connection = &typed.connection;
+    let names_server = connection.dbname.is_some()
+        || connection.host.is_some()
+        || connection.port.is_some()
+        || connection.username.is_some();
+    let primary = if names_server || typed.agent.from.is_none() {
+        primary(connection, around)?
+    } else {
+        // How a standby would reach the source is of no interest here.
+        Conninfo::default()
+    };
+    let is_stopped = typed.source_pgdata.is_some();
+    let from = agent(&typed.agent, typed.source_pgdata.as_deref(), &primary)?;
+    let Target {
+        pgdata,
+        cluster,
+        recorded,
+    } = target(typed.pgdata, typed.debian.cluster, false, around)?;
+    let effort = &typed.effort;
+    let progress = match typed.progress.progress {
+        None if typed.quiet => Style::None,
+        style => style.unwrap_or(Style::Auto),
+    };
+    let run = RebuildOptions {
+        compression: compression(effort, &from),
+        streams: streams(effort, &from, around),
+        jobs: effort
+            .jobs
+            .map_or_else(|| workers::jobs_of(around.processors), usize::from),
+        agent_jobs: effort.jobs,
+        max_rate: effort.max_rate,
+        config_file: recorded.map(|cluster| cluster.config_file),
+        pgdata: pgdata.clone(),
+        from,
+        primary: primary.clone(),
+        command: typed::words(
+            around.words,
+            ["PGDATA", "PG_CLUSTER_CONF_ROOT"]
+                .into_iter()
+                .chain(ENVIRONMENT.iter().map(|(variable, _)| *variable)),
+            around.variable,
+        ),
+        working_directory: around.working_directory.to_owned(),
+        is_typed: around.is_typed,
+        wait: Duration::from_secs(typed.wait),
+        patch_noise: true,
+        // What changes something: none of it is done.
+        slot: None,
+        create_slot: false,
+        fast_checkpoint: false,
+        brings_wal: false,
+        streams_wal: false,
+        mappings: Vec::new(),
+        waldir: None,
+        dry_run: true,
+        config_from_source: false,
+        keep: Vec::new(),
+        application_name: None,
+        restore_command: None,
+        archive_cleanup_command: None,
+        recovery_target_timeline: None,
+        raise_settings: false,
+        keep_diverged_wal: None,
+        stop: false,
+        start: false,
+        sync: false,
+        max_delete: None,
+        bindir: None,
+        target_config_dir: None,
+        target_port: None,
+        log_file: None,
+        starter: None,
+        max_wal_retained: None,
+        overrides: Overrides::default(),
+    };
+    let pgdata = pgdata.display().to_string();
+    let rebuild = if is_stopped {
+        Vec::new()
+    } else {
+        rebuild(&pgdata, cluster.as_ref(), &primary, words_of(typed.agent))?
+    };
+    Ok(Verify {
+        options: VerifyOptions {
+            run,
+            passes: typed.passes,
+            wait: Duration::from_secs(typed.wait),
+            rebuild,
+        },
+        progress,
+        is_json: typed.json,
+        verbosity: if typed.quiet {
+            -1
+        } else {
+            i16::from(typed.verbose)
+        },
+    })
+}
+
+/// The words of the rebuild from the same source.
+fn rebuild(
+    pgdata: &str,
+    cluster: Option<&ClusterName>,
+    primary: &Conninfo,
+    agent: Vec<(&'static str, String)>,
+) -> Result<Vec<String>, UsageError> {
+    let mut words: Vec<String> = ["pg_reseed", "rebuild"].map(str::to_owned).to_vec();
+    match cluster {
+        Some(cluster) => words.extend(["--cluster".to_owned(), cluster.to_string()]),
+        None => words.extend(["-D".to_owned(), pgdata.to_owned()]),
+    }
+    if has_server(primary) {
+        let conninfo = primary.to_keyword_value().map_err(UsageError::new)?;
+        words.extend(["-d".to_owned(), conninfo]);
+    }
+    for (option, value) in agent {
+        words.extend([option.to_owned(), value]);
+    }
+    Ok(words)
+}

@@ -1,0 +1,366 @@
+//! The source's blocks beside the standby's: judged, and nothing is written.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::buffer::Buffer;
+use crate::client::transfer::error::TransferError;
+use crate::client::transfer::places::Places;
+use crate::client::transfer::task::Task;
+use crate::compare::blocks::Placed;
+use crate::compare::noise;
+use crate::compare::verdict::{Fault, Law, Verdict, judge};
+use crate::digest::SessionKey;
+use crate::disk::DiskError;
+use crate::disk::read::read_padded;
+use crate::disk::root::Roots;
+use crate::geometry::{RANGE_BYTES, Span};
+use crate::path::RelPath;
+use crate::pg::canonical::{PageKind, kind};
+use crate::pg::hints::{XactPage, XactStatus, XidRange, status_in};
+use crate::pg::lsn::Lsn;
+use crate::pg::page::PageHeader;
+use crate::pg::relfile;
+use crate::wire::message::Packed;
+use crate::wire::payload;
+
+/// Most blocks that seem wrong whose details are kept, and that are looked at again.
+pub const FAULTS_MAX: usize = 10_000;
+
+/// An answer's blocks and patches, and what they are of.
+pub struct Evidence {
+    pub task: Arc<Task>,
+    /// Each span with the index of its file.
+    pub spans: Vec<(usize, Span)>,
+    pub runs: Vec<Placed>,
+    /// What patches are of, and how many bytes all of them have.
+    pub patched: Vec<Placed>,
+    pub patch_bytes: u32,
+}
+
+/// What the standby's `pg_xact` says for certain.
+pub struct Xacts {
+    roots: Arc<Roots>,
+    /// From the oldest that it has to the first that may have been running at the last checkpoint: of these it says on
+    /// disk how they ended.
+    range: XidRange,
+    block_bytes: u32,
+    pages: Mutex<HashMap<XactPage, Vec<u8>>>,
+}
+
+impl Xacts {
+    pub fn new(roots: Arc<Roots>, range: XidRange, block_bytes: u32) -> Self {
+        Self {
+            roots,
+            range,
+            block_bytes,
+            pages: Mutex::default(),
+        }
+    }
+
+    /// How a transaction ended; unknown where that may not be on disk yet.
+    fn status(&self, xid: u32) -> XactStatus {
+        if self.range.outside(xid).is_some() {
+            return XactStatus::Unknown;
+        }
+        let place = XactPage::of(xid, self.block_bytes);
+        let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        let page = pages
+            .entry(place)
+            .or_insert_with(|| self.read(place).unwrap_or_default());
+        match status_in(page, xid) {
+            // It is not running any more: a crash ended it.
+            XactStatus::InProgress => XactStatus::Aborted,
+            XactStatus::SubCommitted => XactStatus::Unknown,
+            status => status,
+        }
+    }
+
+    /// `None` where it cannot be read, or was cut off meanwhile.
+    fn read(&self, place: XactPage) -> Option<Vec<u8>> {
+        let path = RelPath::parse(format!("pg_xact/{place}").as_bytes()).ok()?;
+        let file = self.roots.open_regular(&path).ok()?;
+        let mut page = vec![0; self.block_bytes as usize];
+        let offset = u64::from(place.page) * u64::from(self.block_bytes);
+        let read = read_padded(&file, offset, &mut page).ok()?;
+        (read == page.len()).then_some(page)
+    }
+}
+
+/// What only one side had at an earlier look.
+pub struct Earlier {
+    /// The source's end of WAL after that look.
+    pub end: Lsn,
+    pub one_sided: Places,
+}
+
+/// What does not change meanwhile, since no server runs there.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Still {
+    pub is_standby: bool,
+    /// The end of the WAL of a source that was shut down: all that it has came before it.
+    pub source_end: Option<Lsn>,
+}
+
+/// A block that is wrong, or seems to be.
+#[derive(Debug, Clone)]
+pub struct WrongBlock {
+    pub path: RelPath,
+    /// Number within the relation's fork.
+    pub block: u32,
+    pub fault: Fault,
+    pub source_lsn: Option<Lsn>,
+    pub standby_lsn: Option<Lsn>,
+    pub kind: PageKind,
+}
+
+/// What a look has found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// What is newer than the threshold.
+    pub changed: Places,
+    /// What only one side has and the other may get or lose yet.
+    pub one_sided: Places,
+    /// What seems wrong, with its details.
+    pub suspects: Places,
+    pub wrong: Vec<WrongBlock>,
+    /// Differing pages of an unknown kind.
+    pub unknown: Places,
+    /// Pages whose flag of visible tuples only one side has.
+    pub all_visible: Places,
+    pub noise: Places,
+}
+
+impl Found {
+    /// Takes over what a further look at the suspects has found.
+    pub fn take(&mut self, again: Self) {
+        let Self {
+            changed,
+            one_sided,
+            suspects,
+            wrong,
+            unknown,
+            all_visible,
+            noise,
+        } = again;
+        for (own, more) in [
+            (&mut self.changed, &changed),
+            (&mut self.one_sided, &one_sided),
+            (&mut self.suspects, &suspects),
+            (&mut self.unknown, &unknown),
+            (&mut self.all_visible, &all_visible),
+            (&mut self.noise, &noise),
+        ] {
+            own.add(more);
+        }
+        self.wrong.extend(wrong);
+    }
+}
+
+/// Judges blocks, for one look.
+pub struct Jury {
+    pub roots: Arc<Roots>,
+    pub law: Law,
+    pub block_bytes: u32,
+    pub segment_blocks: u32,
+    pub xacts: Arc<Xacts>,
+    pub earlier: Vec<Arc<Earlier>>,
+    pub still: Still,
+    pub found: Mutex<Found>,
+}
+
+/// A file of the standby, open; `None` when there is none.
+type Opened = Option<(usize, Option<File>)>;
+
+impl Jury {
+    /// Unpacks, proves and judges. On a worker. Returns the blocks of which a patch was not enough.
+    ///
+    /// # Errors
+    /// The answer does not fit or was damaged, or the standby cannot be read.
+    pub fn hear(
+        &self,
+        evidence: &Evidence,
+        key: &SessionKey,
+        packed: &Packed,
+        body: Buffer,
+    ) -> Result<Vec<(usize, Span)>, TransferError> {
+        let bytes = payload::unpack(packed, body, key, RANGE_BYTES as usize)?;
+        let (mut blocks, mut patches) = bytes
+            .bytes()
+            .len()
+            .checked_sub(evidence.patch_bytes as usize)
+            .and_then(|at| bytes.bytes().split_at_checked(at))
+            .ok_or(TransferError::Unfitting)?;
+        let mut opened = None;
+        for run in &evidence.runs {
+            let (theirs, rest) = blocks
+                .split_at_checked(run.bytes as usize)
+                .ok_or(TransferError::Unfitting)?;
+            blocks = rest;
+            let (path, first, own) = self.own(evidence, run, &mut opened)?;
+            let size = self.block_bytes as usize;
+            for (number, (source, standby)) in theirs.chunks(size).zip(own.chunks(size)).enumerate()
+            {
+                self.consider(path, first + number, source, standby);
+            }
+        }
+        let mut unlike = Vec::new();
+        for run in &evidence.patched {
+            let (path, first, own) = self.own(evidence, run, &mut opened)?;
+            for (number, standby) in own.chunks(self.block_bytes as usize).enumerate() {
+                let mut source = standby.to_vec();
+                let digest = noise::apply_next(&mut patches, &mut source)?;
+                if key.digest(&source) == digest {
+                    self.consider(path, first + number, &source, standby);
+                } else {
+                    let (file, span) = evidence.spans[run.span];
+                    unlike.push((
+                        file,
+                        Span {
+                            entry: span.entry,
+                            offset: (first + number) as u64 * u64::from(self.block_bytes),
+                            bytes: self.block_bytes,
+                        },
+                    ));
+                }
+            }
+        }
+        if !blocks.is_empty() || !patches.is_empty() {
+            return Err(TransferError::Unfitting);
+        }
+        Ok(unlike)
+    }
+
+    /// The standby's bytes of a run, zeros where it has none, with their file and the number of the first block in it.
+    fn own<'e>(
+        &self,
+        evidence: &'e Evidence,
+        run: &Placed,
+        opened: &mut Opened,
+    ) -> Result<(&'e RelPath, usize, Vec<u8>), TransferError> {
+        let (index, span) = evidence.spans[run.span];
+        let path = &evidence.task.files[index].path;
+        if opened.as_ref().is_none_or(|(last, _)| *last != index) {
+            *opened = Some((index, self.open(path)?));
+        }
+        let offset = span.offset + u64::from(run.offset);
+        let mut own = vec![0; run.bytes as usize];
+        if let Some((_, Some(file))) = opened {
+            read_padded(file, offset, &mut own)
+                .map_err(|error| DiskError::new("read", &self.roots.display(path), error))?;
+        }
+        let first = usize::try_from(offset / u64::from(self.block_bytes)).unwrap_or(usize::MAX);
+        Ok((path, first, own))
+    }
+
+    fn open(&self, path: &RelPath) -> Result<Option<File>, DiskError> {
+        match self.roots.open_regular(path) {
+            Ok(file) => Ok(Some(file)),
+            // Its server may drop it meanwhile.
+            Err(error) if error.is_missing() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Judges blocks that only the standby has: those from `first` on, before `end`. On a worker.
+    ///
+    /// # Errors
+    /// The standby cannot be read.
+    pub fn hear_alone(&self, path: &RelPath, first: usize, end: usize) -> Result<(), DiskError> {
+        let Some(file) = self.open(path)? else {
+            return Ok(());
+        };
+        let nothing = vec![0; self.block_bytes as usize];
+        let size = self.block_bytes as usize;
+        let at_once = (RANGE_BYTES / self.block_bytes).max(1) as usize;
+        let mut block = first;
+        while block < end {
+            let count = at_once.min(end - block);
+            let mut own = vec![0; count * size];
+            let offset = block as u64 * size as u64;
+            read_padded(&file, offset, &mut own)
+                .map_err(|error| DiskError::new("read", &self.roots.display(path), error))?;
+            for (number, page) in own.chunks(size).enumerate() {
+                self.consider(path, block + number, &nothing, page);
+            }
+            block += count;
+        }
+        Ok(())
+    }
+
+    /// Judges one block of a file, and notes what was found.
+    fn consider(&self, path: &RelPath, block: usize, source: &[u8], standby: &[u8]) {
+        let Some((.., file)) = relfile::location_of(path) else {
+            return;
+        };
+        if source.len() != self.block_bytes as usize || standby.len() != source.len() {
+            return;
+        }
+        let number = file
+            .segment
+            .wrapping_mul(self.segment_blocks)
+            .wrapping_add(u32::try_from(block).unwrap_or(u32::MAX));
+        let verdict = judge(source, standby, number, &self.law, |xid| {
+            self.xacts.status(xid)
+        });
+        let verdict = match verdict {
+            Verdict::OneSided(fault, lsn) if self.is_certain(fault, lsn, path, block) => {
+                Verdict::Fault(fault)
+            }
+            verdict => verdict,
+        };
+        let mut found = self.found();
+        match verdict {
+            Verdict::Equal => {}
+            Verdict::Noise => found.noise.insert(path, block),
+            Verdict::Changed => found.changed.insert(path, block),
+            Verdict::OneSided(..) => found.one_sided.insert(path, block),
+            Verdict::AllVisible => found.all_visible.insert(path, block),
+            Verdict::UnknownKind => found.unknown.insert(path, block),
+            // More than anybody reads: they are told of as not compared.
+            Verdict::Fault(_) if found.wrong.len() >= FAULTS_MAX => {
+                found.changed.insert(path, block);
+            }
+            Verdict::Fault(fault) => {
+                let lsn = |page: &[u8]| {
+                    let header = PageHeader::decode(page)?;
+                    (!header.is_new()).then_some(header.lsn)
+                };
+                let wrong = WrongBlock {
+                    path: path.clone(),
+                    block: number,
+                    fault,
+                    source_lsn: lsn(source),
+                    standby_lsn: lsn(standby),
+                    kind: match kind(source) {
+                        PageKind::New => kind(standby),
+                        kind => kind,
+                    },
+                };
+                found.suspects.insert(path, block);
+                found.wrong.push(wrong);
+            }
+        }
+    }
+
+    /// Whether a block that only one side has, last changed at `lsn`, is no coming or going that the other side has
+    /// still before it, or does not show yet.
+    fn is_certain(&self, fault: Fault, lsn: Lsn, path: &RelPath, block: usize) -> bool {
+        // What the source cut off after the threshold it would not have; so the standby, which is behind it and at
+        // rest, has not cut it off either.
+        if fault == Fault::MissingOnStandby && self.still.is_standby {
+            return true;
+        }
+        let is_past = |end: Lsn| end <= self.law.threshold && lsn <= end;
+        self.still.source_end.is_some_and(is_past)
+            || self
+                .earlier
+                .iter()
+                .any(|look| is_past(look.end) && look.one_sided.contains(path, block))
+    }
+
+    pub fn found(&self) -> MutexGuard<'_, Found> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

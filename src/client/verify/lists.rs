@@ -1,0 +1,131 @@
+//! What of both sides' lists is compared.
+
+use std::collections::{BTreeMap, HashSet};
+
+use crate::client::transfer::here::Walked;
+use crate::client::transfer::task::FileWork;
+use crate::geometry::RANGE_BYTES;
+use crate::manifest::{self, EntryKind, Manifest};
+use crate::path::RelPath;
+use crate::pg::layout;
+use crate::pg::relfile::{self, Fork};
+
+/// Both sides' lists.
+pub struct Lists {
+    pub manifest: Manifest,
+    pub walked: Walked,
+    pub block_bytes: u64,
+}
+
+/// Blocks that only the standby has, of one file: from the first to behind the last.
+pub type Alone = (RelPath, usize, usize);
+
+/// What there is to be compared.
+#[derive(Debug, Default)]
+pub struct Work {
+    pub files: Vec<FileWork>,
+    pub alone: Vec<Alone>,
+    /// Files that only one side has, with how many blocks these have.
+    pub only_source: BTreeMap<RelPath, u64>,
+    pub only_standby: BTreeMap<RelPath, u64>,
+    /// Blocks that both sides have.
+    pub blocks: u64,
+}
+
+impl Lists {
+    /// The work for all files of main forks. Of a file that only the source has the beginning is looked into, if
+    /// `looks_into_missing`.
+    pub fn all(&self, looks_into_missing: bool) -> Work {
+        let mut work = Work::default();
+        let unlogged = self.unlogged();
+        for pair in manifest::join(&self.manifest, &self.walked.tree) {
+            let theirs = pair.left.filter(|item| item.kind == EntryKind::File);
+            let ours = pair.right.filter(|item| item.kind == layout::Kind::File);
+            let path = match (&theirs, &ours) {
+                (Some(item), _) => item.path(),
+                (None, Some(item)) => item.path(),
+                (None, None) => continue,
+            };
+            let Some((tablespace, database, file)) = relfile::location_of(&path) else {
+                continue;
+            };
+            if file.fork != Fork::Main {
+                continue;
+            }
+            let blocks = |size: u64| size / self.block_bytes;
+            match (theirs, ours) {
+                (Some(theirs), Some(ours)) => {
+                    let (there, here) = (blocks(theirs.size), blocks(ours.size));
+                    work.blocks += there.min(here);
+                    work.files.push(FileWork {
+                        entry: theirs.id,
+                        path: path.clone(),
+                        bytes: there * self.block_bytes,
+                        common: there.min(here) * self.block_bytes,
+                        fit: false,
+                        whole: false,
+                    });
+                    if here > there {
+                        work.alone.push((path, index(there), index(here)));
+                    }
+                }
+                (Some(theirs), None) if blocks(theirs.size) > 0 => {
+                    if looks_into_missing {
+                        work.files.push(FileWork {
+                            entry: theirs.id,
+                            path: path.clone(),
+                            bytes: (blocks(theirs.size) * self.block_bytes)
+                                .min(u64::from(RANGE_BYTES)),
+                            common: 0,
+                            fit: false,
+                            whole: false,
+                        });
+                    }
+                    work.only_source.insert(path, blocks(theirs.size));
+                }
+                (None, Some(ours))
+                    if blocks(ours.size) > 0
+                        && !unlogged.contains(&(tablespace, database, file.relfilenode)) =>
+                {
+                    work.only_standby.insert(path, blocks(ours.size));
+                }
+                _ => {}
+            }
+        }
+        work
+    }
+
+    /// What both sides have of one file, and what of it only the standby has.
+    pub fn of_file(&self, path: &RelPath) -> (Option<FileWork>, Option<Alone>) {
+        let theirs = self.manifest.find(path);
+        let there = theirs.map_or(0, |item| item.size / self.block_bytes);
+        let ours = self.walked.tree.find(path);
+        let here = ours.map_or(0, |item| item.size / self.block_bytes);
+        let work = theirs.map(|item| FileWork {
+            entry: item.id,
+            path: path.clone(),
+            bytes: there * self.block_bytes,
+            common: there.min(here) * self.block_bytes,
+            fit: false,
+            whole: false,
+        });
+        let alone = (here > there).then(|| (path.clone(), index(there), index(here)));
+        (work, alone)
+    }
+
+    /// The relations that have an init fork on the standby: what else it has of them is its own.
+    fn unlogged(&self) -> HashSet<(u32, u32, u32)> {
+        let files = self.walked.tree.iter();
+        files
+            .filter(|item| item.name.ends_with(b"_init"))
+            .filter_map(|item| {
+                let (tablespace, database, file) = relfile::location_of(&item.path())?;
+                (file.fork == Fork::Init).then_some((tablespace, database, file.relfilenode))
+            })
+            .collect()
+    }
+}
+
+fn index(block: u64) -> usize {
+    usize::try_from(block).unwrap_or(usize::MAX)
+}

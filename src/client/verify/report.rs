@@ -1,0 +1,209 @@
+//! What is told of a verification.
+
+use std::collections::BTreeMap;
+
+use crate::client::command;
+use crate::client::failure::Failure;
+use crate::client::outcome::{
+    FaultReport, PENDING_NAMED, PendingFile, Verification, VerifyVerdict,
+};
+use crate::client::transfer::judge::FAULTS_MAX;
+use crate::client::verify::passes::{Scene, Sum, counted};
+use crate::compare::verdict::Fault;
+use crate::errors::one_line;
+use crate::path::RelPath;
+use crate::pg::relfile;
+use crate::plan::words;
+use crate::wire::message::{Answer, NAMES_MAX, RelationName, RelationNumber, Request};
+
+/// Names of relations, by the numbers of their files.
+type Names = BTreeMap<RelationNumber, RelationName>;
+
+/// Puts together what was found.
+///
+/// # Errors
+/// The source is lost.
+pub async fn report(scene: &Scene<'_>, sum: Sum) -> Result<Verification, Failure> {
+    let names = names(scene, &sum).await;
+    let mut faults: Vec<FaultReport> = Vec::new();
+    for (code, words, paths) in [
+        (
+            "missing-file",
+            "is missing on the standby",
+            &sum.of_files.missing,
+        ),
+        (
+            "superfluous-file",
+            "is there on the standby and not on the source",
+            &sum.of_files.superfluous,
+        ),
+    ] {
+        let of_file = |path| FaultReport {
+            words: words.to_owned(),
+            ..named(code, path, &names)
+        };
+        faults.extend(paths.iter().map(of_file));
+    }
+    let is_on_source =
+        |fault: &Fault| matches!(fault, Fault::DamagedOnSource | Fault::LostOnSource);
+    let is_source_wrong = sum.wrong.iter().any(|wrong| is_on_source(&wrong.fault));
+    let is_untold = |fault: &Fault| matches!(fault, Fault::Content { .. });
+    let is_either = sum.wrong.iter().any(|wrong| is_untold(&wrong.fault));
+    faults.extend(sum.wrong.iter().map(|wrong| FaultReport {
+        block: Some(wrong.block),
+        page: Some(wrong.kind.name()),
+        source_lsn: wrong.source_lsn,
+        standby_lsn: wrong.standby_lsn,
+        words: wrong.fault.to_string(),
+        ..named(wrong.fault.code(), &wrong.path, &names)
+    }));
+    let faults_more = faults.len().saturating_sub(FAULTS_MAX) as u64;
+    faults.truncate(FAULTS_MAX);
+    let pending_blocks = sum.pending.len();
+    let unknown_blocks = sum.unknown.len();
+    let verdict = if !faults.is_empty() {
+        VerifyVerdict::Wrong
+    } else if pending_blocks + unknown_blocks > 0 {
+        VerifyVerdict::Incomplete
+    } else {
+        VerifyVerdict::Equal
+    };
+    let unequal = [&sum.noise, &sum.pending, &sum.unknown, &sum.all_visible].map(|set| set.len());
+    let unequal = unequal.iter().sum::<u64>() + sum.wrong.len() as u64;
+    let (compared_bytes, wire_received_bytes) = counted(scene.run);
+    let facts = scene.facts;
+    let mut advice = Vec::new();
+    if is_source_wrong {
+        advice.push(
+            "What is wrong on the source is not mended by a rebuild, which would copy it: look at the source's disk and \
+             memory, and consider the standby, or a backup, as the better copy."
+                .to_owned(),
+        );
+    }
+    if is_either {
+        advice.push(
+            "Which side is right cannot be told where content differs under one LSN: look at these rows on both before \
+             anything is overwritten."
+                .to_owned(),
+        );
+    }
+    if !faults.is_empty() {
+        advice.push(
+            "To make the standby equal to the source again, stop its server and run this; only what differs is moved."
+                .to_owned(),
+        );
+    }
+    if verdict == VerifyVerdict::Incomplete && pending_blocks > 0 {
+        advice.push(
+            "What was not compared was changed after the last checkpoint of one side: --passes and --wait give \
+             checkpoints more time, and so does running it again later."
+                .to_owned(),
+        );
+    }
+    let words = &scene.options.rebuild;
+    let command = (!faults.is_empty()).then(|| {
+        let words: Vec<String> = words.iter().map(|word| command::word(word)).collect();
+        words.join(" ")
+    });
+    Ok(Verification {
+        pg_reseed_version: env!("CARGO_PKG_VERSION"),
+        verdict,
+        pgdata: scene.run.options.pgdata.display().to_string(),
+        source_host: facts.host.name.clone(),
+        source_data_directory: words::text(&facts.data_directory),
+        system_identifier: facts.control.system_identifier.to_string(),
+        timeline: facts.timeline,
+        standby_runs: scene.standby_runs(),
+        source_runs: !facts.is_stopped,
+        threshold: sum.threshold,
+        passes: sum.passes,
+        files: sum.files,
+        blocks: sum.blocks,
+        equal_blocks: sum.blocks.saturating_sub(unequal),
+        noise_blocks: sum.noise.len(),
+        pending_blocks,
+        unknown_blocks,
+        pending: pending(&sum),
+        all_visible_blocks: sum.all_visible.len(),
+        faults,
+        faults_more,
+        warnings: Vec::new(),
+        advice,
+        command,
+        compared_bytes,
+        wire_received_bytes,
+        seconds: sum.seconds,
+    })
+}
+
+fn pending(sum: &Sum) -> Vec<PendingFile> {
+    let all = [&sum.pending, &sum.unknown];
+    let files = all.into_iter().flat_map(|places| places.iter());
+    files
+        .take(PENDING_NAMED)
+        .map(|(path, blocks)| PendingFile {
+            path: path.to_string(),
+            blocks: blocks.len() as u64,
+        })
+        .collect()
+}
+
+/// A fault of a file, without what is wrong.
+fn named(code: &'static str, path: &RelPath, names: &Names) -> FaultReport {
+    let name = number(path).and_then(|number| names.get(&number));
+    FaultReport {
+        code,
+        path: path.to_string(),
+        fork: relfile::location_of(path).map(|(.., file)| file.fork),
+        block: None,
+        database: name.map(|name| name.database.clone()),
+        relation: name.map(|name| name.relation.clone()),
+        page: None,
+        source_lsn: None,
+        standby_lsn: None,
+        words: String::new(),
+    }
+}
+
+fn number(path: &RelPath) -> Option<RelationNumber> {
+    let (tablespace, database, file) = relfile::location_of(path)?;
+    Some(RelationNumber {
+        tablespace,
+        database,
+        relfilenode: file.relfilenode,
+    })
+}
+
+/// Asks what the relations are called of which something is wrong. Names are a courtesy: without them the paths tell.
+async fn names(scene: &Scene<'_>, sum: &Sum) -> Names {
+    let files = [&sum.of_files.missing, &sum.of_files.superfluous];
+    let files = files.into_iter().flatten();
+    let blocks = sum.wrong.iter().map(|wrong| &wrong.path);
+    let mut numbers: Vec<RelationNumber> = files.chain(blocks).filter_map(number).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    numbers.truncate(NAMES_MAX);
+    if numbers.is_empty() {
+        return Names::new();
+    }
+    let request = Request::Names {
+        files: numbers.clone(),
+    };
+    match scene.source.ask(&request, Vec::new()).await {
+        Ok((Answer::Names { names }, _)) => numbers
+            .into_iter()
+            .zip(names)
+            .filter_map(|(number, name)| Some((number, name?)))
+            .map(|(number, name)| (number, in_one_line(name)))
+            .collect(),
+        _ => Names::new(),
+    }
+}
+
+/// A name of a peer that is not trusted.
+fn in_one_line(name: RelationName) -> RelationName {
+    RelationName {
+        database: one_line(&name.database),
+        relation: one_line(&name.relation),
+    }
+}
