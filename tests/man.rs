@@ -491,6 +491,10 @@ fn help_of_serve() {
               The server's data directory, for a role that may not ask the server for it: that takes a
               superuser or a member of pg_read_all_settings.
 
+          --stopped
+              Serves the data directory of --pgdata in which no server runs, for pg_reseed verify and
+              nothing else: no server is connected to. It is refused when one runs there.
+
     TLS options:
           --tls-ca <FILE>
               A file of certificates (PEM) of the authority that the other side's certificate must come
@@ -546,6 +550,7 @@ fn short_help_of_all() {
 
     Usage: pg_reseed rebuild [OPTION]...
            pg_reseed inspect [OPTION]...
+           pg_reseed verify [OPTION]...
            pg_reseed serve [OPTION]...
            pg_reseed help [COMMAND]
            pg_reseed version
@@ -553,6 +558,7 @@ fn short_help_of_all() {
     Commands:
       rebuild  Make a data directory a standby of a running server
       inspect  Tell what a data directory is and what it needs
+      verify   Compare a standby with its source, change nothing
       serve    Serve a source's data directory to pg_reseed rebuild
 
     General options:

@@ -43,7 +43,7 @@ const ROOMS: [&[&str]; 6] = [
     &["close"],
     &["transfer"],
     &["finish"],
-    &["carry", "inspect", "prepare", "rebuild", "survey"],
+    &["carry", "inspect", "prepare", "rebuild", "survey", "verify"],
 ];
 
 /// Words that a floor must not contain, up to the floor given, and why.

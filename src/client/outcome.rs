@@ -377,6 +377,9 @@ pub struct Verification {
     pub pending: Vec<PendingFile>,
     /// Blocks that only one side calls visible to all.
     pub all_visible_blocks: u64,
+    /// Blocks of tables that only the standby's visibility map called visible to all, in the first pass: as a rule those
+    /// that were just being changed.
+    pub map_doubts: u64,
     pub faults: Vec<FaultReport>,
     /// How many more faults there are.
     pub faults_more: u64,

@@ -3,6 +3,7 @@
 //! Bytes in, values out; both sides use it, no file in sight.
 
 pub mod blocks;
+pub mod map;
 pub mod noise;
 pub mod rolling;
 pub mod verdict;

@@ -45,6 +45,8 @@ pub enum Fault {
     MissingOnStandby,
     /// The standby has a page where the source has nothing.
     SuperfluousOnStandby,
+    /// The standby's visibility map promises too much of this block of the heap.
+    PromisedVisible(u32),
 }
 
 impl Fault {
@@ -60,6 +62,7 @@ impl Fault {
             Self::FalseHint(_) => "false-hint",
             Self::MissingOnStandby => "missing-on-standby",
             Self::SuperfluousOnStandby => "superfluous-on-standby",
+            Self::PromisedVisible(_) => "promised-visible",
         }
     }
 }
@@ -99,6 +102,11 @@ impl fmt::Display for Fault {
             Self::MissingOnStandby => {
                 f.write_str("is empty or missing on the standby, and not on the source")
             }
+            Self::PromisedVisible(block) => write!(
+                f,
+                "of the standby's visibility map promises that all rows of block {block} of the table are visible to \
+                 everybody, which neither the source's map nor, where that is old enough, that block says"
+            ),
             Self::SuperfluousOnStandby => {
                 f.write_str("is empty or missing on the source, and not on the standby")
             }
@@ -147,9 +155,12 @@ pub fn judge(
         return Verdict::UnknownKind;
     };
     let is_settled = |header: &PageHeader| header.lsn <= law.threshold;
-    let settled = |is_settled: bool, verdict: Verdict| match is_settled {
-        true => verdict,
-        false => Verdict::Changed,
+    let settled = |is_settled: bool, verdict: Verdict| {
+        if is_settled {
+            verdict
+        } else {
+            Verdict::Changed
+        }
     };
     if is_damaged(source, &on_source, block, law.source_has_checksums) {
         return settled(
@@ -239,7 +250,12 @@ fn judge_settled(
 }
 
 /// Whether a page is broken by what it says itself. One that was never used has neither checksum nor content.
-fn is_damaged(page: &[u8], header: &PageHeader, block: u32, has_checksums: bool) -> bool {
+pub(super) fn is_damaged(
+    page: &[u8],
+    header: &PageHeader,
+    block: u32,
+    has_checksums: bool,
+) -> bool {
     if header.is_new() {
         return page.iter().any(|byte| *byte != 0);
     }
@@ -422,7 +438,7 @@ mod tests {
     #[test]
     fn what_a_sequence_counts_ahead_is_no_fault() {
         let sequence = |last: u8, other: u8| {
-            let pointer = (8136_u32 | 1 << 15 | 41 << 17).to_le_bytes();
+            let pointer = (0x1FC8_u32 | 1 << 15 | 41 << 17).to_le_bytes();
             special(
                 28,
                 &[

@@ -22,4 +22,5 @@ pub mod segment;
 pub mod slot;
 pub mod timeline;
 pub mod version;
+pub mod visibility;
 pub mod wal;

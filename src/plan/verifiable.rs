@@ -238,7 +238,7 @@ mod tests {
     #[test]
     fn transactions_that_may_have_run_at_the_checkpoint_are_not_settled() {
         let mut control = control(1, 0x100, ClusterState::InProduction);
-        control.next_xid = 7 << 32 | 900;
+        control.next_xid = (7 << 32) + 900;
         control.oldest_active_xid = 850;
         let XidRange { oldest, next } = settled_xids(&control);
         assert_eq!((oldest, next), (control.oldest_xid, 850));

@@ -53,6 +53,7 @@ mod transport;
 mod traps;
 mod twins;
 mod verify;
+mod verify_more;
 mod wal;
 mod wal_stream;
 mod wrong_side;

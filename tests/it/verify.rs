@@ -8,29 +8,29 @@ use pg_reseed::pg::canonical::{PageKind, kind, make_canonical};
 use pg_reseed::pg::page::checksum;
 use serde_json::Value;
 
-use crate::cluster::{Cluster, Dice, Load, Pair, Scene, Stop, binary, clean};
+use crate::cluster::{Cluster, Dice, Pair, Scene, Stop, binary, clean};
 use crate::oracle::{assert_untouched, tree};
 use crate::rebuild::assert_source_as_found;
 
-const BLOCK: usize = 8192;
+pub const BLOCK: usize = 8192;
 
 /// What `verify` said: its status, and its result or its messages.
 #[derive(Debug)]
-struct Verified {
-    code: i32,
-    found: Value,
-    stderr: String,
+pub struct Verified {
+    pub code: i32,
+    pub found: Value,
+    pub stderr: String,
 }
 
 impl Verified {
-    fn number(&self, name: &str) -> u64 {
+    pub fn number(&self, name: &str) -> u64 {
         self.found[name]
             .as_u64()
             .unwrap_or_else(|| panic!("{name}: {self:?}"))
     }
 
     /// Code and block of each fault, in the order of the result.
-    fn faults(&self) -> Vec<(String, Option<u64>)> {
+    pub fn faults(&self) -> Vec<(String, Option<u64>)> {
         let faults = self.found["faults"].as_array().unwrap();
         let one = |fault: &Value| {
             (
@@ -41,7 +41,7 @@ impl Verified {
         faults.iter().map(one).collect()
     }
 
-    fn assert_equal(&self) {
+    pub fn assert_equal(&self) {
         assert_eq!(
             (self.code, self.found["verdict"].as_str()),
             (0, Some("equal")),
@@ -50,14 +50,14 @@ impl Verified {
     }
 
     /// One fault: in this block, of this code.
-    fn assert_one(&self, code: &str, block: u64) -> &Value {
+    pub fn assert_one(&self, code: &str, block: u64) -> &Value {
         assert_eq!(self.code, 5, "{self:?}");
         assert_eq!(self.faults(), [(code.to_owned(), Some(block))], "{self:?}");
         &self.found["faults"][0]
     }
 }
 
-fn run(standby: &Cluster, options: &[&str]) -> Verified {
+pub fn run(standby: &Cluster, options: &[&str]) -> Verified {
     let mut command = clean(Command::new(binary()));
     command
         .args([
@@ -81,7 +81,7 @@ fn run(standby: &Cluster, options: &[&str]) -> Verified {
 }
 
 /// Verifies a standby beside its running source. Neither may be changed by it, and nothing may stay behind.
-fn verify(standby: &Cluster, source: &Cluster, options: &[&str]) -> Verified {
+pub fn verify(standby: &Cluster, source: &Cluster, options: &[&str]) -> Verified {
     let before = standby
         .postmaster()
         .is_none()
@@ -100,7 +100,7 @@ fn verify(standby: &Cluster, source: &Cluster, options: &[&str]) -> Verified {
 }
 
 /// Verifies two stopped clusters.
-fn verify_stopped(standby: &Cluster, source: &Cluster) -> Verified {
+pub fn verify_stopped(standby: &Cluster, source: &Cluster) -> Verified {
     let before = [standby, source].map(|cluster| tree(cluster.pgdata()));
     let found = run(
         standby,
@@ -112,7 +112,7 @@ fn verify_stopped(standby: &Cluster, source: &Cluster) -> Verified {
 }
 
 /// Tables with an index of every method, a sequence, an unlogged table, another database.
-const TABLES: &str = "
+pub const TABLES: &str = "
 CREATE TABLE t (i int, k int, f text, p point, a int[]);
 INSERT INTO t SELECT i, i % 500, 'row ' || i, point(i % 100, i / 100), ARRAY[i % 5, 1000 + i % 77]
     FROM generate_series(1, 8000) AS i;
@@ -134,7 +134,7 @@ SELECT count(*), count(f) FROM t;
 SELECT nextval('s');
 ";
 
-fn pair(scene: &Scene) -> Pair {
+pub fn pair(scene: &Scene) -> Pair {
     Pair::streaming(scene, |old| {
         old.configure("autovacuum = off");
         old.restart();
@@ -148,28 +148,28 @@ fn pair(scene: &Scene) -> Pair {
 }
 
 /// Both sides make a checkpoint that has everything behind it.
-fn settle(primary: &Cluster, standby: &Cluster) {
+pub fn settle(primary: &Cluster, standby: &Cluster) {
     primary.sql("CHECKPOINT");
     primary.wait_caught_up(standby);
     standby.sql("CHECKPOINT");
 }
 
 /// The file of a relation's main fork.
-fn file(primary: &Cluster, relation: &str) -> String {
+pub fn file(primary: &Cluster, relation: &str) -> String {
     primary.sql(&format!("SELECT pg_relation_filepath('{relation}')"))
 }
 
-fn place(cluster: &Cluster, path: &str) -> PathBuf {
+pub fn place(cluster: &Cluster, path: &str) -> PathBuf {
     cluster.pgdata().join(path)
 }
 
-fn page(cluster: &Cluster, path: &str, block: usize) -> Vec<u8> {
+pub fn page(cluster: &Cluster, path: &str, block: usize) -> Vec<u8> {
     let bytes = fs::read(place(cluster, path)).unwrap();
     bytes[block * BLOCK..][..BLOCK].to_vec()
 }
 
 /// Puts a page into a file, with a checksum that fits.
-fn put(cluster: &Cluster, path: &str, block: usize, mut page: Vec<u8>) {
+pub fn put(cluster: &Cluster, path: &str, block: usize, mut page: Vec<u8>) {
     let sum = checksum(&page, u32::try_from(block).unwrap()).to_le_bytes();
     page[8..10].copy_from_slice(&sum);
     let mut bytes = fs::read(place(cluster, path)).unwrap();
@@ -182,7 +182,7 @@ fn word(page: &[u8], at: usize) -> usize {
 }
 
 /// Offsets of the tuples of a heap page.
-fn tuples(page: &[u8]) -> Vec<usize> {
+pub fn tuples(page: &[u8]) -> Vec<usize> {
     let pointers = page[24..word(page, 12)].chunks(4);
     let offset = |pointer: &[u8]| {
         let value = u32::from_le_bytes(pointer.try_into().unwrap());
@@ -453,155 +453,4 @@ fn each_bit_that_may_not_differ_is_found() {
         put(&standby, path, block, whole);
     }
     verify_stopped(&standby, &primary).assert_equal();
-}
-
-#[test]
-fn files_that_are_missing_or_too_many_are_found() {
-    let scene = Scene::new();
-    let Pair {
-        old: mut primary,
-        new: mut standby,
-    } = pair(&scene);
-    settle(&primary, &standby);
-    let path = file(&primary, "plain");
-    standby.stop(Stop::Fast);
-    let content = fs::read(place(&standby, &path)).unwrap();
-    fs::remove_file(place(&standby, &path)).unwrap();
-    // The source runs, the standby does not.
-    let found = verify(&standby, &primary, &[]);
-    assert_eq!(
-        found.faults(),
-        [("missing-file".to_owned(), None)],
-        "{found:?}"
-    );
-    assert_eq!(found.found["faults"][0]["relation"], "public.plain");
-    // Both run.
-    standby.start();
-    settle(&primary, &standby);
-    let ticking = Load::script(
-        &primary,
-        1,
-        "CHECKPOINT;\nSELECT pg_switch_wal();\nSELECT pg_sleep(0.2);\n",
-    );
-    let restarting = Load::script(&standby, 1, "CHECKPOINT;\nSELECT pg_sleep(0.2);\n");
-    let conninfo = format!("{} dbname=postgres", primary.conninfo());
-    let options = ["--source-dbname", &conninfo, "--wait", "60", "--passes", "5"];
-    let found = run(&standby, &options);
-    assert!(
-        found.faults().contains(&("missing-file".to_owned(), None)),
-        "{found:?}"
-    );
-    restarting.stop(&standby);
-    ticking.stop(&primary);
-    // Neither runs.
-    primary.stop(Stop::Fast);
-    standby.wait_sql(
-        "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'",
-        "0",
-    );
-    standby.sql("CHECKPOINT");
-    standby.stop(Stop::Fast);
-    let found = verify_stopped(&standby, &primary);
-    assert_eq!(
-        found.faults(),
-        [("missing-file".to_owned(), None)],
-        "{found:?}"
-    );
-    fs::write(place(&standby, &path), content).unwrap();
-    verify_stopped(&standby, &primary).assert_equal();
-    let more = format!("{}/999999", path.rsplit_once('/').unwrap().0);
-    fs::copy(place(&standby, &path), place(&standby, &more)).unwrap();
-    let found = verify_stopped(&standby, &primary);
-    assert_eq!(
-        found.faults(),
-        [("superfluous-file".to_owned(), None)],
-        "{found:?}"
-    );
-    fs::remove_file(place(&standby, &more)).unwrap();
-    // Blocks at the end.
-    let length = fs::metadata(place(&standby, &path)).unwrap().len();
-    let file = fs::File::options()
-        .write(true)
-        .open(place(&standby, &path))
-        .unwrap();
-    file.set_len(length - BLOCK as u64).unwrap();
-    let last = length / BLOCK as u64 - 1;
-    verify_stopped(&standby, &primary).assert_one("missing-on-standby", last);
-}
-
-#[test]
-fn what_is_no_standby_of_the_source_is_refused() {
-    let scene = Scene::new();
-    let pair = Pair::diverged(&scene);
-    let found = verify(&pair.old, &pair.new, &[]);
-    assert_eq!(found.code, 3, "{found:?}");
-    assert!(
-        found.stderr.contains("is no standby of the source"),
-        "{found:?}"
-    );
-    assert!(found.stderr.contains("Nothing was changed in"), "{found:?}");
-    assert!(found.stderr.contains("pg_reseed rebuild"), "{found:?}");
-    let foreign = scene.foreign_cluster("foreign", &[]);
-    let found = verify(&foreign, &pair.new, &[]);
-    assert_eq!(found.code, 3, "{found:?}");
-    // A server runs where none shall.
-    let directory = pair.new.pgdata().to_str().unwrap();
-    let found = run(&pair.old, &["--source-pgdata", directory]);
-    assert_eq!(found.code, 1, "{found:?}");
-    assert!(found.stderr.contains("a server runs in"), "{found:?}");
-}
-
-#[test]
-fn no_alarm_is_raised_under_load() {
-    let scene = Scene::new();
-    let Pair {
-        old: primary,
-        new: standby,
-    } = Pair::streaming(&scene, |old| {
-        old.configure("autovacuum_naptime = '1s'\nshared_buffers = '2MB'");
-        old.restart();
-        old.sql(TABLES);
-        Load::init(old, 1);
-    });
-    let load = Load::start(&primary, 7);
-    let changes = Load::script(
-        &primary,
-        7,
-        "UPDATE t SET f = f || 'x' WHERE i % 97 = 0;\n\
-         DELETE FROM t WHERE i % 101 = 0;\n\
-         INSERT INTO t SELECT i, i % 500, 'row ' || i, point(i % 100, i / 100), ARRAY[i % 5] FROM generate_series(1, 400) AS i;\n\
-         SELECT nextval('s');\n\
-         VACUUM t;\n\
-         CREATE TABLE made AS SELECT i FROM generate_series(1, 5000) AS i;\n\
-         CREATE INDEX ON made (i);\n\
-         DROP TABLE made;\n\
-         REINDEX INDEX t_i_idx;\n\
-         TRUNCATE plain;\n\
-         INSERT INTO plain SELECT i, md5(i::text) FROM generate_series(1, 3000) AS i;\n\
-         DELETE FROM plain WHERE i > 500;\n\
-         VACUUM plain;\n\
-         CHECKPOINT;\n",
-    );
-    let reads = Load::script(
-        &standby,
-        7,
-        "SELECT count(f) FROM t;\nSELECT count(*) FROM pgbench_accounts WHERE abalance > 0;\nCHECKPOINT;\n",
-    );
-    let rounds = match std::env::var_os("PG_RESEED_TEST_LARGE") {
-        Some(_) => 100,
-        None => 8,
-    };
-    for _ in 0..rounds {
-        let conninfo = format!("{} dbname=postgres", primary.conninfo());
-        let found = run(&standby, &["--source-dbname", &conninfo, "--wait", "2"]);
-        assert!([0, 7].contains(&found.code), "{found:?}");
-        assert!(found.number("blocks") > 1000, "{found:?}");
-        let compared = found.number("blocks") - found.number("pending_blocks");
-        eprintln!("{compared} of {} blocks compared", found.number("blocks"));
-    }
-    reads.stop(&standby);
-    changes.stop(&primary);
-    load.stop(&primary);
-    settle(&primary, &standby);
-    verify(&standby, &primary, &[]).assert_equal();
 }

@@ -9,6 +9,7 @@ use crate::client::transfer::error::TransferError;
 use crate::client::transfer::places::Places;
 use crate::client::transfer::task::Task;
 use crate::compare::blocks::Placed;
+use crate::compare::map::judge_map;
 use crate::compare::noise;
 use crate::compare::verdict::{Fault, Law, Verdict, judge};
 use crate::digest::SessionKey;
@@ -21,7 +22,8 @@ use crate::pg::canonical::{PageKind, kind};
 use crate::pg::hints::{XactPage, XactStatus, XidRange, status_in};
 use crate::pg::lsn::Lsn;
 use crate::pg::page::PageHeader;
-use crate::pg::relfile;
+use crate::pg::relfile::{self, Fork, RelFile};
+use crate::pg::visibility::heap_blocks_per_page;
 use crate::wire::message::Packed;
 use crate::wire::payload;
 
@@ -112,7 +114,8 @@ pub struct WrongBlock {
     pub fault: Fault,
     pub source_lsn: Option<Lsn>,
     pub standby_lsn: Option<Lsn>,
-    pub kind: PageKind,
+    /// `None` for a page of a visibility map.
+    pub kind: Option<PageKind>,
 }
 
 /// What a look has found.
@@ -130,6 +133,8 @@ pub struct Found {
     /// Pages whose flag of visible tuples only one side has.
     pub all_visible: Places,
     pub noise: Places,
+    /// Blocks of heaps that only the standby's visibility map calls visible, and perhaps not for long.
+    pub map_doubts: u64,
 }
 
 impl Found {
@@ -143,6 +148,7 @@ impl Found {
             unknown,
             all_visible,
             noise,
+            map_doubts,
         } = again;
         for (own, more) in [
             (&mut self.changed, &changed),
@@ -155,6 +161,7 @@ impl Found {
             own.add(more);
         }
         self.wrong.extend(wrong);
+        self.map_doubts += map_doubts;
     }
 }
 
@@ -301,6 +308,10 @@ impl Jury {
             .segment
             .wrapping_mul(self.segment_blocks)
             .wrapping_add(u32::try_from(block).unwrap_or(u32::MAX));
+        if file.fork == Fork::Vm {
+            self.consider_map((path, block, number), source, standby);
+            return;
+        }
         let verdict = judge(source, standby, number, &self.law, |xid| {
             self.xacts.status(xid)
         });
@@ -310,6 +321,57 @@ impl Jury {
             }
             verdict => verdict,
         };
+        self.note((path, block, number), verdict, (source, standby));
+    }
+
+    /// Judges one block of a visibility map.
+    fn consider_map(&self, place: (&RelPath, usize, u32), source: &[u8], standby: &[u8]) {
+        let (path, _, number) = place;
+        let heap_of = |block: u32| {
+            number
+                .wrapping_mul(heap_blocks_per_page(self.block_bytes))
+                .wrapping_add(block)
+        };
+        let is_final = self
+            .still
+            .source_end
+            .is_some_and(|end| self.still.is_standby && end <= self.law.threshold);
+        let verdict = judge_map(source, standby, number, &self.law, is_final, |block| {
+            self.heap_page(path, heap_of(block))
+        });
+        if let Some(verdict) = verdict.page {
+            self.note(place, verdict, (source, standby));
+        }
+        for block in verdict.wrong {
+            let fault = Fault::PromisedVisible(heap_of(block));
+            self.note(place, Verdict::Fault(fault), (source, standby));
+        }
+        self.found().map_doubts += verdict.doubts;
+    }
+
+    /// The standby's page of a block of the heap that a visibility map belongs to.
+    fn heap_page(&self, map: &RelPath, block: u32) -> Option<Vec<u8>> {
+        let (.., file) = relfile::location_of(map)?;
+        let heap = RelFile {
+            fork: Fork::Main,
+            segment: block / self.segment_blocks,
+            ..file
+        };
+        let path = map.parent()?.join(heap.to_string().as_bytes()).ok()?;
+        let file = self.open(&path).ok()??;
+        let mut page = vec![0; self.block_bytes as usize];
+        let offset = u64::from(block % self.segment_blocks) * u64::from(self.block_bytes);
+        let read = read_padded(&file, offset, &mut page).ok()?;
+        (read == page.len()).then_some(page)
+    }
+
+    /// Notes what was found of a block: its file, its number in there and in the fork.
+    fn note(
+        &self,
+        (path, block, number): (&RelPath, usize, u32),
+        verdict: Verdict,
+        (source, standby): (&[u8], &[u8]),
+    ) {
         let mut found = self.found();
         match verdict {
             Verdict::Equal => {}
@@ -327,6 +389,7 @@ impl Jury {
                     let header = PageHeader::decode(page)?;
                     (!header.is_new()).then_some(header.lsn)
                 };
+                let is_map = matches!(fault, Fault::PromisedVisible(_));
                 let wrong = WrongBlock {
                     path: path.clone(),
                     block: number,
@@ -334,8 +397,9 @@ impl Jury {
                     source_lsn: lsn(source),
                     standby_lsn: lsn(standby),
                     kind: match kind(source) {
-                        PageKind::New => kind(standby),
-                        kind => kind,
+                        _ if is_map => None,
+                        PageKind::New => Some(kind(standby)),
+                        kind => Some(kind),
                     },
                 };
                 found.suspects.insert(path, block);
@@ -362,5 +426,134 @@ impl Jury {
 
     pub fn found(&self) -> MutexGuard<'_, Found> {
         self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::client::transfer::task::{FileWork, Way};
+    use crate::geometry::EntryId;
+    use crate::wire::message::Compression;
+
+    const KEY: SessionKey = SessionKey([3; 32]);
+    const BLOCK: u32 = 8192;
+
+    fn jury(pgdata: &Path) -> Jury {
+        let roots = Arc::new(Roots::open(pgdata, []).unwrap());
+        let range = XidRange { oldest: 3, next: 3 };
+        Jury {
+            roots: Arc::clone(&roots),
+            law: Law {
+                threshold: Lsn(100),
+                source_has_checksums: false,
+                standby_has_checksums: false,
+            },
+            block_bytes: BLOCK,
+            segment_blocks: 131_072,
+            xacts: Arc::new(Xacts::new(roots, range, BLOCK)),
+            earlier: Vec::new(),
+            still: Still::default(),
+            found: Mutex::default(),
+        }
+    }
+
+    fn evidence(path: &RelPath, runs: &[(u32, u32)], patched: &[(u32, u32)]) -> Evidence {
+        let placed = |runs: &[(u32, u32)]| {
+            let one = |(offset, bytes): &(u32, u32)| Placed {
+                span: 0,
+                offset: *offset,
+                bytes: *bytes,
+            };
+            runs.iter().map(one).collect()
+        };
+        let entry = EntryId(0);
+        let work = FileWork {
+            entry,
+            path: path.clone(),
+            bytes: u64::from(4 * BLOCK),
+            common: u64::from(4 * BLOCK),
+            fit: false,
+            whole: false,
+        };
+        let span = Span {
+            entry,
+            offset: 0,
+            bytes: 4 * BLOCK,
+        };
+        Evidence {
+            task: Arc::new(Task {
+                files: vec![work],
+                spans: vec![(0, span)],
+                way: Way::Compare,
+            }),
+            spans: vec![(0, span)],
+            runs: placed(runs),
+            patched: placed(patched),
+            patch_bytes: 0,
+        }
+    }
+
+    fn hear(jury: &Jury, evidence: &Evidence, body: &[u8]) -> Result<usize, TransferError> {
+        let (packed, body) = payload::pack(body.to_vec().into(), &KEY, Compression::None);
+        let unlike = jury.hear(evidence, &KEY, &packed, body)?;
+        Ok(unlike.len())
+    }
+
+    #[test]
+    fn answers_that_do_not_fit_are_refused_and_files_may_be_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = RelPath::parse(b"base/5/16384").unwrap();
+        let jury = jury(dir.path());
+        let page = vec![7; BLOCK as usize];
+        let one = evidence(&path, &[(0, BLOCK)], &[]);
+        assert_eq!(hear(&jury, &one, &page).unwrap(), 0);
+        let bodies = [vec![], page[1..].to_vec(), [&page[..], &[1]].concat()];
+        for body in bodies {
+            let refused = hear(&jury, &one, &body);
+            assert!(matches!(refused, Err(TransferError::Unfitting)));
+        }
+        let mut longer = evidence(&path, &[(0, BLOCK)], &[]);
+        longer.patch_bytes = BLOCK + 1;
+        assert!(hear(&jury, &longer, &page).is_err());
+        let mut patch = evidence(&path, &[], &[(0, BLOCK)]);
+        patch.patch_bytes = 5;
+        assert!(matches!(
+            hear(&jury, &patch, &[1; 5]),
+            Err(TransferError::Patch(_))
+        ));
+        // A patch that makes something else of what is there: the block must come whole.
+        patch.patch_bytes = 18;
+        assert_eq!(hear(&jury, &patch, &[0; 18]).unwrap(), 1);
+    }
+
+    #[test]
+    fn what_one_side_lacks_is_certain_only_when_it_was_lacking_long_enough() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = RelPath::parse(b"base/5/16384").unwrap();
+        let mut jury = jury(dir.path());
+        let fault = Fault::SuperfluousOnStandby;
+        assert!(!jury.is_certain(fault, Lsn(50), &path, 3));
+        let mut one_sided = Places::default();
+        one_sided.insert(&path, 3);
+        for (end, is_certain) in [(100, true), (101, false), (49, false)] {
+            jury.earlier = vec![Arc::new(Earlier {
+                end: Lsn(end),
+                one_sided: one_sided.clone(),
+            })];
+            assert_eq!(
+                jury.is_certain(fault, Lsn(50), &path, 3),
+                is_certain,
+                "{end}"
+            );
+            assert!(!jury.is_certain(fault, Lsn(50), &path, 4));
+        }
+        jury.still.is_standby = true;
+        assert!(jury.is_certain(Fault::MissingOnStandby, Lsn(50), &path, 9));
+        assert!(!jury.is_certain(fault, Lsn(50), &path, 9));
+        jury.still.source_end = Some(Lsn(60));
+        assert!(jury.is_certain(fault, Lsn(50), &path, 9));
     }
 }

@@ -28,12 +28,13 @@ pub struct Work {
     /// Files that only one side has, with how many blocks these have.
     pub only_source: BTreeMap<RelPath, u64>,
     pub only_standby: BTreeMap<RelPath, u64>,
-    /// Blocks that both sides have.
+    /// Blocks of main forks that both sides have, and how many files these are.
     pub blocks: u64,
+    pub main_files: u64,
 }
 
 impl Lists {
-    /// The work for all files of main forks. Of a file that only the source has the beginning is looked into, if
+    /// The work for all main forks and visibility maps. Of a file that only the source has the beginning is looked into, if
     /// `looks_into_missing`.
     pub fn all(&self, looks_into_missing: bool) -> Work {
         let mut work = Work::default();
@@ -49,19 +50,26 @@ impl Lists {
             let Some((tablespace, database, file)) = relfile::location_of(&path) else {
                 continue;
             };
-            if file.fork != Fork::Main {
-                continue;
-            }
+            let is_main = match file.fork {
+                Fork::Main => true,
+                Fork::Vm => false,
+                Fork::Fsm | Fork::Init => continue,
+            };
             let blocks = |size: u64| size / self.block_bytes;
             match (theirs, ours) {
                 (Some(theirs), Some(ours)) => {
                     let (there, here) = (blocks(theirs.size), blocks(ours.size));
-                    work.blocks += there.min(here);
+                    let both = there.min(here);
+                    if is_main {
+                        work.blocks += both;
+                        work.main_files += 1;
+                    }
                     work.files.push(FileWork {
                         entry: theirs.id,
                         path: path.clone(),
-                        bytes: there * self.block_bytes,
-                        common: there.min(here) * self.block_bytes,
+                        // More of a map only promises more on the source, which is harmless.
+                        bytes: if is_main { there } else { both } * self.block_bytes,
+                        common: both * self.block_bytes,
                         fit: false,
                         whole: false,
                     });
@@ -69,7 +77,7 @@ impl Lists {
                         work.alone.push((path, index(there), index(here)));
                     }
                 }
-                (Some(theirs), None) if blocks(theirs.size) > 0 => {
+                (Some(theirs), None) if is_main && blocks(theirs.size) > 0 => {
                     if looks_into_missing {
                         work.files.push(FileWork {
                             entry: theirs.id,
@@ -87,7 +95,11 @@ impl Lists {
                     if blocks(ours.size) > 0
                         && !unlogged.contains(&(tablespace, database, file.relfilenode)) =>
                 {
-                    work.only_standby.insert(path, blocks(ours.size));
+                    if is_main {
+                        work.only_standby.insert(path, blocks(ours.size));
+                    } else {
+                        work.alone.push((path, 0, index(blocks(ours.size))));
+                    }
                 }
                 _ => {}
             }

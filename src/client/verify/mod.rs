@@ -6,6 +6,7 @@
 
 mod files;
 mod lists;
+mod others;
 mod passes;
 mod report;
 

@@ -22,6 +22,7 @@ use crate::client::transfer::sink::Sink;
 use crate::client::transfer::task::{chosen, tasks};
 use crate::client::verify::files::Files;
 use crate::client::verify::lists::{Alone, Lists, Work};
+use crate::client::verify::others::{Others, differing};
 use crate::compare::verdict::{Fault, Law};
 use crate::disk::facts as disk;
 use crate::disk::root::Roots;
@@ -67,12 +68,15 @@ pub struct Sum {
     pub blocks: u64,
     pub noise: Places,
     pub all_visible: Places,
+    pub map_doubts: u64,
     pub unknown: Places,
     /// What the last pass could not compare.
     pub pending: Places,
     pub wrong: Vec<WrongBlock>,
     /// Files that are wrong as a whole.
     pub of_files: Files,
+    /// Files that are no relation's.
+    pub others: Others,
     pub seconds: f64,
 }
 
@@ -155,12 +159,13 @@ impl<'a> Scene<'a> {
             sum.threshold = controls.threshold();
             let terms = self.terms(&controls, &earlier);
             let (end, one_sided) = self.pass(&terms, &mut sum).await?;
-            let is_last = sum.pending.is_empty() || sum.passes >= self.options.passes;
+            let is_done = sum.pending.is_empty() && !sum.others.is_waiting();
+            let is_last = is_done || sum.passes >= self.options.passes;
             if is_last || !self.can_move_on(&controls) {
                 break;
             }
             let next = Lsn(sum.threshold.0.saturating_add(1));
-            let wanted = if one_sided.is_empty() {
+            let wanted = if one_sided.is_empty() && !sum.others.is_waiting() {
                 next
             } else {
                 end.max(next)
@@ -206,13 +211,14 @@ impl<'a> Scene<'a> {
         });
         if is_first {
             self.plan(&work);
-            sum.files = work.files.len() as u64;
+            sum.files = work.main_files;
             sum.blocks = work.blocks;
         }
         self.run.stage(Stage::Compare);
-        let what = match is_first {
-            true => What::All(&work),
-            false => What::These(&these),
+        let what = if is_first {
+            What::All(&work)
+        } else {
+            What::These(&these)
         };
         let mut found = self.look(terms, &lists, &what).await?;
         let looks = if self.standby_runs() || !self.facts.is_stopped {
@@ -230,21 +236,27 @@ impl<'a> Scene<'a> {
             let again = self.look(terms, &lists, &What::These(&suspects)).await?;
             found.take(again);
         }
+        let key = &self.run.key;
+        let others = differing(&lists, self.source, &self.roots, key).await?;
         let end = self.position().await?;
+        let source_end = terms.still.source_end;
+        sum.others
+            .judge(others, terms.law.threshold, end, source_end);
         let has_old = |wrong: &WrongBlock| wrong.fault == Fault::MissingOnStandby;
-        let pending = sum.of_files.judge(
-            &work,
-            terms.law.threshold,
-            end,
-            terms.still.source_end,
-            |path| {
+        let pending = sum
+            .of_files
+            .judge(&work, terms.law.threshold, end, source_end, |path| {
                 let mut wrong = found.wrong.iter();
                 wrong.any(|wrong| wrong.path == *path && has_old(wrong))
-            },
-        );
+            });
         sum.noise.add(&found.noise);
         sum.unknown.add(&found.unknown);
         sum.all_visible.add(&found.all_visible);
+        sum.map_doubts = if is_first {
+            found.map_doubts
+        } else {
+            sum.map_doubts
+        };
         let of_files = &sum.of_files;
         found.wrong.retain(|wrong| !of_files.is_wrong(&wrong.path));
         sum.wrong.append(&mut found.wrong);

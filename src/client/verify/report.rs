@@ -8,10 +8,12 @@ use crate::client::outcome::{
     FaultReport, PENDING_NAMED, PendingFile, Verification, VerifyVerdict,
 };
 use crate::client::transfer::judge::FAULTS_MAX;
+use crate::client::transfer::places::Places;
 use crate::client::verify::passes::{Scene, Sum, counted};
 use crate::compare::verdict::Fault;
 use crate::errors::one_line;
 use crate::path::RelPath;
+use crate::pg::canonical::PageKind;
 use crate::pg::relfile;
 use crate::plan::words;
 use crate::wire::message::{Answer, NAMES_MAX, RelationName, RelationNumber, Request};
@@ -37,6 +39,11 @@ pub async fn report(scene: &Scene<'_>, sum: Sum) -> Result<Verification, Failure
             "is there on the standby and not on the source",
             &sum.of_files.superfluous,
         ),
+        (
+            "file-content",
+            "has another content on the standby than on the source",
+            &sum.others.wrong,
+        ),
     ] {
         let of_file = |path| FaultReport {
             words: words.to_owned(),
@@ -51,7 +58,7 @@ pub async fn report(scene: &Scene<'_>, sum: Sum) -> Result<Verification, Failure
     let is_either = sum.wrong.iter().any(|wrong| is_untold(&wrong.fault));
     faults.extend(sum.wrong.iter().map(|wrong| FaultReport {
         block: Some(wrong.block),
-        page: Some(wrong.kind.name()),
+        page: wrong.kind.map(PageKind::name),
         source_lsn: wrong.source_lsn,
         standby_lsn: wrong.standby_lsn,
         words: wrong.fault.to_string(),
@@ -63,12 +70,12 @@ pub async fn report(scene: &Scene<'_>, sum: Sum) -> Result<Verification, Failure
     let unknown_blocks = sum.unknown.len();
     let verdict = if !faults.is_empty() {
         VerifyVerdict::Wrong
-    } else if pending_blocks + unknown_blocks > 0 {
+    } else if pending_blocks + unknown_blocks > 0 || sum.others.is_waiting() {
         VerifyVerdict::Incomplete
     } else {
         VerifyVerdict::Equal
     };
-    let unequal = [&sum.noise, &sum.pending, &sum.unknown, &sum.all_visible].map(|set| set.len());
+    let unequal = [&sum.noise, &sum.pending, &sum.unknown, &sum.all_visible].map(Places::len);
     let unequal = unequal.iter().sum::<u64>() + sum.wrong.len() as u64;
     let (compared_bytes, wire_received_bytes) = counted(scene.run);
     let facts = scene.facts;
@@ -89,7 +96,8 @@ pub async fn report(scene: &Scene<'_>, sum: Sum) -> Result<Verification, Failure
     }
     if !faults.is_empty() {
         advice.push(
-            "To make the standby equal to the source again, stop its server and run this; only what differs is moved."
+            "To make the standby equal to the source again, stop its server and run pg_reseed rebuild from the running \
+             source; only what differs is moved."
                 .to_owned(),
         );
     }
@@ -101,7 +109,8 @@ pub async fn report(scene: &Scene<'_>, sum: Sum) -> Result<Verification, Failure
         );
     }
     let words = &scene.options.rebuild;
-    let command = (!faults.is_empty()).then(|| {
+    // From a source that is stopped nothing is rebuilt.
+    let command = (!faults.is_empty() && !words.is_empty()).then(|| {
         let words: Vec<String> = words.iter().map(|word| command::word(word)).collect();
         words.join(" ")
     });
@@ -125,6 +134,7 @@ pub async fn report(scene: &Scene<'_>, sum: Sum) -> Result<Verification, Failure
         unknown_blocks,
         pending: pending(&sum),
         all_visible_blocks: sum.all_visible.len(),
+        map_doubts: sum.map_doubts,
         faults,
         faults_more,
         warnings: Vec::new(),
@@ -138,7 +148,7 @@ pub async fn report(scene: &Scene<'_>, sum: Sum) -> Result<Verification, Failure
 
 fn pending(sum: &Sum) -> Vec<PendingFile> {
     let all = [&sum.pending, &sum.unknown];
-    let files = all.into_iter().flat_map(|places| places.iter());
+    let files = all.into_iter().flat_map(Places::iter);
     files
         .take(PENDING_NAMED)
         .map(|(path, blocks)| PendingFile {
@@ -194,14 +204,14 @@ async fn names(scene: &Scene<'_>, sum: &Sum) -> Names {
             .into_iter()
             .zip(names)
             .filter_map(|(number, name)| Some((number, name?)))
-            .map(|(number, name)| (number, in_one_line(name)))
+            .map(|(number, name)| (number, in_one_line(&name)))
             .collect(),
         _ => Names::new(),
     }
 }
 
 /// A name of a peer that is not trusted.
-fn in_one_line(name: RelationName) -> RelationName {
+fn in_one_line(name: &RelationName) -> RelationName {
     RelationName {
         database: one_line(&name.database),
         relation: one_line(&name.relation),
