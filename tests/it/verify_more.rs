@@ -130,7 +130,9 @@ fn no_alarm_is_raised_under_load() {
         old: primary,
         new: standby,
     } = Pair::streaming(&scene, |old| {
-        old.configure("autovacuum_naptime = '1s'\nshared_buffers = '2MB'");
+        old.configure(
+            "autovacuum_naptime = '1s'\nshared_buffers = '2MB'\nmax_standby_streaming_delay = -1",
+        );
         old.restart();
         old.sql(TABLES);
         Load::init(old, 1);
