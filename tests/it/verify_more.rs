@@ -166,7 +166,7 @@ fn no_alarm_is_raised_under_load() {
     );
     let rounds = match std::env::var_os("PG_RESEED_TEST_LARGE") {
         Some(_) => 100,
-        None => 8,
+        None => 3,
     };
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
