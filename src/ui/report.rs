@@ -3,7 +3,7 @@
 use crate::client::outcome::{DamagedPage, Mode, Outcome};
 use crate::errors::one_line;
 use crate::plan::leaving;
-use crate::ui::rows::{list, list_of, put, row, saved_wal, source, time, wire};
+use crate::ui::rows::{list, list_of, moved_blocks, put, row, saved_wal, source, time, wire};
 use crate::ui::words;
 
 /// Most names and pages that the summary lists; the report has all.
@@ -151,7 +151,7 @@ fn transfer(text: &mut String, outcome: &Outcome) {
             ),
         };
         row(text, "Differing", format_args!("{differing}{patched}"));
-        let blocks = words::counted(outcome.moved_blocks, "block", "blocks");
+        let blocks = moved_blocks(outcome);
         // Blocks are not all that moves: files without pages move as a whole. What was lacking may be
         // more than what moved: zeros do not travel.
         let lacking = if outcome.fetched_bytes > 0 {
@@ -348,7 +348,7 @@ pub(super) mod tests {
           Saved WAL     48.0 MB in 3 files, from 0/5000000 on, in "/srv/lost"
           Compared      12.4 GB in 1,204 files
           Differing     25,514 blocks, 7,310 of them in hint bits and the like only
-          Moved         146 MB with 18,204 blocks; the target lacked 4.00 MB
+          Moved         146 MB with 18,204 blocks and 7,310 patches; the target lacked 4.00 MB
           On the wire   61.0 MB received, 2.00 MB sent, over 4 streams
           Saved         12.3 GB of the 12.5 GB of a full copy (98 %)
           Written       178 MB
@@ -430,7 +430,7 @@ pub(super) mod tests {
           To be lost    18.6 MB of WAL that only the target has: timeline 1 from 0/5000000 to 0/62A4F10
           Compared      12.4 GB in 1,204 files
           Differing     25,514 blocks, 7,310 of them in hint bits and the like only
-          To move       146 MB with 18,204 blocks; the target lacked 4.00 MB
+          To move       146 MB with 18,204 blocks and 7,310 patches; the target lacked 4.00 MB
           On the wire   61.0 MB received, 2.00 MB sent, over 4 streams
           Saved         12.3 GB of the 12.5 GB of a full copy (98 %)
           To remove     12 files
@@ -474,7 +474,7 @@ pub(super) mod tests {
           Saved WAL     48.0 MB in 3 files, from 0/5000000 on, in "/srv/lost"
           Compared      12.4 GB in 1,204 files
           Differing     25,514 blocks, 7,310 of them in hint bits and the like only
-          Moved         146 MB with 18,204 blocks; the target lacked 4.00 MB
+          Moved         146 MB with 18,204 blocks and 7,310 patches; the target lacked 4.00 MB
           On the wire   61.0 MB received, 2.00 MB sent, over 4 streams
           Saved         12.3 GB of the 12.5 GB of a full copy (98 %)
           Written       178 MB

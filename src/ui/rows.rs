@@ -19,6 +19,18 @@ pub(super) fn row(text: &mut String, name: &str, value: fmt::Arguments<'_>) {
     );
 }
 
+/// What was moved, or would be, in words.
+pub(super) fn moved_blocks(outcome: &Outcome) -> String {
+    let blocks = words::counted(outcome.moved_blocks, "block", "blocks");
+    match outcome.patched_blocks {
+        0 => blocks,
+        patched => format!(
+            "{blocks} and {}",
+            words::counted(patched, "patch", "patches")
+        ),
+    }
+}
+
 /// A row per item, the name only before the first.
 pub(super) fn list(
     text: &mut String,

@@ -3,7 +3,7 @@
 use crate::client::outcome::Outcome;
 use crate::errors::one_line;
 use crate::event::Stage;
-use crate::ui::rows::{row, saved_wal, source, time, wire};
+use crate::ui::rows::{moved_blocks, row, saved_wal, source, time, wire};
 use crate::ui::{Ending, words};
 
 /// What the standard output of a run says that did not come to its end; nothing where it has done nothing worth telling,
@@ -33,7 +33,7 @@ pub fn summary(ending: &Ending, outcome: &Outcome) -> Option<String> {
                 words::size(left)
             ),
         );
-        let blocks = words::counted(outcome.moved_blocks, "block", "blocks");
+        let blocks = moved_blocks(outcome);
         let moved = words::size(outcome.moved_bytes);
         row(&mut text, "Moved", format_args!("{moved} with {blocks}"));
         wire(&mut text, outcome);
@@ -90,7 +90,7 @@ mod tests {
         "/srv/pg/15" is half-way between both: the run ended while comparing and moving (PostgreSQL 15.18, timeline 2).
 
           Done          4.02 GB of 12.4 GB compared or fetched (32 %), 8.38 GB left
-          Moved         146 MB with 18,204 blocks
+          Moved         146 MB with 18,204 blocks and 7,310 patches
           On the wire   61.0 MB received, 2.00 MB sent, over 4 streams; 2 streams were lost on the way
           Saved WAL     48.0 MB in 3 files, from 0/5000000 on, in "/srv/lost"
           Backup        from 0/7000028 on; it has no end, and the next run begins a new one
