@@ -3,7 +3,7 @@
 //! Both servers may be running: their files lag behind what they hold in memory, and one of them behind the other. But
 //! what a completed checkpoint has behind it is on disk. So where both pages were changed last before the redo position
 //! of both sides' last checkpoints, the *threshold*, they must be one page: same LSN, and same content but for noise
-//! ([`canonical`](crate::pg::canonical)). Where one of them is newer nothing can be said yet.
+//! ([`canonical`]). Where one of them is newer nothing can be said yet.
 //!
 //! A page's LSN is the end of the record that changed it last, so that one which is the threshold itself lies before it
 //! (PostgreSQL `xlog.c:XLogCheckBufferNeedsBackup`: `page_lsn <= RedoRecPtr`).

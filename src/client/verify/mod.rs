@@ -93,7 +93,6 @@ async fn with_source(
     twins::complete(&mut standby, &facts, source, &run.options.pgdata, run.key)
         .await
         .map_err(|error| Failure::untouched(&error))?;
-    run.stage(Stage::Judge);
     let relation = relate(&standby, &facts);
     let (cluster, control) = fit(&standby, &facts, &relation).map_err(refused)?;
     run.admitted.notify_one();
