@@ -433,7 +433,7 @@ pub struct RebuildArguments {
     /// Move every block that differs, also in hint bits only
     ///
     /// By default blocks that differ from the source's in hint bits, marks of dead index entries or bytes of
-    /// free space only are patched: what is sent is what differs, about a hundred bytes a block. The result is the
+    /// free space only are patched: what is sent is what differs, some hundred bytes a block. The result is the
     /// same, byte for byte, with this option and without it; it is there to measure.
     #[arg(long, hide_short_help = true, help_heading = RUN)]
     pub no_noise_patch: bool,

@@ -2,7 +2,7 @@
 //! ([`canonical`](crate::pg::canonical)).
 //!
 //! Beside the digest of a block the asking side sends a short one of its canonical form. Where that is the form of the
-//! other side's block too, a patch is enough: what stands on that block and not in its form, mostly zeros, and so a
+//! other side's block too, a patch is enough: what stands on that block and not in its form, mostly zeros, and so some
 //! hundred bytes instead of thousands. The block made of it counts only when its own digest is the announced one, so
 //! that neither an error of the form nor an accident of the short digest can do more than cost bytes.
 
