@@ -249,10 +249,6 @@ impl Verdict {
     pub fn number(self) -> u8 {
         self as u8
     }
-
-    pub(super) fn code(self) -> ExitCode {
-        ExitCode::from(self.number())
-    }
 }
 
 /// How a run ended, for programs; `stage` is the last one that it was in.

@@ -6,13 +6,13 @@
 pub mod args;
 pub mod exit;
 pub mod help;
+mod looking;
 mod passfile;
 pub mod resolve;
 mod serve;
 mod signals;
 mod typed;
 pub mod values;
-mod verify;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -24,8 +24,8 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use crate::cli::args::Command;
-use crate::cli::exit::{Status, Verdict};
-use crate::cli::resolve::{Inspect, Rebuild, Report, Surroundings, UsageError};
+use crate::cli::exit::Status;
+use crate::cli::resolve::{Rebuild, Report, Surroundings, UsageError};
 use crate::cli::signals::stop_signal;
 use crate::client;
 use crate::client::failure::{Failure, TargetState};
@@ -35,7 +35,7 @@ use crate::client::outcome::Outcome;
 use crate::client::record::Record;
 use crate::event::Stage;
 use crate::ui::report::{self, Warned};
-use crate::ui::{Ending, Style, Ui, clock, file, inspection, log, short};
+use crate::ui::{Ui, clock, file, log, short};
 
 /// Does what the arguments say.
 pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
@@ -53,13 +53,13 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
                 "inspect",
                 &words,
                 |around| resolve::inspect(*typed, around),
-                inspect,
+                looking::inspect,
             ),
             Command::Verify(typed) => resolved(
                 "verify",
                 &words,
                 |around| resolve::verify(*typed, around),
-                verify::verify,
+                looking::verify,
             ),
             Command::Serve(typed) => serve::serve(typed),
         },
@@ -86,63 +86,6 @@ fn resolved<T>(
     match resolve(&around) {
         Ok(meant) => act(&meant),
         Err(error) => exit::usage(&error, command),
-    }
-}
-
-/// Looks, and prints what was found.
-fn inspect(meant: &Inspect) -> ExitCode {
-    let (ui, runtime) = match Ui::start(Style::None, false).and_then(|ui| Ok((ui, Runtime::new()?)))
-    {
-        Ok(both) => both,
-        Err(error) => return cannot_begin(&format!("could not start threads: {error}")),
-    };
-    if let Err(error) = log::start(meant.verbosity, ui.log_sink()) {
-        return exit::wrong_variable(&error);
-    }
-    let result = runtime.block_on(async {
-        tokio::select! {
-            found = client::inspect::inspect(&meant.options, ui.events()) => found,
-            () = stop_signal() => Err(Failure::new(TargetState::Untouched, "interrupted by a signal")),
-        }
-    });
-    runtime.shutdown_background();
-    let pgdata = meant.options.pgdata.display().to_string();
-    match result {
-        Ok(found) => {
-            let status = if meant.tells_verdict {
-                Verdict::of(found.advice.as_ref())
-            } else {
-                Verdict::Healthy
-            };
-            ui.end(Ending {
-                exit_status: status.number(),
-                outcome: "inspected",
-                target: "untouched",
-                stage: None,
-                refusals: Vec::new(),
-                errors: Vec::new(),
-                details: Vec::new(),
-                hints: Vec::new(),
-            });
-            let text = if meant.is_json {
-                serde_json::to_string_pretty(&found).map(|json| json + "\n")
-            } else {
-                Ok(inspection::text(&found))
-            };
-            match text {
-                // Writing fails when nobody reads any more.
-                Ok(text) => drop(io::stdout().write_all(text.as_bytes())),
-                Err(error) => return cannot_begin(&error.to_string()),
-            }
-            status.code()
-        }
-        Err(failure) => {
-            let ending = exit::ending(&Err(failure), &pgdata, None);
-            if !ui.end(ending.clone()) {
-                exit::print_error(&exit::lines(&ending));
-            }
-            ExitCode::from(ending.exit_status)
-        }
     }
 }
 

@@ -227,10 +227,7 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
         streams_wal: typed.wal_method == WalMethod::Stream,
         mappings,
         waldir: typed.waldir,
-        jobs: typed
-            .effort
-            .jobs
-            .map_or_else(|| workers::jobs_of(around.processors), usize::from),
+        jobs: jobs(&typed.effort, around),
         agent_jobs: typed.effort.jobs,
         streams,
         compression,
@@ -274,13 +271,7 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
             .transpose()?,
         max_wal_retained: typed.max_wal_retained,
         is_typed: around.is_typed,
-        command: typed::words(
-            around.words,
-            ["PGDATA", "PG_CLUSTER_CONF_ROOT"]
-                .into_iter()
-                .chain(ENVIRONMENT.iter().map(|(variable, _)| *variable)),
-            around.variable,
-        ),
+        command: command(around),
         working_directory: around.working_directory.to_owned(),
         overrides: overrides(&typed.overrides, typed.seed),
     };
@@ -289,13 +280,29 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
         progress,
         report,
         shows_summary: !typed.quiet,
-        verbosity: if typed.quiet {
-            -1
-        } else {
-            i16::from(typed.verbose)
-        },
+        verbosity: verbosity(typed.quiet, typed.verbose),
         found_cluster,
     })
+}
+
+/// What was typed, with what of the environment gives it meaning.
+fn command(around: &Surroundings) -> Vec<String> {
+    let variables = ["PGDATA", "PG_CLUSTER_CONF_ROOT"]
+        .into_iter()
+        .chain(ENVIRONMENT.iter().map(|(variable, _)| *variable));
+    typed::words(around.words, variables, around.variable)
+}
+
+/// How much is logged.
+fn verbosity(quiet: bool, verbose: u8) -> i16 {
+    if quiet { -1 } else { i16::from(verbose) }
+}
+
+/// How many threads of this side compute at a time.
+fn jobs(typed: &EffortArguments, around: &Surroundings) -> usize {
+    typed
+        .jobs
+        .map_or_else(|| workers::jobs_of(around.processors), usize::from)
 }
 
 /// How the agent compresses.

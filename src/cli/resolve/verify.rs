@@ -3,17 +3,15 @@
 use std::time::Duration;
 
 use super::{
-    ENVIRONMENT, Surroundings, Target, UsageError, agent, compression, has_server, primary,
-    streams, target, words_of,
+    Surroundings, Target, UsageError, agent, command, compression, has_server, jobs, primary,
+    streams, target, verbosity, words_of,
 };
 use crate::cli::args::VerifyArguments;
-use crate::cli::typed;
 use crate::client::options::{RebuildOptions, VerifyOptions};
 use crate::pg::cluster_name::ClusterName;
 use crate::pg::conninfo::Conninfo;
 use crate::plan::guard::Overrides;
 use crate::ui::Style;
-use crate::workers;
 
 /// A verification as it was meant.
 #[derive(Debug)]
@@ -55,22 +53,14 @@ pub fn verify(typed: VerifyArguments, around: &Surroundings) -> Result<Verify, U
     let run = RebuildOptions {
         compression: compression(effort, &from),
         streams: streams(effort, &from, around),
-        jobs: effort
-            .jobs
-            .map_or_else(|| workers::jobs_of(around.processors), usize::from),
+        jobs: jobs(effort, around),
         agent_jobs: effort.jobs,
         max_rate: effort.max_rate,
         config_file: recorded.map(|cluster| cluster.config_file),
         pgdata: pgdata.clone(),
         from,
         primary: primary.clone(),
-        command: typed::words(
-            around.words,
-            ["PGDATA", "PG_CLUSTER_CONF_ROOT"]
-                .into_iter()
-                .chain(ENVIRONMENT.iter().map(|(variable, _)| *variable)),
-            around.variable,
-        ),
+        command: command(around),
         working_directory: around.working_directory.to_owned(),
         is_typed: around.is_typed,
         wait: Duration::from_secs(typed.wait),
@@ -119,11 +109,7 @@ pub fn verify(typed: VerifyArguments, around: &Surroundings) -> Result<Verify, U
         },
         progress,
         is_json: typed.json,
-        verbosity: if typed.quiet {
-            -1
-        } else {
-            i16::from(typed.verbose)
-        },
+        verbosity: verbosity(typed.quiet, typed.verbose),
     })
 }
 
