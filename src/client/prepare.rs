@@ -392,19 +392,11 @@ pub(super) async fn facts(
     source: &Source,
     target: &TargetFacts,
 ) -> Result<SourceFacts, SourceError> {
-    let configure = Request::Configure {
-        client_version: env!("CARGO_PKG_VERSION").to_owned(),
-        key: run.key,
-        compression: run.options.compression,
-        jobs: run.options.agent_jobs,
-        max_rate: run.options.max_rate,
-        purpose: if run.options.dry_run {
-            Purpose::Survey
-        } else {
-            Purpose::Rebuild
-        },
-        join: run.join,
-    };
+    let configure = run.configure(if run.options.dry_run {
+        Purpose::Survey
+    } else {
+        Purpose::Rebuild
+    });
     let slot = slots::wanted(run.options.slot.as_deref(), target);
     let facts = source
         .introduce(&configure, slot.map(str::to_owned))

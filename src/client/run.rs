@@ -13,7 +13,7 @@ use crate::plan::lineage::Remark;
 use crate::plan::slots::Choice;
 use crate::postmaster::again::Ran;
 use crate::warning::{Code, Warning};
-use crate::wire::message::JoinToken;
+use crate::wire::message::{JoinToken, Purpose, Request};
 use crate::workers::Workers;
 
 /// What every step of a run needs.
@@ -59,6 +59,19 @@ impl<'a> Run<'a> {
             choice: OnceLock::new(),
             stopped: OnceLock::new(),
         })
+    }
+
+    /// What the agent is told first of a session for this purpose.
+    pub(super) fn configure(&self, purpose: Purpose) -> Request {
+        Request::Configure {
+            client_version: env!("CARGO_PKG_VERSION").to_owned(),
+            key: self.key,
+            compression: self.options.compression,
+            jobs: self.options.agent_jobs,
+            max_rate: self.options.max_rate,
+            purpose,
+            join: self.join,
+        }
     }
 
     /// Tells a warning, once, now and in the outcome.

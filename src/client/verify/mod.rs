@@ -24,7 +24,7 @@ use crate::event::{Events, Stage};
 use crate::facts::TargetFacts;
 use crate::plan::relation::relate;
 use crate::plan::verifiable::{Unfit, fit};
-use crate::wire::message::{Purpose, Request};
+use crate::wire::message::Purpose;
 use crate::workers;
 
 use self::passes::Scene;
@@ -79,15 +79,7 @@ async fn with_source(
     mut standby: TargetFacts,
     source: &Source,
 ) -> Result<Verification, Failure> {
-    let configure = Request::Configure {
-        client_version: env!("CARGO_PKG_VERSION").to_owned(),
-        key: run.key,
-        compression: run.options.compression,
-        jobs: run.options.agent_jobs,
-        max_rate: run.options.max_rate,
-        purpose: Purpose::Verify,
-        join: run.join,
-    };
+    let configure = run.configure(Purpose::Verify);
     let introduced = source.introduce(&configure, None).await;
     let facts = introduced.map_err(|error| error.untouched())?;
     twins::complete(&mut standby, &facts, source, &run.options.pgdata, run.key)
