@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::buffer::Buffer;
 use crate::client::transfer::error::TransferError;
+use crate::client::transfer::near::Near;
 use crate::client::transfer::places::Places;
-use crate::client::transfer::task::Task;
+use crate::client::transfer::reply::Reply;
 use crate::compare::blocks::Placed;
 use crate::compare::map::judge_map;
 use crate::compare::noise;
@@ -25,21 +26,9 @@ use crate::pg::page::PageHeader;
 use crate::pg::relfile::{self, Fork, RelFile};
 use crate::pg::visibility::heap_blocks_per_page;
 use crate::wire::message::Packed;
-use crate::wire::payload;
 
 /// Most blocks that seem wrong whose details are kept, and that are looked at again.
 pub const FAULTS_MAX: usize = 10_000;
-
-/// An answer's blocks and patches, and what they are of.
-pub struct Evidence {
-    pub task: Arc<Task>,
-    /// Each span with the index of its file.
-    pub spans: Vec<(usize, Span)>,
-    pub runs: Vec<Placed>,
-    /// What patches are of, and how many bytes all of them have.
-    pub patched: Vec<Placed>,
-    pub patch_bytes: u32,
-}
 
 /// What the standby's `pg_xact` says for certain.
 pub struct Xacts {
@@ -177,8 +166,15 @@ pub struct Jury {
     pub found: Mutex<Found>,
 }
 
-/// A file of the standby, open; `None` when there is none.
-type Opened = Option<(usize, Option<File>)>;
+/// A file of the standby, by its index, and what was read of it.
+struct Opened {
+    index: usize,
+    /// `None` when there is none.
+    file: Option<File>,
+    near: Near,
+    /// In the place of blocks that are not there.
+    nothing: Vec<u8>,
+}
 
 impl Jury {
     /// Unpacks, proves and judges. On a worker. Returns the blocks of which a patch was not enough.
@@ -187,49 +183,40 @@ impl Jury {
     /// The answer does not fit or was damaged, or the standby cannot be read.
     pub fn hear(
         &self,
-        evidence: &Evidence,
+        reply: &Reply,
         key: &SessionKey,
         packed: &Packed,
         body: Buffer,
     ) -> Result<Vec<(usize, Span)>, TransferError> {
-        let bytes = payload::unpack(packed, body, key, RANGE_BYTES as usize)?;
-        let (mut blocks, mut patches) = bytes
-            .bytes()
-            .len()
-            .checked_sub(evidence.patch_bytes as usize)
-            .and_then(|at| bytes.bytes().split_at_checked(at))
-            .ok_or(TransferError::Unfitting)?;
+        let bytes = Reply::unpack(key, packed, body)?;
+        let [blocks, patches] = reply.split(&bytes)?;
+        let (mut blocks, mut patches) = (blocks.bytes(), patches.bytes());
+        let size = reply.block_bytes as usize;
         let mut opened = None;
-        for run in &evidence.runs {
+        let mut runs = reply.runs.iter();
+        while let Some(run) = runs.next() {
             let (theirs, rest) = blocks
                 .split_at_checked(run.bytes as usize)
                 .ok_or(TransferError::Unfitting)?;
             blocks = rest;
-            let (path, first, own) = self.own(evidence, run, &mut opened)?;
-            let size = self.block_bytes as usize;
+            let (path, first, own) = self.own(reply, run, runs.clone(), &mut opened)?;
             for (number, (source, standby)) in theirs.chunks(size).zip(own.chunks(size)).enumerate()
             {
                 self.consider(path, first + number, source, standby);
             }
         }
         let mut unlike = Vec::new();
-        for run in &evidence.patched {
-            let (path, first, own) = self.own(evidence, run, &mut opened)?;
-            for (number, standby) in own.chunks(self.block_bytes as usize).enumerate() {
+        let mut runs = reply.patched.iter();
+        while let Some(run) = runs.next() {
+            let (path, first, own) = self.own(reply, run, runs.clone(), &mut opened)?;
+            let offsets = (reply.offset(run)..).step_by(size);
+            for (number, (offset, standby)) in offsets.zip(own.chunks(size)).enumerate() {
                 let mut source = standby.to_vec();
                 let digest = noise::apply_next(&mut patches, &mut source)?;
                 if key.digest(&source) == digest {
                     self.consider(path, first + number, &source, standby);
                 } else {
-                    let (file, span) = evidence.spans[run.span];
-                    unlike.push((
-                        file,
-                        Span {
-                            entry: span.entry,
-                            offset: (first + number) as u64 * u64::from(self.block_bytes),
-                            bytes: self.block_bytes,
-                        },
-                    ));
+                    unlike.push(reply.alone(run, offset));
                 }
             }
         }
@@ -240,24 +227,36 @@ impl Jury {
     }
 
     /// The standby's bytes of a run, zeros where it has none, with their file and the number of the first block in it.
-    fn own<'e>(
+    /// `next` are the runs behind it.
+    fn own<'r, 'o>(
         &self,
-        evidence: &'e Evidence,
+        reply: &'r Reply,
         run: &Placed,
-        opened: &mut Opened,
-    ) -> Result<(&'e RelPath, usize, Vec<u8>), TransferError> {
-        let (index, span) = evidence.spans[run.span];
-        let path = &evidence.task.files[index].path;
-        if opened.as_ref().is_none_or(|(last, _)| *last != index) {
-            *opened = Some((index, self.open(path)?));
+        next: impl Iterator<Item = &'r Placed>,
+        opened: &'o mut Option<Opened>,
+    ) -> Result<(&'r RelPath, usize, &'o [u8]), TransferError> {
+        let index = reply.spans[run.span].0;
+        let path = &reply.task.files[index].path;
+        if opened.as_ref().is_none_or(|last| last.index != index) {
+            *opened = Some(Opened {
+                index,
+                file: self.open(path)?,
+                near: Near::default(),
+                nothing: Vec::new(),
+            });
         }
-        let offset = span.offset + u64::from(run.offset);
-        let mut own = vec![0; run.bytes as usize];
-        if let Some((_, Some(file))) = opened {
-            read_padded(file, offset, &mut own)
-                .map_err(|error| DiskError::new("read", &self.roots.display(path), error))?;
-        }
-        let first = usize::try_from(offset / u64::from(self.block_bytes)).unwrap_or(usize::MAX);
+        let opened = opened.as_mut().expect("it was just set");
+        let offset = reply.offset(run);
+        let own = if let Some(file) = &opened.file {
+            opened
+                .near
+                .take(file, offset, run, next)
+                .map_err(|error| DiskError::new("read", &self.roots.display(path), error))?
+        } else {
+            opened.nothing.resize(run.bytes as usize, 0);
+            &mut opened.nothing
+        };
+        let first = usize::try_from(offset / u64::from(reply.block_bytes)).unwrap_or(usize::MAX);
         Ok((path, first, own))
     }
 
@@ -434,9 +433,10 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::client::transfer::task::{FileWork, Way};
+    use crate::client::transfer::task::{FileWork, Task, Way};
     use crate::geometry::EntryId;
     use crate::wire::message::Compression;
+    use crate::wire::payload;
 
     const KEY: SessionKey = SessionKey([3; 32]);
     const BLOCK: u32 = 8192;
@@ -460,7 +460,7 @@ mod tests {
         }
     }
 
-    fn evidence(path: &RelPath, runs: &[(u32, u32)], patched: &[(u32, u32)]) -> Evidence {
+    fn reply(path: &RelPath, runs: &[(u32, u32)], patched: &[(u32, u32)]) -> Reply {
         let placed = |runs: &[(u32, u32)]| {
             let one = |(offset, bytes): &(u32, u32)| Placed {
                 span: 0,
@@ -483,7 +483,7 @@ mod tests {
             offset: 0,
             bytes: 4 * BLOCK,
         };
-        Evidence {
+        Reply {
             task: Arc::new(Task {
                 files: vec![work],
                 spans: vec![(0, span)],
@@ -493,12 +493,13 @@ mod tests {
             runs: placed(runs),
             patched: placed(patched),
             patch_bytes: 0,
+            block_bytes: BLOCK,
         }
     }
 
-    fn hear(jury: &Jury, evidence: &Evidence, body: &[u8]) -> Result<usize, TransferError> {
+    fn hear(jury: &Jury, reply: &Reply, body: &[u8]) -> Result<usize, TransferError> {
         let (packed, body) = payload::pack(body.to_vec().into(), &KEY, Compression::None);
-        let unlike = jury.hear(evidence, &KEY, &packed, body)?;
+        let unlike = jury.hear(reply, &KEY, &packed, body)?;
         Ok(unlike.len())
     }
 
@@ -508,17 +509,17 @@ mod tests {
         let path = RelPath::parse(b"base/5/16384").unwrap();
         let jury = jury(dir.path());
         let page = vec![7; BLOCK as usize];
-        let one = evidence(&path, &[(0, BLOCK)], &[]);
+        let one = reply(&path, &[(0, BLOCK)], &[]);
         assert_eq!(hear(&jury, &one, &page).unwrap(), 0);
         let bodies = [vec![], page[1..].to_vec(), [&page[..], &[1]].concat()];
         for body in bodies {
             let refused = hear(&jury, &one, &body);
             assert!(matches!(refused, Err(TransferError::Unfitting)));
         }
-        let mut longer = evidence(&path, &[(0, BLOCK)], &[]);
+        let mut longer = reply(&path, &[(0, BLOCK)], &[]);
         longer.patch_bytes = BLOCK + 1;
         assert!(hear(&jury, &longer, &page).is_err());
-        let mut patch = evidence(&path, &[], &[(0, BLOCK)]);
+        let mut patch = reply(&path, &[], &[(0, BLOCK)]);
         patch.patch_bytes = 5;
         assert!(matches!(
             hear(&jury, &patch, &[1; 5]),

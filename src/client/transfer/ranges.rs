@@ -14,10 +14,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::client::source::Source;
 use crate::client::transfer::error::TransferError;
-use crate::client::transfer::judge::Evidence;
 use crate::client::transfer::land::Landing;
 use crate::client::transfer::lately::{Density, Noise};
 use crate::client::transfer::own::{Own, read_own};
+use crate::client::transfer::reply::Reply;
 use crate::client::transfer::sink::Sink;
 use crate::client::transfer::task::{FileWork, Task, Way, tasks};
 use crate::compare::blocks::{Placed, differing, piece_count, placed};
@@ -320,42 +320,37 @@ impl Transfer {
             placed(lengths, self.block_bytes, blocks)
         };
         let bytes_of = |runs: &[Placed]| runs.iter().map(|run| u64::from(run.bytes)).sum::<u64>();
-        let (runs, patched_runs) = (placed(&present), placed(&patched));
+        let reply = Reply {
+            task: Arc::clone(task),
+            spans: spans.to_vec(),
+            runs: placed(&present),
+            patched: placed(&patched),
+            patch_bytes,
+            block_bytes: self.block_bytes,
+        };
         let counters = &self.counters;
         Counters::add(&counters.moved_blocks, present.len() as u64);
         Counters::add(&counters.patched_blocks, patched.len() as u64);
-        let moved = bytes_of(&runs);
+        let moved = bytes_of(&reply.runs);
         Counters::add(&counters.moved_bytes, moved + u64::from(patch_bytes));
-        let mut unlike = Vec::new();
-        if let Sink::Judge(jury) = &self.sink {
-            let evidence = Evidence {
-                task: Arc::clone(task),
-                spans: spans.to_vec(),
-                runs,
-                patched: patched_runs,
-                patch_bytes,
-            };
-            let (jury, key) = (Arc::clone(jury), self.key);
-            let heard = move || jury.hear(&evidence, &key, &packed, body);
-            unlike = self.workers.run(heard).await??;
-            let left = unlike.len() as u64;
-            counters.patched_blocks.fetch_sub(left, Ordering::Relaxed);
-        } else if let Sink::Target(target) = &self.sink {
-            let written = moved + bytes_of(&patched_runs);
-            let landing = Landing {
-                task: Arc::clone(task),
-                spans: spans.to_vec(),
-                runs,
-                patched: patched_runs,
-                patch_bytes,
-                block_bytes: self.block_bytes,
-                gone,
-            };
-            let (target, key) = (Arc::clone(target), self.key);
-            let landed = move || landing.land(&target, &key, &packed, body);
-            unlike = self.workers.run(landed).await??;
-            let left = unlike.len() as u64;
-            counters.patched_blocks.fetch_sub(left, Ordering::Relaxed);
+        let written = moved + bytes_of(&reply.patched);
+        let key = self.key;
+        let unlike = match &self.sink {
+            Sink::Survey(_) => Vec::new(),
+            Sink::Judge(jury) => {
+                let jury = Arc::clone(jury);
+                let heard = move || jury.hear(&reply, &key, &packed, body);
+                self.workers.run(heard).await??
+            }
+            Sink::Target(target) => {
+                let (landing, target) = (Landing { reply, gone }, Arc::clone(target));
+                let landed = move || landing.land(&target, &key, &packed, body);
+                self.workers.run(landed).await??
+            }
+        };
+        let left = unlike.len() as u64;
+        counters.patched_blocks.fetch_sub(left, Ordering::Relaxed);
+        if self.sink.target().is_some() {
             let left = left * u64::from(self.block_bytes);
             Counters::add(&counters.written_bytes, written.saturating_sub(left));
         }
