@@ -9,7 +9,7 @@ use pg_reseed::pg::page::checksum;
 use serde_json::Value;
 
 use crate::cluster::{Cluster, Dice, Pair, Scene, Stop, binary, clean};
-use crate::oracle::{assert_untouched, tree};
+use crate::oracle::{assert_untouched, settle, tree};
 use crate::rebuild::assert_source_as_found;
 
 pub const BLOCK: usize = 8192;
@@ -134,8 +134,9 @@ SELECT count(*), count(f) FROM t;
 SELECT nextval('s');
 ";
 
+/// A primary and its standby, both behind a checkpoint that has everything behind it.
 pub fn pair(scene: &Scene) -> Pair {
-    Pair::streaming(scene, |old| {
+    let pair = Pair::streaming(scene, |old| {
         old.configure("autovacuum = off");
         old.restart();
         old.sql(TABLES);
@@ -144,14 +145,9 @@ pub fn pair(scene: &Scene) -> Pair {
             "other",
             "CREATE TABLE o AS SELECT i FROM generate_series(1, 1000) AS i",
         );
-    })
-}
-
-/// Both sides make a checkpoint that has everything behind it.
-pub fn settle(primary: &Cluster, standby: &Cluster) {
-    primary.sql("CHECKPOINT");
-    primary.wait_caught_up(standby);
-    standby.sql("CHECKPOINT");
+    });
+    settle(&pair.old, &pair.new);
+    pair
 }
 
 /// The file of a relation's main fork.
@@ -198,7 +194,6 @@ fn healthy_standby_is_equal_while_it_runs_and_when_it_is_stopped() {
         old: mut primary,
         new: mut standby,
     } = pair(&scene);
-    settle(&primary, &standby);
     let live = verify(&standby, &primary, &[]);
     live.assert_equal();
     assert!(live.number("blocks") > 1000, "{live:?}");
@@ -229,7 +224,6 @@ fn what_is_too_new_is_told_as_not_compared() {
         old: primary,
         new: standby,
     } = pair(&scene);
-    settle(&primary, &standby);
     primary.sql("UPDATE plain SET f = 'new' WHERE i < 100");
     primary.wait_caught_up(&standby);
     standby.sql("SELECT count(*) FROM plain");
@@ -256,7 +250,6 @@ fn a_byte_of_a_row_is_found_and_named() {
         old: primary,
         new: mut standby,
     } = pair(&scene);
-    settle(&primary, &standby);
     let path = file(&primary, "plain");
     let other = primary.sql_in("other", "SELECT pg_relation_filepath('o')");
     standby.stop(Stop::Fast);
@@ -309,7 +302,6 @@ fn damage_and_lost_writes_are_told_of_the_side_that_has_them() {
         old: mut primary,
         new: mut standby,
     } = pair(&scene);
-    settle(&primary, &standby);
     let path = file(&primary, "plain");
     let old = page(&standby, &path, 1);
     primary.sql("UPDATE plain SET f = 'new' WHERE ctid = '(1,5)'");
@@ -357,7 +349,6 @@ fn a_false_hint_is_found_though_no_checksum_and_no_content_tells() {
         old: primary,
         new: mut standby,
     } = pair(&scene);
-    settle(&primary, &standby);
     let path = file(&primary, "plain");
     standby.stop(Stop::Fast);
     let length = fs::metadata(place(&standby, &path)).unwrap().len();
@@ -389,7 +380,6 @@ fn each_bit_that_may_not_differ_is_found() {
         old: mut primary,
         new: mut standby,
     } = pair(&scene);
-    settle(&primary, &standby);
     primary.stop(Stop::Fast);
     standby.wait_sql(
         "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'",

@@ -4,9 +4,8 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cluster::{Load, Pair, Scene, Stop};
-use crate::verify::{
-    BLOCK, TABLES, file, page, pair, place, put, run, settle, verify, verify_stopped,
-};
+use crate::oracle::settle;
+use crate::verify::{BLOCK, TABLES, file, page, pair, place, put, run, verify, verify_stopped};
 
 #[test]
 fn files_that_are_missing_or_too_many_are_found() {
@@ -15,7 +14,6 @@ fn files_that_are_missing_or_too_many_are_found() {
         old: mut primary,
         new: mut standby,
     } = pair(&scene);
-    settle(&primary, &standby);
     let path = file(&primary, "plain");
     standby.stop(Stop::Fast);
     let content = fs::read(place(&standby, &path)).unwrap();
