@@ -2,9 +2,13 @@
 //! apart.
 
 use std::fs;
+use std::process::Command;
 
 use serde_json::Value;
 
+use pg_reseed::wire::message::Answer;
+
+use crate::between::between;
 use crate::cluster::{Cluster, Rebuild, Scene, Stop, binary, clean, done};
 use crate::inspect::beside;
 
@@ -150,7 +154,7 @@ fn where_the_source_has_not_that_wal_any_more_nothing_is_promised() {
     let found = beside(&twins.left, &heir, &[]);
     assert_eq!(verdict(&found), "history-untold", "{found}");
     let told = done(
-        clean(std::process::Command::new(binary()))
+        clean(Command::new(binary()))
             .args(["inspect", "-D"])
             .arg(twins.left.pgdata())
             .args(["-d", &heir.conninfo(), "--from", "local", "--source-dbname"])
@@ -158,4 +162,45 @@ fn where_the_source_has_not_that_wal_any_more_nothing_is_promised() {
     );
     assert!(told.contains("cannot be told"), "{told}");
     assert!(!told.contains("No rebuild is needed"), "{told}");
+}
+
+/// What `inspect` says of a directory whose source loses the last records of its answer so often.
+fn beside_forgetful(target: &Cluster, source: &Cluster, often: usize) -> Value {
+    let mut left = often;
+    let from = between(source, move |twisted| {
+        if let Answer::WalDigests { digests } = &mut twisted.answer
+            && left > 0
+        {
+            left -= 1;
+            digests.pop();
+        }
+    });
+    let found = done(
+        clean(Command::new(binary()))
+            .args(["inspect", "--json", "-D"])
+            .arg(target.pgdata())
+            .args(["-d", &source.conninfo(), "--from", &from]),
+    );
+    serde_json::from_str(&found).unwrap()
+}
+
+/// A segment that is recycled while the source reads it is the end of what it reads.
+#[test]
+fn wal_that_its_source_recycles_while_it_reads_is_no_divergence() {
+    let scene = Scene::new();
+    let mut twins = Twins::new(&scene);
+    let follower = scene.standby("follower", &twins.right, &[]);
+    twins.right.sql("INSERT INTO t VALUES (5000)");
+    twins.right.wait_caught_up(&follower);
+    for often in [0, 1, 2, 1000] {
+        let found = beside_forgetful(&follower, &twins.right, often);
+        let relation = found["relation"].as_str().unwrap();
+        assert!(["same", "lagging"].contains(&relation), "{often}: {found}");
+    }
+    // What differs is still found.
+    twins.left.stop(Stop::Fast);
+    for often in [1, 2] {
+        let found = beside_forgetful(&twins.left, &twins.right, often);
+        assert_eq!(found["relation"], "diverged", "{often}: {found}");
+    }
 }

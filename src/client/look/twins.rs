@@ -45,6 +45,9 @@ pub async fn complete(
     Ok(())
 }
 
+/// How often both logs are read at most: while servers run, what one side has read may be recycled before the other looks.
+const READINGS: usize = 5;
+
 async fn compare(
     cluster: &TargetCluster,
     facts: &SourceFacts,
@@ -52,15 +55,30 @@ async fn compare(
     pgdata: &Path,
     key: SessionKey,
 ) -> Result<SharedWal, TwinsError> {
-    let Some(log) = Log::of(cluster, facts, pgdata, key) else {
-        return Ok(SharedWal::Untold);
-    };
+    for _ in 0..READINGS {
+        let Some(log) = Log::of(cluster, facts, pgdata, key) else {
+            break;
+        };
+        if let Some(told) = read_both(log, facts, source).await? {
+            return Ok(told);
+        }
+        tracing::debug!("the WAL of both sides could not be compared; they are read again");
+    }
+    Ok(SharedWal::Untold)
+}
+
+/// Compares both logs once; none when one of them was not there as a whole when it was read.
+async fn read_both(
+    log: Log,
+    facts: &SourceFacts,
+    source: &Source,
+) -> Result<Option<SharedWal>, TwinsError> {
     let Some(log) = workers::in_place(|| log.begin())? else {
-        return Ok(SharedWal::Untold);
+        return Ok(Some(SharedWal::Untold));
     };
     let coarse = workers::in_place(|| log.marks((Lsn::INVALID, Lsn(u64::MAX))))?;
     let Some(last) = coarse.last() else {
-        return Ok(SharedWal::Untold);
+        return Ok(Some(SharedWal::Untold));
     };
     let first = Equal::of(&coarse, &ask(source, log.from, &coarse).await?);
     // A primary has written all that it has; a standby may only be late.
@@ -68,25 +86,23 @@ async fn compare(
         || first.count == first.answered && (facts.in_recovery || first.answered == 0);
     if is_all {
         let equal = first.count.checked_sub(1).map(|number| coarse[number]);
-        return Ok(match equal {
+        return Ok(Some(match equal {
             Some(mark) if mark.is_dated => SharedWal::Equal,
             _ => SharedWal::Untold,
-        });
+        }));
     }
     // Between the last mark that is equal and the next one, record by record.
-    let equal_up_to = |equal: &Equal, marks: &[Mark]| {
-        let last = equal.count.checked_sub(1);
-        last.map_or(log.from, |number| marks[number].end)
-    };
-    let mut at = equal_up_to(&first, &coarse);
+    let mut at = first.up_to(&coarse).unwrap_or(log.from);
     let mut next = coarse[first.count].end;
     loop {
         let close = workers::in_place(|| log.marks((at, next)))?;
         let equal = Equal::of(&close, &ask(source, log.from, &close).await?);
-        let known = equal_up_to(&equal, &close).max(at);
+        let known = equal.up_to(&close).unwrap_or(log.from).max(at);
         let behind = close.get(equal.count).map_or(next, |mark| mark.end);
         if (known, behind) == (at, next) {
-            return Ok(SharedWal::Parts { at, end: last.end });
+            let parts = SharedWal::Parts { at, end: last.end };
+            let stands = position(source).await?;
+            return Ok(equal.is_proof(&close, stands).then_some(parts));
         }
         (at, next) = (known, behind);
     }
@@ -107,6 +123,30 @@ impl Equal {
                 .count(),
             answered: digests.len(),
         }
+    }
+
+    /// Where the last mark that is equal stands.
+    fn up_to(&self, marks: &[Mark]) -> Option<Lsn> {
+        let last = self.count.checked_sub(1)?;
+        marks.get(last).map(|mark| mark.end)
+    }
+
+    /// Whether the source does not have what is behind the equal marks: it has other records there, or its WAL, which
+    /// ended at `stands` after it was asked, does not go that far. Where it must have them and gave no digest, its
+    /// files were recycled while it read them; where no mark is left, this side's were, or all is there by now.
+    fn is_proof(&self, marks: &[Mark], stands: Lsn) -> bool {
+        let Some(mark) = marks.get(self.count) else {
+            return false;
+        };
+        self.count < self.answered || stands < mark.end
+    }
+}
+
+/// The source's end of WAL.
+async fn position(source: &Source) -> Result<Lsn, SourceError> {
+    match source.ask(&Request::Position, Vec::new()).await? {
+        (Answer::Position { lsn, .. }, _) => Ok(lsn),
+        _ => Err(SourceError::Unfitting("position")),
     }
 }
 
