@@ -1,8 +1,9 @@
 //! The bridge between waiting and working: async code asks, threads of an own pool read, hash and write
 //! with ordinary blocking code.
 
+use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot};
@@ -13,10 +14,64 @@ use crate::turns::Turns;
 /// for a disk; those that compute [take turns](Turns).
 #[derive(Clone)]
 pub struct Workers {
-    pool: Arc<rayon::ThreadPool>,
+    pool: Arc<Pool>,
     permits: Arc<Semaphore>,
     turns: Arc<Turns>,
     threads: usize,
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Jobs for threads that sleep until there is one. A thread of rayon that has nothing to do goes on looking for a while: on
+/// sixteen of them, which mostly wait for a disk, that took a twentieth of a run's processor time.
+#[derive(Default)]
+struct Queue {
+    now: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    jobs: VecDeque<Job>,
+    is_over: bool,
+}
+
+impl Queue {
+    /// Nobody panics with the lock in hand.
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, job: Job) {
+        self.lock().jobs.push_back(job);
+        self.changed.notify_one();
+    }
+
+    /// Does jobs, which do not panic, until there will be no more.
+    fn serve(&self) {
+        let is_nothing = |now: &mut Waiting| now.jobs.is_empty() && !now.is_over;
+        loop {
+            let now = self.changed.wait_while(self.lock(), is_nothing);
+            let job = now.unwrap_or_else(PoisonError::into_inner).jobs.pop_front();
+            match job {
+                Some(job) => job(),
+                None => return,
+            }
+        }
+    }
+}
+
+/// Threads that serve a queue until this goes.
+struct Pool {
+    queue: Arc<Queue>,
+    _threads: rayon::ThreadPool,
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.queue.lock().is_over = true;
+        self.queue.changed.notify_all();
+    }
 }
 
 /// A job did not end well. A bug, never the user's input.
@@ -58,8 +113,14 @@ impl Workers {
             .thread_name(|number| format!("worker-{number}"))
             .build()
             .map_err(std::io::Error::other)?;
+        let queue = Arc::new(Queue::default());
+        let served = Arc::clone(&queue);
+        pool.spawn_broadcast(move |_| served.serve());
         Ok(Self {
-            pool: Arc::new(pool),
+            pool: Arc::new(Pool {
+                queue,
+                _threads: pool,
+            }),
             permits: Arc::new(Semaphore::new(threads + jobs * QUEUED_PER_JOB)),
             turns: Arc::new(Turns::new(jobs)),
             threads,
@@ -82,9 +143,24 @@ impl Workers {
     ///
     /// # Errors
     /// [`WorkerFailed`] when it panics.
-    pub fn on_each<T: Send>(&self, act: impl Fn() -> T + Sync) -> Result<Vec<T>, WorkerFailed> {
-        let all = || self.pool.broadcast(|_| act());
-        std::panic::catch_unwind(AssertUnwindSafe(all)).map_err(|_| WorkerFailed)
+    pub fn on_each<T: Send + 'static>(
+        &self,
+        act: impl Fn() -> T + Send + Sync + 'static,
+    ) -> Result<Vec<T>, WorkerFailed> {
+        let (act, all) = (Arc::new(act), Arc::new(Barrier::new(self.threads)));
+        let (sender, results) = mpsc::channel();
+        for _ in 0..self.threads {
+            let (act, all, sender) = (Arc::clone(&act), Arc::clone(&all), sender.clone());
+            self.pool.queue.push(Box::new(move || {
+                // Who waits here takes no second one.
+                all.wait();
+                let result = std::panic::catch_unwind(AssertUnwindSafe(|| act()));
+                let _ = sender.send(result);
+            }));
+        }
+        drop(sender);
+        let results = results.iter().collect::<Result<_, _>>();
+        results.map_err(|_| WorkerFailed)
     }
 
     /// Runs a job on a thread of the pool and waits for its result. The job runs to its end even when
@@ -102,13 +178,13 @@ impl Workers {
             .map_err(|_| WorkerFailed)?;
         let (sender, receiver) = oneshot::channel();
         let turns = Arc::clone(&self.turns);
-        self.pool.spawn(move || {
+        self.pool.queue.push(Box::new(move || {
             // A panic that leaves a rayon job aborts the process.
             let result = std::panic::catch_unwind(AssertUnwindSafe(|| turns.during(job)));
             drop(permit);
             // Nobody listens any more: the run was cancelled.
             let _ = sender.send(result);
-        });
+        }));
         receiver
             .await
             .map_err(|_| WorkerFailed)?
@@ -183,5 +259,29 @@ mod tests {
         let failed = workers.run(|| -> u32 { panic!("expected by the test") });
         assert_eq!(failed.await, Err(WorkerFailed));
         assert_eq!(workers.run(|| 5).await, Ok(5));
+        let failed = workers.on_each(|| -> u32 { panic!("expected by the test") });
+        assert_eq!(failed, Err(WorkerFailed));
+    }
+
+    #[test]
+    fn what_is_done_on_each_thread_is_done_once_on_each_and_the_threads_end_with_the_pool() {
+        let workers = Workers::start(3).unwrap();
+        let is_alive = Arc::new(());
+        let alive = Arc::downgrade(&is_alive);
+        let mut names = workers
+            .on_each(move || {
+                let _ = &is_alive;
+                std::thread::current().name().map(str::to_owned)
+            })
+            .unwrap();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), workers.threads());
+        let queue = Arc::downgrade(&workers.pool.queue);
+        drop(workers);
+        while queue.strong_count() > 0 {
+            std::thread::yield_now();
+        }
+        assert_eq!(alive.strong_count(), 0);
     }
 }

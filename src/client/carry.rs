@@ -351,7 +351,9 @@ fn confine(run: &Run<'_>, target: &ClosedTarget, cleared: &Cleared, work: &Work)
         .map(|stale| pgdata.join("pg_tblspc").join(stale.oid.to_string()));
     let emptied = work.emptied.iter().map(|path| pgdata.join(path.as_path()));
     let places: Vec<_> = roots.chain(stale).chain(emptied).collect();
-    let confined = run.workers.on_each(|| confine::to_writing_beneath(&places));
+    let confined = run
+        .workers
+        .on_each(move || confine::to_writing_beneath(&places));
     match confined.as_deref().map(<[_]>::first) {
         Ok(Some(Ok(Confined::Wholly | Confined::Partly))) => {}
         Ok(Some(Ok(Confined::No)) | None) => {

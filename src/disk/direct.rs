@@ -14,8 +14,8 @@ use std::io;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-/// Less is read through the cache: it would be two requests to the disk instead of one, since asking what is cached is
-/// one already.
+/// Less is read through the cache where it was asked what is cached: it would be two requests to the disk instead of one,
+/// since asking is one already. Less is written through the cache.
 pub(super) const MIN_BYTES: usize = 256 * 1024;
 
 /// Bytes that a disk is asked for at once by each thread, which is a huge page: as fast as more (measured on a virtual
@@ -25,21 +25,21 @@ pub(super) const CALL_BYTES: u32 = 2 * 1024 * 1024;
 
 /// Offsets, lengths and addresses are multiples of this: the largest block of a disk that Linux file systems have
 /// been made for, and a page of memory.
-const ALIGNMENT: usize = 4096;
+pub(super) const ALIGNMENT: usize = 4096;
 
 /// File systems of which it is known that a direct read sees what has been written before it
 /// (`include/uapi/linux/magic.h`): ext2 to ext4, XFS, Btrfs. On others files are read through the cache.
 pub(super) const COHERENT: [i64; 3] = [0xef53, 0x5846_5342, 0x9123_683e];
 
-/// Fills the beginning of `buffer` past the page cache, and returns how far: not at all where that is not worth it or
-/// cannot be done, and otherwise to the end of the file or the last whole [`ALIGNMENT`].
+/// Fills the beginning of `buffer` past the page cache, and returns how far: not at all where that are not `least` bytes
+/// or it cannot be done, and otherwise to the end of the file or the last whole [`ALIGNMENT`].
 ///
 /// Changes the file's flags meanwhile: nobody else may use this handle.
 ///
 /// # Errors
 /// The system's error.
-pub(super) fn read(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-    let Some(length) = worthwhile(file, offset, buffer) else {
+pub(super) fn read(file: &File, offset: u64, buffer: &mut [u8], least: usize) -> io::Result<usize> {
+    let Some(length) = possible(file, offset, buffer, least) else {
         return Ok(0);
     };
     past_the_cache(file, || {
@@ -57,18 +57,18 @@ pub(super) fn read(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<us
 /// # Errors
 /// The system's error, such as a full disk.
 pub(super) fn write(file: &File, offset: u64, bytes: &[u8]) -> io::Result<usize> {
-    let Some(length) = worthwhile(file, offset, bytes) else {
+    let Some(length) = possible(file, offset, bytes, MIN_BYTES) else {
         return Ok(0);
     };
     past_the_cache(file, || rustix::io::pwrite(file, &bytes[..length], offset))
 }
 
-/// How many of the first bytes can go past the cache, if it is worth it.
-fn worthwhile(file: &File, offset: u64, bytes: &[u8]) -> Option<usize> {
+/// How many of the first bytes can go past the cache, if these are at least so many.
+fn possible(file: &File, offset: u64, bytes: &[u8], least: usize) -> Option<usize> {
     let length = bytes.len() - bytes.len() % ALIGNMENT;
     let is_aligned = offset.is_multiple_of(ALIGNMENT as u64)
         && (bytes.as_ptr() as usize).is_multiple_of(ALIGNMENT);
-    (length >= MIN_BYTES && is_aligned && is_coherent(file)).then_some(length)
+    (length >= least && is_aligned && is_coherent(file)).then_some(length)
 }
 
 /// Does something to a file with its flag for direct access set; 0 where that cannot be.
@@ -139,7 +139,7 @@ mod tests {
             (CALL_BYTES as usize, 2 << 20),
         ] {
             let mut buffer = Buffer::with_length(length);
-            let count = read(&file, from as u64, &mut buffer).unwrap();
+            let count = read(&file, from as u64, &mut buffer, MIN_BYTES).unwrap();
             assert_eq!(count, length - length % ALIGNMENT);
             assert!(buffer[..count] == content[from..from + count]);
         }
@@ -148,11 +148,11 @@ mod tests {
         let mut buffer = Buffer::with_length(2 * MIN_BYTES);
         let from = LENGTH / ALIGNMENT * ALIGNMENT;
         assert_eq!(
-            read(&file, from as u64, &mut buffer).unwrap(),
+            read(&file, from as u64, &mut buffer, MIN_BYTES).unwrap(),
             LENGTH - from
         );
         assert_eq!(
-            read(&file, (from + ALIGNMENT) as u64, &mut buffer).unwrap(),
+            read(&file, (from + ALIGNMENT) as u64, &mut buffer, MIN_BYTES).unwrap(),
             0
         );
     }
@@ -172,7 +172,7 @@ mod tests {
             writer.write_all_at(&[0xee; 8192], at as u64).unwrap();
         }
         let mut buffer = Buffer::with_length(LENGTH);
-        let count = read(&file, 0, &mut buffer).unwrap();
+        let count = read(&file, 0, &mut buffer, MIN_BYTES).unwrap();
         assert!(buffer[..count] == content[..count]);
         assert_eq!(cached_pages(&dir), 6);
     }
@@ -216,10 +216,13 @@ mod tests {
         };
         let mut buffer = Buffer::with_length(LENGTH);
         let flags = rustix::fs::fcntl_getfl(&file).unwrap();
-        assert_eq!(read(&file, 1, &mut buffer).unwrap(), 0);
-        assert_eq!(read(&file, 0, &mut buffer[1..]).unwrap(), 0);
-        assert_eq!(read(&file, 0, &mut buffer[..MIN_BYTES - 1]).unwrap(), 0);
-        assert!(read(&file, 0, &mut buffer).unwrap() > 0);
+        assert_eq!(read(&file, 1, &mut buffer, MIN_BYTES).unwrap(), 0);
+        assert_eq!(read(&file, 0, &mut buffer[1..], MIN_BYTES).unwrap(), 0);
+        assert_eq!(
+            read(&file, 0, &mut buffer[..MIN_BYTES - 1], MIN_BYTES).unwrap(),
+            0
+        );
+        assert!(read(&file, 0, &mut buffer, MIN_BYTES).unwrap() > 0);
         assert_eq!(rustix::fs::fcntl_getfl(&file).unwrap(), flags);
         let mut few = [0; 3];
         file.read_exact_at(&mut few, 5).unwrap();
@@ -227,6 +230,6 @@ mod tests {
         // Memory is not read past the cache.
         let memory = tempfile::tempfile_in("/dev/shm").unwrap();
         memory.set_len(LENGTH as u64).unwrap();
-        assert_eq!(read(&memory, 0, &mut buffer).unwrap(), 0);
+        assert_eq!(read(&memory, 0, &mut buffer, MIN_BYTES).unwrap(), 0);
     }
 }

@@ -104,12 +104,14 @@ impl PieceReader {
             take(piece);
             at += PIECE_BYTES;
         }
+        let least = asked.map_or(direct::MIN_BYTES, |(_, cached)| cached.least_direct());
         for (begin, length) in pieces(bytes.saturating_sub(at), direct::CALL_BYTES) {
             let length = length as usize;
             // No memory for those that wait for their turn to read.
             let piece = depth::read(length, || {
                 let mut piece = Buffer::for_disk(length);
-                let count = read_uncached(file, offset + u64::from(at + begin), &mut piece)?;
+                let from = offset + u64::from(at + begin);
+                let count = read_uncached(file, from, &mut piece, least)?;
                 piece[count..].fill(0);
                 Ok::<_, io::Error>(piece)
             });
@@ -138,7 +140,8 @@ pub fn read_padded(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<us
     let mut filled = cached.bytes - cached.bytes % PAGE_BYTES;
     for piece in buffer[filled..].chunks_mut(direct::CALL_BYTES as usize) {
         let at = offset + filled as u64;
-        let count = depth::read(piece.len(), || read_uncached(file, at, piece))?;
+        let least = cached.least_direct();
+        let count = depth::read(piece.len(), || read_uncached(file, at, piece, least))?;
         filled += count;
         if count < piece.len() {
             break;
@@ -172,9 +175,21 @@ struct Cached {
     /// Bytes behind those that asking has made the kernel begin to read (Linux 5.9 and later,
     /// `mm/filemap.c:filemap_get_pages`).
     begun: usize,
+    /// Nobody asked, for nothing was cached of late.
+    is_unasked: bool,
 }
 
 impl Cached {
+    /// The least that is read past the cache, in bytes: where asking has begun to read, a short part comes in the same
+    /// request only through the cache.
+    fn least_direct(self) -> usize {
+        if self.is_unasked {
+            direct::ALIGNMENT
+        } else {
+            direct::MIN_BYTES
+        }
+    }
+
     /// Drops what asking has begun to bring, where the kernel does not do so by itself. `offset` is the part's.
     fn forget_begun(self, file: &File, offset: u64) {
         if dontcache::flag().is_none() {
@@ -184,12 +199,14 @@ impl Cached {
 }
 
 /// Fills the beginning of `buffer` as far as that is cached and told without waiting. Where the rest would be read
-/// past the cache, little is asked at first, and no more than a piece at a time.
+/// past the cache, little is asked at first, and no more than a piece at a time. Where nothing was cached of late that is
+/// not asked, mostly: the question makes the kernel read what is not there.
 fn take_cached(file: &File, offset: u64, buffer: &mut [u8]) -> Cached {
     let flags = ReadWriteFlags::NOWAIT | dontcache::flag().unwrap_or(ReadWriteFlags::empty());
     let is_long = buffer.len() >= direct::MIN_BYTES;
     let mut cached = Cached::default();
-    if is_long && !is_worth_asking() {
+    if buffer.len() >= direct::ALIGNMENT && !is_worth_asking() {
+        cached.is_unasked = true;
         return cached;
     }
     let mut asked = if is_long { PAGE_BYTES } else { buffer.len() };
@@ -208,9 +225,7 @@ fn take_cached(file: &File, offset: u64, buffer: &mut [u8]) -> Cached {
         }
         asked = PIECE_BYTES as usize;
     }
-    if is_long {
-        note_asked(cached.bytes > 0);
-    }
+    note_asked(cached.bytes > 0);
     cached
 }
 
@@ -235,9 +250,10 @@ fn note_asked(was_cached: bool) {
     }
 }
 
-/// Fills `buffer` as far as the file goes, past the cache where that is worth it and can be done; returns how far.
-fn read_uncached(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = direct::read(file, offset, buffer)?;
+/// Fills `buffer` as far as the file goes, past the cache where that are `least` bytes and it can be done; returns how
+/// far.
+fn read_uncached(file: &File, offset: u64, buffer: &mut [u8], least: usize) -> io::Result<usize> {
+    let mut filled = direct::read(file, offset, buffer, least)?;
     while filled < buffer.len() {
         match read_and_leave(file, offset + filled as u64, &mut buffer[filled..]) {
             Ok(0) => break,
