@@ -249,6 +249,7 @@ impl ClosedTarget {
         let file = self.fit(path, length)?;
         self.writing(&file, path, length)
             .write(&[(0, bytes.into())])
+            .map(drop)
     }
 
     /// Makes an empty file: `archive_status/….done`.

@@ -8,9 +8,12 @@ use std::os::unix::fs::FileExt;
 use rustix::io::Errno;
 
 use super::dontcache::{self, let_go};
+use super::read::{is_hole, read_padded};
 use super::root::Roots;
 use super::{DiskError, direct};
+use crate::buffer::Buffer;
 use crate::digest::Verified;
+use crate::geometry::Span;
 use crate::path::RelPath;
 use crate::turns::aside;
 
@@ -30,18 +33,20 @@ pub struct Writing<'a> {
 }
 
 impl Writing<'_> {
-    /// Writes pieces at their offsets, which are in order.
+    /// Writes pieces at their offsets, which are in order. Returns how many bytes they have.
     ///
     /// # Errors
     /// The system's error, such as a full disk.
-    pub fn write(&self, pieces: &[(u64, VerifiedPart<'_>)]) -> Result<(), DiskError> {
-        let end_of = |(offset, bytes): &(u64, VerifiedPart<'_>)| offset + bytes.0.len() as u64;
-        let (first, end) = match pieces {
-            [] => return Ok(()),
-            [first, ..] => (first.0, pieces.last().map_or(first.0, end_of)),
+    pub fn write(&self, pieces: &[(u64, VerifiedPart<'_>)]) -> Result<u64, DiskError> {
+        let Some(Stretch {
+            first,
+            end,
+            written,
+            is_dense,
+        }) = stretch(pieces)
+        else {
+            return Ok(0);
         };
-        let written: u64 = pieces.iter().map(|(_, bytes)| bytes.0.len() as u64).sum();
-        let is_dense = pieces.len() > 1 && written.saturating_mul(DENSE) >= end - first;
         let write = || {
             pieces.iter().try_for_each(|(offset, bytes)| {
                 if self.is_early && !is_dense {
@@ -57,8 +62,102 @@ impl Writing<'_> {
             Ok(())
         };
         // What stays in memory for now waits for nobody.
-        let written: io::Result<()> = if self.is_early { aside(write) } else { write() };
-        written.map_err(|error| DiskError::new("write", &self.roots.display(self.path), error))
+        let result: io::Result<()> = if self.is_early { aside(write) } else { write() };
+        result.map_err(|error| DiskError::new("write", &self.roots.display(self.path), error))?;
+        Ok(written)
+    }
+
+    /// The error of reading the file.
+    pub fn unread(&self, error: io::Error) -> DiskError {
+        DiskError::new("read", &self.roots.display(self.path), error)
+    }
+
+    /// Writes those places of a held part that were changed, in order, given by their offsets in `held` and lengths; with
+    /// what lies between them where they are dense, as one write. `begin` is where they are counted from, in `held` and in
+    /// the file. Returns how many bytes were written.
+    ///
+    /// # Errors
+    /// The system's error, such as a full disk.
+    pub fn write_held(
+        &self,
+        held: &Held,
+        changed: &[(usize, usize)],
+        begin: (usize, u64),
+    ) -> Result<u64, DiskError> {
+        let piece = |&(at, length): &(usize, usize)| {
+            let offset = begin.1 + (at - begin.0) as u64;
+            (offset, VerifiedPart(&held.0[at..at + length]))
+        };
+        let pieces: Vec<_> = changed.iter().map(piece).collect();
+        let is_dense = stretch(&pieces).is_some_and(|stretch| stretch.is_dense);
+        match (changed, self.is_early && is_dense) {
+            ([(first, _), .., (last, length)], true) => {
+                self.write(&[piece(&(*first, last + length - first))])
+            }
+            _ => self.write(&pieces),
+        }
+    }
+}
+
+/// What pieces of a file cover.
+struct Stretch {
+    first: u64,
+    end: u64,
+    /// Bytes of the pieces.
+    written: u64,
+    is_dense: bool,
+}
+
+/// Of pieces in order.
+fn stretch(pieces: &[(u64, VerifiedPart<'_>)]) -> Option<Stretch> {
+    let (first, (last, bytes)) = (pieces.first()?.0, pieces.last()?);
+    let end = last + bytes.0.len() as u64;
+    let written: u64 = pieces.iter().map(|(_, bytes)| bytes.0.len() as u64).sum();
+    Some(Stretch {
+        first,
+        end,
+        written,
+        is_dense: pieces.len() > 1 && written.saturating_mul(DENSE) >= end - first,
+    })
+}
+
+/// What the target has in some parts of its files, one after the other: in memory until it is what the source has, so that
+/// it need not be read once more.
+#[derive(Debug)]
+pub struct Held(Buffer);
+
+impl Held {
+    /// Room for so many bytes.
+    #[must_use]
+    pub fn with_length(bytes: usize) -> Self {
+        Self(Buffer::for_disk(bytes))
+    }
+
+    /// Reads a part of a file to `at`, and returns it. What lies beyond the file's end is zero.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn read(&mut self, at: usize, file: &File, span: &Span) -> io::Result<&[u8]> {
+        let part = &mut self.0[at..at + span.bytes as usize];
+        if is_hole(file, span.offset, span.bytes) {
+            part.fill(0);
+        } else {
+            read_padded(file, span.offset, part)?;
+        }
+        Ok(part)
+    }
+
+    /// So many bytes at a place; `None` where there are fewer.
+    #[must_use]
+    pub fn get(&self, at: usize, length: usize) -> Option<&[u8]> {
+        self.0.get(at..at.checked_add(length)?)
+    }
+
+    /// Puts verified bytes to a place. `None` where there is no room for them.
+    pub fn put(&mut self, at: usize, part: VerifiedPart<'_>) -> Option<()> {
+        let to = self.0.get_mut(at..at.checked_add(part.0.len())?)?;
+        to.copy_from_slice(part.0);
+        Some(())
     }
 }
 
@@ -95,6 +194,14 @@ fn write_through(file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {
 /// A part of verified bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct VerifiedPart<'a>(&'a [u8]);
+
+impl VerifiedPart<'_> {
+    /// How many they are.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        self.0.len()
+    }
+}
 
 impl<'a, T: AsRef<[u8]>> From<&'a Verified<T>> for VerifiedPart<'a> {
     fn from(whole: &'a Verified<T>) -> Self {

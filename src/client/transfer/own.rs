@@ -3,11 +3,12 @@
 use crate::client::transfer::error::TransferError;
 use crate::client::transfer::sink::Sink;
 use crate::client::transfer::task::Task;
-use crate::compare::blocks::{digest_zeros, piece_count};
+use crate::compare::blocks::{digest_pieces, digest_zeros, piece_count};
 use crate::compare::noise::Forms;
 use crate::digest::{DIGEST_BYTES, SessionKey};
 use crate::disk::DiskError;
 use crate::disk::read::PieceReader;
+use crate::disk::writing::Held;
 use crate::geometry::{BitSet, Span};
 use crate::path::RelPath;
 use crate::pg::relfile::{self, Fork};
@@ -18,6 +19,8 @@ pub struct Own {
     pub digests: Vec<u8>,
     pub noisy: BitSet,
     pub forms: Vec<u8>,
+    /// Their bytes, where these are kept until the answer is there.
+    pub held: Option<Held>,
 }
 
 impl Own {
@@ -30,7 +33,18 @@ impl Own {
     }
 }
 
-/// Reads spans of the target and digests them by pieces of `unit` bytes. With `with_forms` these are blocks. On a worker.
+/// How spans are read.
+#[derive(Debug, Clone, Copy)]
+pub struct Reading {
+    /// Length of the pieces that are digested.
+    pub unit: u32,
+    /// Whether to look for canonical forms: the pieces are blocks then.
+    pub with_forms: bool,
+    /// Whether to keep the bytes.
+    pub is_held: bool,
+}
+
+/// Reads spans of the target and digests them. On a worker.
 ///
 /// # Errors
 /// A file that cannot be read.
@@ -39,11 +53,14 @@ pub fn read_own(
     key: &SessionKey,
     task: &Task,
     spans: &[(usize, Span)],
-    unit: u32,
-    with_forms: bool,
+    reading: Reading,
 ) -> Result<Own, TransferError> {
+    let Reading { unit, .. } = reading;
     let roots = sink.roots();
     let mut own = Own::default();
+    let bytes = spans.iter().map(|(_, span)| span.bytes as usize).sum();
+    let mut held = reading.is_held.then(|| Held::with_length(bytes));
+    let mut at = 0;
     let mut forms = Forms::default();
     let mut reader = PieceReader::default();
     let mut opened: Option<(usize, std::fs::File)> = None;
@@ -63,8 +80,8 @@ pub fn read_own(
                 handle => &opened.insert((*file, handle?)).1,
             },
         };
-        let with_forms = with_forms && may_be_noise(path);
-        let see = |piece: &[u8]| {
+        let with_forms = reading.with_forms && may_be_noise(path);
+        let mut see = |piece: &[u8]| {
             for block in piece.chunks(unit as usize).take_while(|_| with_forms) {
                 if let Some(form) = forms.digest(key, block) {
                     own.noisy.insert(number);
@@ -73,11 +90,17 @@ pub fn read_own(
                 number += 1;
             }
         };
-        reader
-            .digest_and(handle, span, unit, key, &mut own.digests, see)
-            .map_err(|error| DiskError::new("read", &roots.display(path), error))?;
+        let read = match &mut held {
+            Some(held) => held.read(at, handle, span).map(|piece| {
+                digest_pieces(key, piece, unit, &mut own.digests);
+                see(piece);
+            }),
+            None => reader.digest_and(handle, span, unit, key, &mut own.digests, see),
+        };
+        read.map_err(|error| DiskError::new("read", &roots.display(path), error))?;
+        at += span.bytes as usize;
     }
-    Ok(own)
+    Ok(Own { held, ..own })
 }
 
 /// Whether a file has pages with a canonical form.

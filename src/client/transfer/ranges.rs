@@ -14,9 +14,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::client::source::Source;
 use crate::client::transfer::error::TransferError;
-use crate::client::transfer::land::Landing;
+use crate::client::transfer::land::{Landed, Landing};
 use crate::client::transfer::lately::{Density, Noise};
-use crate::client::transfer::own::{Own, read_own};
+use crate::client::transfer::own::{Own, Reading, read_own};
 use crate::client::transfer::reply::Reply;
 use crate::client::transfer::sink::Sink;
 use crate::client::transfer::task::{FileWork, Task, Way, tasks};
@@ -169,7 +169,8 @@ impl Transfer {
             return Ok(());
         }
         if task.way == Way::Fetch {
-            self.bring(&task, &task.spans, Own::default()).await?;
+            let room = self.room(task.bytes()).await;
+            self.bring(&task, &task.spans, Own::default(), room).await?;
             Counters::add(&self.counters.fetched_bytes, task.bytes());
             return Ok(());
         }
@@ -192,7 +193,12 @@ impl Transfer {
 
     /// Compares the extents of a task and brings what differs.
     async fn compare(&self, task: &Arc<Task>) -> Result<(), TransferError> {
-        let ours = self.own(task, &task.spans, None).await?.digests;
+        let extents = Reading {
+            unit: EXTENT_BYTES,
+            with_forms: false,
+            is_held: false,
+        };
+        let ours = self.own(task, &task.spans, extents).await?.digests;
         let spans: Vec<Span> = task.spans.iter().map(|(_, span)| *span).collect();
         let request = Request::Digests {
             spans: spans.clone(),
@@ -219,16 +225,21 @@ impl Transfer {
             .filter(|(_, span)| !gone.contains(&span.entry))
             .collect::<Vec<_>>();
         for batch in differing.chunks(SPANS_MAX) {
-            let own = self.own(task, batch, Some(self.block_bytes)).await?;
-            self.bring(task, batch, own).await?;
+            let own = self.own(task, batch, self.by_blocks(false)).await?;
+            let room = self.room(bytes_of(batch)).await;
+            self.bring(task, batch, own, room).await?;
         }
         Ok(())
     }
 
     /// Compares the blocks of a task at once and brings what differs.
     async fn compare_blocks(&self, task: &Arc<Task>) -> Result<(), TransferError> {
-        let own = self.own(task, &task.spans, Some(self.block_bytes)).await?;
-        let runs = self.bring(task, &task.spans, own).await?;
+        // Room for what is held and for what comes, taken at once: who had one and waited for the other would have others
+        // wait for it.
+        let is_held = self.sink.target().is_some();
+        let room = self.room(task.bytes() * if is_held { 2 } else { 1 }).await;
+        let own = self.own(task, &task.spans, self.by_blocks(is_held)).await?;
+        let runs = self.bring(task, &task.spans, own, room).await?;
         Counters::add(&self.counters.compared_bytes, task.bytes());
         let extents = task
             .spans
@@ -239,15 +250,17 @@ impl Transfer {
     }
 
     /// Asks for the blocks of spans that differ from what the target has (zeros, when nothing is said of that) and
-    /// writes them. Returns where they are.
+    /// writes them. Returns where they are. `room` is what they take.
     async fn bring(
         &self,
         task: &Arc<Task>,
         spans: &[(usize, Span)],
         own: Own,
+        room: Option<OwnedSemaphorePermit>,
     ) -> Result<Vec<Placed>, TransferError> {
         let is_new = own.digests.is_empty();
         let (differing, unlike) = self.bring_once(task, spans, own).await?;
+        drop(room);
         if !is_new {
             let blocks = differing
                 .iter()
@@ -255,6 +268,7 @@ impl Transfer {
             Counters::add(&self.counters.differing_blocks, blocks.sum());
         }
         for batch in unlike.chunks(SPANS_MAX) {
+            let _room = self.room(bytes_of(batch)).await;
             self.bring_once(task, batch, Own::nothing_like(batch.len()))
                 .await?;
         }
@@ -269,11 +283,11 @@ impl Transfer {
         own: Own,
     ) -> Result<(Vec<Placed>, Vec<(usize, Span)>), TransferError> {
         let asked: Vec<Span> = spans.iter().map(|(_, span)| *span).collect();
-        let _room = self.room(total_bytes(&asked)).await;
         let Own {
             mut digests,
             noisy,
             forms,
+            held,
         } = own;
         digests.extend_from_slice(&forms);
         let request = Request::Blocks {
@@ -319,7 +333,6 @@ impl Transfer {
             let lengths = asked.iter().map(|span| span.bytes);
             placed(lengths, self.block_bytes, blocks)
         };
-        let bytes_of = |runs: &[Placed]| runs.iter().map(|run| u64::from(run.bytes)).sum::<u64>();
         let reply = Reply {
             task: Arc::clone(task),
             spans: spans.to_vec(),
@@ -331,9 +344,8 @@ impl Transfer {
         let counters = &self.counters;
         Counters::add(&counters.moved_blocks, present.len() as u64);
         Counters::add(&counters.patched_blocks, patched.len() as u64);
-        let moved = bytes_of(&reply.runs);
+        let moved: u64 = reply.runs.iter().map(|run| u64::from(run.bytes)).sum();
         Counters::add(&counters.moved_bytes, moved + u64::from(patch_bytes));
-        let written = moved + bytes_of(&reply.patched);
         let key = self.key;
         let unlike = match &self.sink {
             Sink::Survey(_) => Vec::new(),
@@ -343,17 +355,15 @@ impl Transfer {
                 self.workers.run(heard).await??
             }
             Sink::Target(target) => {
-                let (landing, target) = (Landing { reply, gone }, Arc::clone(target));
-                let landed = move || landing.land(&target, &key, &packed, body);
-                self.workers.run(landed).await??
+                let (landing, target) = (Landing { reply, gone, held }, Arc::clone(target));
+                let land = move || landing.land(&target, &key, &packed, body);
+                let Landed { unlike, written } = self.workers.run(land).await??;
+                Counters::add(&counters.written_bytes, written);
+                unlike
             }
         };
         let left = unlike.len() as u64;
         counters.patched_blocks.fetch_sub(left, Ordering::Relaxed);
-        if self.sink.target().is_some() {
-            let left = left * u64::from(self.block_bytes);
-            Counters::add(&counters.written_bytes, written.saturating_sub(left));
-        }
         Ok((placed(&differing), unlike))
     }
 
@@ -368,24 +378,27 @@ impl Transfer {
             .ok()
     }
 
-    /// What the target has of spans, by blocks if their length is given, else by extents. What it lacks counts as zeros,
-    /// as on the source.
+    /// How spans are read block by block.
+    fn by_blocks(&self, is_held: bool) -> Reading {
+        let noise = self.noise.as_ref();
+        Reading {
+            unit: self.block_bytes,
+            with_forms: noise.is_some_and(|noise| noise.is_worth_asking()),
+            is_held,
+        }
+    }
+
+    /// What the target has of spans. What it lacks counts as zeros, as on the source.
     async fn own(
         &self,
         task: &Arc<Task>,
         spans: &[(usize, Span)],
-        block_bytes: Option<u32>,
+        reading: Reading,
     ) -> Result<Own, TransferError> {
         let (sink, key) = (self.sink.clone(), self.key);
         let (task, spans) = (Arc::clone(task), spans.to_vec());
-        let unit = block_bytes.unwrap_or(EXTENT_BYTES);
-        let with_forms = block_bytes.is_some()
-            && self
-                .noise
-                .as_ref()
-                .is_some_and(|noise| noise.is_worth_asking());
         self.workers
-            .run(move || read_own(&sink, &key, &task, &spans, unit, with_forms))
+            .run(move || read_own(&sink, &key, &task, &spans, reading))
             .await?
     }
 
@@ -403,6 +416,10 @@ impl Transfer {
         found.gone.extend(&entries);
         Ok(entries)
     }
+}
+
+fn bytes_of(spans: &[(usize, Span)]) -> u64 {
+    total_bytes(spans.iter().map(|(_, span)| span))
 }
 
 /// How many extents have a block in the runs, which are in order.

@@ -54,6 +54,17 @@ impl Reply {
         self.spans[run.span].1.offset + u64::from(run.offset)
     }
 
+    /// Where each span begins when all are put one after the other.
+    pub fn starts(&self) -> Vec<usize> {
+        let lengths = self.spans.iter().map(|(_, span)| span.bytes as usize);
+        let starts = lengths.scan(0, |end, length| {
+            let start = *end;
+            *end += length;
+            Some(start)
+        });
+        starts.collect()
+    }
+
     /// A block of a run alone, at this offset in its file, with the index of that: to be asked for once more.
     pub fn alone(&self, run: &Placed, offset: u64) -> (usize, Span) {
         let (file, span) = self.spans[run.span];
