@@ -18,6 +18,7 @@ pub struct Workers {
     permits: Arc<Semaphore>,
     turns: Arc<Turns>,
     threads: usize,
+    jobs: usize,
 }
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -124,6 +125,7 @@ impl Workers {
             permits: Arc::new(Semaphore::new(threads + jobs * QUEUED_PER_JOB)),
             turns: Arc::new(Turns::new(jobs)),
             threads,
+            jobs,
         })
     }
 
@@ -131,6 +133,12 @@ impl Workers {
     #[must_use]
     pub fn threads(&self) -> usize {
         self.threads
+    }
+
+    /// Jobs that run or wait at most.
+    #[must_use]
+    pub fn places(&self) -> usize {
+        self.threads + self.jobs * QUEUED_PER_JOB
     }
 
     /// Whether one more could compute.

@@ -72,9 +72,9 @@ impl Writing<'_> {
         DiskError::new("read", &self.roots.display(self.path), error)
     }
 
-    /// Writes those places of a held part that were changed, in order, given by their offsets in `held` and lengths; with
-    /// what lies between them where they are dense, as one write. `begin` is where they are counted from, in `held` and in
-    /// the file. Returns how many bytes were written.
+    /// Writes those places of a held part that were changed, in order, given by their offsets in `held` and lengths. Where
+    /// they are dense and cover much, that is one write with what lies between them. `begin` is where they are counted
+    /// from, in `held` and in the file. Returns how many bytes were written.
     ///
     /// # Errors
     /// The system's error, such as a full disk.
@@ -89,8 +89,10 @@ impl Writing<'_> {
             (offset, VerifiedPart(&held.0[at..at + length]))
         };
         let pieces: Vec<_> = changed.iter().map(piece).collect();
-        let is_dense = stretch(&pieces).is_some_and(|stretch| stretch.is_dense);
-        match (changed, self.is_early && is_dense) {
+        let is_one = stretch(&pieces).is_some_and(|stretch| {
+            stretch.is_dense && stretch.end - stretch.first >= direct::MIN_BYTES as u64
+        });
+        match (changed, is_one) {
             ([(first, _), .., (last, length)], true) => {
                 self.write(&[piece(&(*first, last + length - first))])
             }
@@ -225,4 +227,78 @@ pub fn parts(
         rest = behind;
     }
     rest.is_empty().then_some(parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::SessionKey;
+    use crate::geometry::EntryId;
+
+    const KEY: SessionKey = SessionKey([3; 32]);
+    const LENGTH: usize = 4 << 20;
+    const BLOCK: usize = 8192;
+
+    /// Puts new blocks in the place of these of a held part that begins behind so many bytes of a file, and writes them:
+    /// whether the file is right then, and how many bytes were written.
+    fn written(blocks: &[usize], behind: usize) -> (bool, u64) {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let path = RelPath::parse(b"f").unwrap();
+        let mut content: Vec<u8> = (0..=250).cycle().take(behind + LENGTH + 77).collect();
+        std::fs::write(dir.path().join("f"), &content).unwrap();
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .open(dir.path().join("f"))
+            .unwrap();
+        let span = Span {
+            entry: EntryId(0),
+            offset: behind as u64,
+            bytes: u32::try_from(LENGTH).unwrap(),
+        };
+        // Another span's bytes come first.
+        let start = BLOCK;
+        let mut held = Held::with_length(start + LENGTH);
+        assert_eq!(
+            held.read(start, &file, &span).unwrap(),
+            &content[behind..][..LENGTH]
+        );
+        let new = [0xee; BLOCK];
+        let new = Verified::check(&KEY, &new[..], KEY.digest(&new)).unwrap();
+        let mut changed = Vec::new();
+        for block in blocks {
+            held.put(start + block * BLOCK, (&new).into()).unwrap();
+            changed.push((start + block * BLOCK, BLOCK));
+            content[behind + block * BLOCK..][..BLOCK].fill(0xee);
+        }
+        assert!(held.put(start + LENGTH, (&new).into()).is_none());
+        let writing = Writing {
+            file: &file,
+            path: &path,
+            roots: &Roots::open(dir.path(), []).unwrap(),
+            is_early: true,
+        };
+        let bytes = writing
+            .write_held(&held, &changed, (start, span.offset))
+            .unwrap();
+        (
+            std::fs::read(dir.path().join("f")).unwrap() == content,
+            bytes,
+        )
+    }
+
+    #[test]
+    fn what_is_dense_is_written_as_one_and_what_is_not_by_itself() {
+        let every = |step| (3..LENGTH / BLOCK).step_by(step).collect::<Vec<_>>();
+        for behind in [0, BLOCK, 512] {
+            assert_eq!(
+                written(&every(2), behind),
+                (true, (LENGTH - 3 * BLOCK) as u64)
+            );
+            let few = every(50);
+            assert_eq!(written(&few, behind), (true, (few.len() * BLOCK) as u64));
+            assert_eq!(written(&[7], behind), (true, BLOCK as u64));
+            assert_eq!(written(&[], behind), (true, 0));
+        }
+    }
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use crate::client::source::Source;
 use crate::client::transfer::error::TransferError;
@@ -54,6 +54,8 @@ pub struct Transfer {
     pub key: SessionKey,
     block_bytes: u32,
     room: Arc<Semaphore>,
+    /// Ranges that may be compared at a time: the others wait to see how dense the differences are.
+    comparing: Arc<Semaphore>,
     density: Arc<Density>,
     /// Absent where no block shall be patched.
     noise: Option<Arc<Noise>>,
@@ -107,6 +109,7 @@ impl Transfer {
         Self {
             source,
             sink,
+            comparing: Arc::new(Semaphore::new(workers.places())),
             workers,
             counters,
             key,
@@ -174,10 +177,12 @@ impl Transfer {
             Counters::add(&self.counters.fetched_bytes, task.bytes());
             return Ok(());
         }
+        // The semaphore is never closed.
+        let turn = self.comparing.acquire().await.ok();
         if task.way == Way::Blocks || self.density.is_high() {
-            self.compare_blocks(&task).await
+            self.compare_blocks(&task, turn).await
         } else {
-            self.compare(&task).await
+            self.compare(&task, turn).await
         }
     }
 
@@ -192,7 +197,11 @@ impl Transfer {
     }
 
     /// Compares the extents of a task and brings what differs.
-    async fn compare(&self, task: &Arc<Task>) -> Result<(), TransferError> {
+    async fn compare(
+        &self,
+        task: &Arc<Task>,
+        turn: Option<SemaphorePermit<'_>>,
+    ) -> Result<(), TransferError> {
         let extents = Reading {
             unit: EXTENT_BYTES,
             with_forms: false,
@@ -220,6 +229,7 @@ impl Transfer {
         }
         self.density
             .note(extents, differing(&ours, &theirs).count());
+        drop(turn);
         let differing = differing_extents(&task.spans, &ours, &theirs)
             .into_iter()
             .filter(|(_, span)| !gone.contains(&span.entry))
@@ -233,12 +243,17 @@ impl Transfer {
     }
 
     /// Compares the blocks of a task at once and brings what differs.
-    async fn compare_blocks(&self, task: &Arc<Task>) -> Result<(), TransferError> {
+    async fn compare_blocks(
+        &self,
+        task: &Arc<Task>,
+        turn: Option<SemaphorePermit<'_>>,
+    ) -> Result<(), TransferError> {
         // Room for what is held and for what comes, taken at once: who had one and waited for the other would have others
         // wait for it.
         let is_held = self.sink.target().is_some();
         let room = self.room(task.bytes() * if is_held { 2 } else { 1 }).await;
         let own = self.own(task, &task.spans, self.by_blocks(is_held)).await?;
+        drop(turn);
         let runs = self.bring(task, &task.spans, own, room).await?;
         Counters::add(&self.counters.compared_bytes, task.bytes());
         let extents = task
