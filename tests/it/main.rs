@@ -25,6 +25,7 @@ mod foreign;
 mod frames;
 mod guards;
 mod heard;
+mod histories;
 mod hostile_agent;
 mod hostile_client;
 mod inspect;

@@ -101,6 +101,16 @@ pub fn assert_untouched(before: &Tree, pgdata: &Path) {
     );
 }
 
+/// Proves that two targets hold the same bytes, but for what is each copy's own.
+pub fn assert_alike(left: &Path, right: &Path) {
+    let differing = differences(&tree(left), &tree(right), |path| !own_of_a_copy(path));
+    assert!(
+        differing.is_empty(),
+        "both targets differ:\n{}",
+        differing.join("\n")
+    );
+}
+
 /// Whether a running server, or the way it was started, may change this path (with all below it).
 fn changed_by_running(path: &str) -> bool {
     const NAMES: [&str; 8] = [

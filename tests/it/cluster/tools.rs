@@ -179,6 +179,12 @@ impl Dice {
     pub fn below(&mut self, end: u64) -> u64 {
         self.roll() % end
     }
+
+    /// One of these.
+    pub fn any<T: Copy>(&mut self, of: &[T]) -> T {
+        let count = u64::try_from(of.len()).unwrap();
+        of[usize::try_from(self.below(count)).unwrap()]
+    }
 }
 
 /// As [`eventually`], for conditions that can say why they do not hold yet.
