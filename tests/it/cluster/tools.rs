@@ -180,10 +180,14 @@ impl Dice {
         self.roll() % end
     }
 
+    /// A place in what has so many.
+    pub fn index(&mut self, count: usize) -> usize {
+        usize::try_from(self.below(u64::try_from(count).unwrap())).unwrap()
+    }
+
     /// One of these.
     pub fn any<T: Copy>(&mut self, of: &[T]) -> T {
-        let count = u64::try_from(of.len()).unwrap();
-        of[usize::try_from(self.below(count)).unwrap()]
+        of[self.index(of.len())]
     }
 }
 
