@@ -1,10 +1,12 @@
 //! Blocks that differ in hint bits and the like only: patched instead of moved, and equal all the same.
 
+use std::fs;
+
 use pg_reseed::wire::message::{Answer, Compression};
 use pg_reseed::wire::payload;
 
 use crate::between::{between, pair_rebuild};
-use crate::cluster::{Pair, Scene, Stop};
+use crate::cluster::{Cluster, Pair, Scene, Stop};
 use crate::oracle::{Since, assert_like_basebackup, assert_untouched, tree};
 
 /// A table: its rows, how often the text of each is repeated, and those that change.
@@ -139,4 +141,43 @@ fn blocks_that_a_patch_does_not_make_right_are_asked_for() {
 #[test]
 fn blocks_that_a_patch_does_not_make_right_are_asked_for_where_most_blocks_differ() {
     blocks_that_patches_do_not_make_right_are_asked_for(LONG);
+}
+
+/// Needs 6 GB of room, so only the whole matrix has it.
+#[test]
+fn blocks_on_both_sides_of_the_end_of_a_segment_are_patched() {
+    if std::env::var_os("PG_RESEED_TEST_LARGE").is_none() {
+        eprintln!("PG_RESEED_TEST_LARGE is not set");
+        return;
+    }
+    let scene = Scene::new();
+    let mut pair = Pair::streaming(&scene, |old| {
+        // One row a page: 131072 of these are a segment.
+        old.sql(
+            "CREATE TABLE long (i int, filler text) WITH (fillfactor = 10);
+             INSERT INTO long SELECT i, repeat('x', 700) FROM generate_series(1, 131200) AS i;
+             CHECKPOINT",
+        );
+    });
+    pair.fail_over();
+    pair.old.stop(Stop::Fast);
+    let path = pair.new.sql("SELECT pg_relation_filepath('long')");
+    let around = "ctid BETWEEN '(131000,0)' AND '(131199,9)'";
+    // No more than these pages are read, but for 13, which reads all.
+    let read = pair
+        .new
+        .sql(&format!("SELECT count(filler) FROM long WHERE {around}"));
+    assert_eq!(read, "200");
+    pair.new.sql("CHECKPOINT");
+    let differs = |path: &str, block: usize| {
+        let page = |cluster: &Cluster| {
+            let file = fs::read(cluster.pgdata().join(path)).unwrap();
+            file[block * 8192..][..8192].to_vec()
+        };
+        page(&pair.old) != page(&pair.new)
+    };
+    assert!(differs(&path, 131_071) && differs(&format!("{path}.1"), 0));
+    let said = pair.rebuild().succeed();
+    assert!(said.number("patched_blocks") >= 200, "{said}");
+    assert_like_basebackup(&scene, &pair.new, pair.old.pgdata(), Since::Rebuilt);
 }
