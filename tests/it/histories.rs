@@ -66,7 +66,14 @@ fn end_like_the_source(dice: &mut Dice) {
 
     let mut with = scene.copy("with", &old);
     let mut without = scene.copy("without", &old);
-    let patched = Rebuild::new(&with, &new).succeed();
+    let ways: [&[&str]; 5] = [
+        &[],
+        &["--compress", "none", "--jobs", "1"],
+        &["--compress", "zstd:5", "--jobs", "7"],
+        &["--streams", "3"],
+        &["--compress", "lz4", "--streams", "2", "--jobs", "2"],
+    ];
+    let patched = Rebuild::new(&with, &new).args(dice.any(&ways)).succeed();
     let whole = Rebuild::new(&without, &new)
         .arg("--no-noise-patch")
         .succeed();
