@@ -11,6 +11,7 @@ use crate::oracle::{
     Since, assert_alike, assert_amcheck, assert_checksums, assert_like_basebackup,
     assert_same_data, databases, settle, tree,
 };
+use crate::verify::verify;
 
 const BLOCK: usize = 8192;
 
@@ -94,18 +95,22 @@ fn end_like_the_source(dice: &mut Dice) {
     new.sql(&format!("SELECT pg_terminate_backend(pid) {LEFT_OPEN}"));
     new.wait_sql(&format!("SELECT count(*) {LEFT_OPEN}"), "0");
     drop(open);
-    // Both standbys know the prepared transactions, and what comes next.
+    // Both standbys know the prepared transactions, and what comes next. Whole pages take the place of a piece of one.
     new.sql(&other.end_all_prepared(dice));
-    new.sql(&other.step(dice));
-    // Whole pages take the place of a piece of one.
     new.sql("INSERT INTO quiet SELECT i, 'more' FROM generate_series(1, 1000) AS i");
+    other.tables = TABLES.to_vec();
+    for _ in 0..8 {
+        new.sql(&other.step(dice));
+    }
     for standby in [&with, &without] {
         new.wait_caught_up(standby);
+        standby.sql(&reads(dice));
         assert_same_data(&new, standby);
+        settle(&new, standby);
+        verify(standby, &new, &[]).assert_equal();
     }
     assert_amcheck(&new, &with);
     if new.sql("SHOW data_checksums") == "on" {
-        settle(&new, &with);
         assert_checksums(&mut with);
     }
 }
