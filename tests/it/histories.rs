@@ -159,7 +159,8 @@ fn common_past(scene: &Scene, dice: &mut Dice) -> (Pair, Writer) {
     old.sql(
         "INSERT INTO quiet SELECT i, md5(i::text) FROM generate_series(1, 8000) AS i; CHECKPOINT",
     );
-    old.wait_caught_up(&new);
+    settle(&old, &new);
+    verify(&new, &old, &[]).assert_equal();
     (Pair { old, new }, writer)
 }
 
