@@ -43,9 +43,9 @@ fn end_like_the_source(dice: &mut Dice) {
     }
     // Only here: their hint bits are noise, whatever else happens.
     new.sql("SELECT count(*) FROM quiet");
-    for _ in 0..20 + dice.below(20) {
-        old.sql(&writer.step(dice));
-        new.sql(&other.step(dice));
+    for _ in 0..8 + dice.below(8) {
+        old.sql(&writer.steps(dice));
+        new.sql(&other.steps(dice));
     }
     let open = [&old, &new].map(|cluster| {
         let session = cluster.sql_later(&left_open(dice));
@@ -99,8 +99,8 @@ fn end_like_the_source(dice: &mut Dice) {
     new.sql(&other.end_all_prepared(dice));
     new.sql("INSERT INTO quiet SELECT i, 'more' FROM generate_series(1, 1000) AS i");
     other.tables = TABLES.to_vec();
-    for _ in 0..8 {
-        new.sql(&other.step(dice));
+    for _ in 0..3 {
+        new.sql(&other.steps(dice));
     }
     for standby in [&with, &without] {
         new.wait_caught_up(standby);
@@ -148,9 +148,9 @@ fn common_past(scene: &Scene, dice: &mut Dice) -> (Pair, Writer) {
         old.sql(&writer.make_table(table, dice, |_| true));
     }
     let new = scene.standby("new", &old, &[]);
-    for _ in 0..15 + dice.below(15) {
-        old.sql(&writer.step(dice));
-        if dice.below(4) == 0 {
+    for _ in 0..6 + dice.below(6) {
+        old.sql(&writer.steps(dice));
+        if dice.below(2) == 0 {
             old.wait_caught_up(&new);
             new.sql(&reads(dice));
         }
@@ -274,7 +274,7 @@ const METHODS: [&str; 7] = [
 const READS: [&str; 7] = [
     "SELECT count(f) FROM t",
     "SELECT count(f) FROM t WHERE id > 0",
-    "SELECT count(x.f) FROM generate_series(0, 499) AS g, LATERAL (SELECT f FROM t WHERE k = g OFFSET 0) AS x",
+    "SELECT count(x.f) FROM generate_series(0, 99) AS g, LATERAL (SELECT f FROM t WHERE k = g OFFSET 0) AS x",
     "SELECT count(k) FROM t WHERE p <@ box '((0,0),(100,100))'",
     "SELECT count(k) FROM t WHERE f >= 'row'",
     "SELECT count(k) FROM t WHERE a @> ARRAY[3]",
@@ -307,7 +307,13 @@ struct Writer {
 }
 
 impl Writer {
-    /// What happens next.
+    /// What happens next, in one session.
+    fn steps(&mut self, dice: &mut Dice) -> String {
+        (0..=dice.below(4))
+            .map(|_| self.step(dice) + "\n")
+            .collect()
+    }
+
     fn step(&mut self, dice: &mut Dice) -> String {
         match dice.below(16) {
             0..=1 => self.prepare_or_end(dice),
