@@ -102,6 +102,7 @@ fn end_like_the_source(dice: &mut Dice) {
     for _ in 0..3 {
         new.sql(&other.steps(dice));
     }
+    vacuum_catalogs(&new);
     for standby in [&with, &without] {
         new.wait_caught_up(standby);
         standby.sql(&reads(dice));
@@ -159,13 +160,14 @@ fn common_past(scene: &Scene, dice: &mut Dice) -> (Pair, Writer) {
     old.sql(
         "INSERT INTO quiet SELECT i, md5(i::text) FROM generate_series(1, 8000) AS i; CHECKPOINT",
     );
+    vacuum_catalogs(&old);
     settle(&old, &new);
     verify(&new, &old, &[]).assert_equal();
     (Pair { old, new }, writer)
 }
 
-/// Leaves nothing in the catalogs that who looks into them cleans up: rebuilds and base backups do, one after the other,
-/// and each shall find the same.
+/// Leaves nothing in the catalogs that who looks into them cleans up: rebuilds, base backups and `verify` do, one after the
+/// other, and each shall find the same.
 fn vacuum_catalogs(cluster: &Cluster) {
     for database in databases(cluster) {
         cluster.sql_in(
