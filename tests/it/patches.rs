@@ -143,6 +143,29 @@ fn blocks_that_a_patch_does_not_make_right_are_asked_for_where_most_blocks_diffe
     blocks_that_patches_do_not_make_right_are_asked_for(LONG);
 }
 
+/// A wrong checksum is noise to a patch, and damage all the same.
+#[test]
+fn a_damaged_page_of_the_source_is_reported_though_a_patch_brings_it() {
+    let scene = Scene::new();
+    let mut pair = read_since(&scene, SMALL);
+    let file = pair.new.sql("SELECT pg_relation_filepath('t')");
+    pair.new.stop(Stop::Fast);
+    let mut bytes = fs::read(pair.new.pgdata().join(&file)).unwrap();
+    bytes[20 * 8192 + 8] ^= 1;
+    pair.new.write(&file, &bytes);
+    pair.new.start();
+    let without = pair
+        .rebuild()
+        .args(["--no-noise-patch", "--dry-run"])
+        .fail(5);
+    let said = pair.rebuild().fail(5);
+    let damaged = &said.report()["damaged"];
+    assert_eq!(damaged[0]["block"], 20, "{said}");
+    assert_eq!(damaged, &without.report()["damaged"]);
+    assert!(said.number("patched_blocks") > 300, "{said}");
+    assert!(fs::read(pair.old.pgdata().join(&file)).unwrap() == bytes);
+}
+
 /// Needs 6 GB of room, so only the whole matrix has it.
 #[test]
 fn blocks_on_both_sides_of_the_end_of_a_segment_are_patched() {
