@@ -424,15 +424,17 @@ pub struct FaultReport {
     pub path: String,
     /// `main`, `vm`, or `null` where it is no file of a relation.
     pub fork: Option<Fork>,
-    /// Number within the fork; `null` for a whole file.
+    /// Number within the fork, or within the file where it is none of a relation's; `null` for a whole file.
     pub block: Option<u32>,
     /// As the source names them, where it was allowed to ask.
     pub database: Option<String>,
     pub relation: Option<String>,
-    /// What kind of page it is; `null` for a whole file.
+    /// What kind of page it is; `null` for a whole file, a map, or what is no relation's.
     pub page: Option<&'static str>,
     pub source_lsn: Option<Lsn>,
     pub standby_lsn: Option<Lsn>,
+    /// The transaction that it is about, the first of several; `null` where it is about none.
+    pub xid: Option<u32>,
     /// Completes a sentence that begins with the block.
     pub words: String,
 }

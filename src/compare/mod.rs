@@ -7,3 +7,4 @@ pub mod map;
 pub mod noise;
 pub mod rolling;
 pub mod verdict;
+pub mod xacts;

@@ -10,6 +10,7 @@
 
 use std::fmt;
 
+use crate::compare::xacts::OtherEnd;
 use crate::pg::canonical::{self, PageKind, kind, make_canonical};
 use crate::pg::hints::{self, Claim, FalseHint, HintVerdict, XactStatus};
 use crate::pg::lsn::Lsn;
@@ -47,6 +48,8 @@ pub enum Fault {
     SuperfluousOnStandby,
     /// The standby's visibility map promises too much of this block of the heap.
     PromisedVisible(u32),
+    /// The standby's `pg_xact` says of a transaction that it ended otherwise than on the source.
+    TransactionStatus(OtherEnd),
 }
 
 impl Fault {
@@ -63,6 +66,17 @@ impl Fault {
             Self::MissingOnStandby => "missing-on-standby",
             Self::SuperfluousOnStandby => "superfluous-on-standby",
             Self::PromisedVisible(_) => "promised-visible",
+            Self::TransactionStatus(_) => "transaction-status",
+        }
+    }
+
+    /// The transaction that it is about; the first of several.
+    #[must_use]
+    pub fn xid(&self) -> Option<u32> {
+        match self {
+            Self::FalseHint(hint) => Some(hint.xid),
+            Self::TransactionStatus(other) => Some(other.xid),
+            _ => None,
         }
     }
 }
@@ -107,6 +121,7 @@ impl fmt::Display for Fault {
                 "of the standby's visibility map promises that all rows of block {block} of the table are visible to \
                  everybody, which neither the source's map nor, where that is old enough, that block says"
             ),
+            Self::TransactionStatus(other) => other.fmt(f),
             Self::SuperfluousOnStandby => {
                 f.write_str("is empty or missing on the source, and not on the standby")
             }

@@ -8,6 +8,7 @@
 use std::fmt;
 
 use super::canonical::{Tuple, tuples};
+use crate::path::RelPath;
 
 /// What `pg_xact` says of a transaction (`clog.h:TRANSACTION_STATUS_*`).
 #[derive(Debug, Copy, Clone, PartialEq, Eq, Hash)]
@@ -188,6 +189,30 @@ impl XactPage {
             page: page % PAGES_PER_SEGMENT,
         }
     }
+
+    /// All pages of the file at a path, if that is one of `pg_xact`.
+    pub fn of_file(path: &RelPath) -> impl Iterator<Item = Self> {
+        let is_placed = path
+            .parent()
+            .is_some_and(|folder| folder.as_bytes() == b"pg_xact");
+        let name = std::str::from_utf8(path.name()).ok();
+        let segment = name.filter(|name| {
+            let is_digit = |digit| matches!(digit, b'0'..=b'9' | b'A'..=b'F');
+            is_placed && name.len() == 4 && name.bytes().all(is_digit)
+        });
+        let segment = segment.and_then(|name| u32::from_str_radix(name, 16).ok());
+        segment
+            .into_iter()
+            .flat_map(|segment| (0..PAGES_PER_SEGMENT).map(move |page| Self { segment, page }))
+    }
+
+    /// Its first transaction, and how many it has.
+    #[must_use]
+    pub fn xids(self, block_size: u32) -> (u64, u64) {
+        let per_page = u64::from(block_size) * XACTS_PER_BYTE as u64;
+        let page = u64::from(self.segment) * u64::from(PAGES_PER_SEGMENT) + u64::from(self.page);
+        (page * per_page, per_page)
+    }
 }
 
 impl fmt::Display for XactPage {
@@ -240,6 +265,27 @@ impl XidRange {
             Some(XactStatus::InProgress)
         }
     }
+
+    /// The transactions that two ranges share.
+    #[must_use]
+    pub fn shared(self, other: Self) -> Self {
+        let is_before = |a: u32, b: u32| a.wrapping_sub(b) > u32::MAX / 2;
+        let later = |a, b| if is_before(a, b) { b } else { a };
+        let earlier = |a, b| if is_before(a, b) { a } else { b };
+        let oldest = later(self.oldest, other.oldest);
+        Self {
+            oldest,
+            next: later(oldest, earlier(self.next, other.next)),
+        }
+    }
+}
+
+/// The transactions of which the `pg_xact` on a disk says for good how they ended.
+#[derive(Debug, Copy, Clone, PartialEq, Eq, Hash)]
+pub struct Settled {
+    pub range: XidRange,
+    /// Whether one that is in progress there will never commit: otherwise it may be a prepared one.
+    pub is_final: bool,
 }
 
 #[cfg(test)]

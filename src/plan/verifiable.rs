@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::facts::{Condition, SourceFacts, TargetCluster, TargetFacts};
 use crate::pg::control::ControlFile;
-use crate::pg::hints::XidRange;
+use crate::pg::hints::{Settled, XidRange};
 use crate::pg::lsn::Lsn;
 use crate::plan::relation::Relation;
 use crate::plan::tablespaces;
@@ -163,17 +163,19 @@ pub fn threshold(standby: &ControlFile, source: &ControlFile) -> Lsn {
 /// The transactions of which the `pg_xact` of a cluster says on disk how they ended.
 ///
 /// From the checkpoint's `oldestActiveXid` on they may have been running when it was made, and their end may be in memory
-/// only; at a shutdown, which states none, no transaction runs (PostgreSQL `xlog.c:CreateCheckPoint`).
+/// only; at a shutdown, which states none, no transaction runs (PostgreSQL `xlog.c:CreateCheckPoint`). But one may be
+/// prepared there, and commit after it.
 #[must_use]
-pub fn settled_xids(control: &ControlFile) -> XidRange {
+pub fn settled_xids(control: &ControlFile) -> Settled {
     // The upper half counts the wraparounds.
     let next = u32::try_from(control.next_xid & u64::from(u32::MAX)).unwrap_or(u32::MAX);
-    XidRange {
-        oldest: control.oldest_xid,
-        next: match control.oldest_active_xid {
-            0 => next,
-            active => active,
+    let active = control.oldest_active_xid;
+    Settled {
+        range: XidRange {
+            oldest: control.oldest_xid,
+            next: if active == 0 { next } else { active },
         },
+        is_final: active != 0 || control.max_prepared_transactions == 0,
     }
 }
 
@@ -240,10 +242,16 @@ mod tests {
         let mut control = control(1, 0x100, ClusterState::InProduction);
         control.next_xid = (7 << 32) + 900;
         control.oldest_active_xid = 850;
-        let XidRange { oldest, next } = settled_xids(&control);
+        control.max_prepared_transactions = 5;
+        let Settled { range, is_final } = settled_xids(&control);
+        let XidRange { oldest, next } = range;
         assert_eq!((oldest, next), (control.oldest_xid, 850));
+        assert!(is_final);
         control.oldest_active_xid = 0;
-        assert_eq!(settled_xids(&control).next, 900);
+        let shut_down = settled_xids(&control);
+        assert_eq!((shut_down.range.next, shut_down.is_final), (900, false));
+        control.max_prepared_transactions = 0;
+        assert!(settled_xids(&control).is_final);
     }
 
     #[test]

@@ -55,6 +55,7 @@ mod traps;
 mod twins;
 mod verify;
 mod verify_more;
+mod verify_xacts;
 mod wal;
 mod wal_stream;
 mod wrong_side;

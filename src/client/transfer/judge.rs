@@ -13,6 +13,7 @@ use crate::compare::blocks::Placed;
 use crate::compare::map::judge_map;
 use crate::compare::noise;
 use crate::compare::verdict::{Fault, Law, Verdict, judge};
+use crate::compare::xacts::{XactLaw, judge_xacts};
 use crate::digest::SessionKey;
 use crate::disk::DiskError;
 use crate::disk::read::read_padded;
@@ -20,7 +21,7 @@ use crate::disk::root::Roots;
 use crate::geometry::{RANGE_BYTES, Span};
 use crate::path::RelPath;
 use crate::pg::canonical::{PageKind, kind};
-use crate::pg::hints::{XactPage, XactStatus, XidRange, status_in};
+use crate::pg::hints::{Settled, XactPage, XactStatus, status_in};
 use crate::pg::lsn::Lsn;
 use crate::pg::page::PageHeader;
 use crate::pg::relfile::{self, Fork, RelFile};
@@ -35,16 +36,16 @@ pub struct Xacts {
     roots: Arc<Roots>,
     /// From the oldest that it has to the first that may have been running at the last checkpoint: of these it says on
     /// disk how they ended.
-    range: XidRange,
+    settled: Settled,
     block_bytes: u32,
     pages: Mutex<HashMap<XactPage, Vec<u8>>>,
 }
 
 impl Xacts {
-    pub fn new(roots: Arc<Roots>, range: XidRange, block_bytes: u32) -> Self {
+    pub fn new(roots: Arc<Roots>, settled: Settled, block_bytes: u32) -> Self {
         Self {
             roots,
-            range,
+            settled,
             block_bytes,
             pages: Mutex::default(),
         }
@@ -52,7 +53,7 @@ impl Xacts {
 
     /// How a transaction ended; unknown where that may not be on disk yet.
     fn status(&self, xid: u32) -> XactStatus {
-        if self.range.outside(xid).is_some() {
+        if self.settled.range.outside(xid).is_some() {
             return XactStatus::Unknown;
         }
         let place = XactPage::of(xid, self.block_bytes);
@@ -62,8 +63,8 @@ impl Xacts {
             .or_insert_with(|| self.read(place).unwrap_or_default());
         match status_in(page, xid) {
             // It is not running any more: a crash ended it.
-            XactStatus::InProgress => XactStatus::Aborted,
-            XactStatus::SubCommitted => XactStatus::Unknown,
+            XactStatus::InProgress if self.settled.is_final => XactStatus::Aborted,
+            XactStatus::InProgress | XactStatus::SubCommitted => XactStatus::Unknown,
             status => status,
         }
     }
@@ -98,12 +99,12 @@ pub struct Still {
 #[derive(Debug, Clone)]
 pub struct WrongBlock {
     pub path: RelPath,
-    /// Number within the relation's fork.
+    /// Number within the relation's fork, or within the file where it is none of a relation's.
     pub block: u32,
     pub fault: Fault,
     pub source_lsn: Option<Lsn>,
     pub standby_lsn: Option<Lsn>,
-    /// `None` for a page of a visibility map.
+    /// `None` for a page of a visibility map or of `pg_xact`.
     pub kind: Option<PageKind>,
 }
 
@@ -161,6 +162,8 @@ pub struct Jury {
     pub block_bytes: u32,
     pub segment_blocks: u32,
     pub xacts: Arc<Xacts>,
+    /// What is settled on both sides.
+    pub settled: XactLaw,
     pub earlier: Vec<Arc<Earlier>>,
     pub still: Still,
     pub found: Mutex<Found>,
@@ -297,12 +300,13 @@ impl Jury {
 
     /// Judges one block of a file, and notes what was found.
     fn consider(&self, path: &RelPath, block: usize, source: &[u8], standby: &[u8]) {
-        let Some((.., file)) = relfile::location_of(path) else {
-            return;
-        };
         if source.len() != self.block_bytes as usize || standby.len() != source.len() {
             return;
         }
+        let Some((.., file)) = relfile::location_of(path) else {
+            self.consider_xacts(path, block, source, standby);
+            return;
+        };
         let number = file
             .segment
             .wrapping_mul(self.segment_blocks)
@@ -321,6 +325,19 @@ impl Jury {
             verdict => verdict,
         };
         self.note((path, block, number), verdict, (source, standby));
+    }
+
+    /// Judges one block of `pg_xact`.
+    fn consider_xacts(&self, path: &RelPath, block: usize, source: &[u8], standby: &[u8]) {
+        let Some(page) = XactPage::of_file(path).nth(block) else {
+            return;
+        };
+        let verdict = judge_xacts(source, standby, page, &self.settled);
+        // The server may have cut it off meanwhile. Whether it lacks a file, the lists tell.
+        let is_gone = || self.open(path).is_ok_and(|file| file.is_none());
+        if verdict != Verdict::Equal && !is_gone() {
+            self.note((path, block, page.page), verdict, (source, standby));
+        }
     }
 
     /// Judges one block of a visibility map.
@@ -389,14 +406,16 @@ impl Jury {
                     (!header.is_new()).then_some(header.lsn)
                 };
                 let is_map = matches!(fault, Fault::PromisedVisible(_));
+                // Its pages have no header.
+                let is_xact = matches!(fault, Fault::TransactionStatus(_));
                 let wrong = WrongBlock {
                     path: path.clone(),
                     block: number,
                     fault,
-                    source_lsn: lsn(source),
-                    standby_lsn: lsn(standby),
+                    source_lsn: lsn(source).filter(|_| !is_xact),
+                    standby_lsn: lsn(standby).filter(|_| !is_xact),
                     kind: match kind(source) {
-                        _ if is_map => None,
+                        _ if is_map || is_xact => None,
                         PageKind::New => Some(kind(standby)),
                         kind => Some(kind),
                     },
@@ -435,6 +454,7 @@ mod tests {
     use super::*;
     use crate::client::transfer::task::{FileWork, Task, Way};
     use crate::geometry::EntryId;
+    use crate::pg::hints::XidRange;
     use crate::wire::message::Compression;
     use crate::wire::payload;
 
@@ -443,7 +463,10 @@ mod tests {
 
     fn jury(pgdata: &Path) -> Jury {
         let roots = Arc::new(Roots::open(pgdata, []).unwrap());
-        let range = XidRange { oldest: 3, next: 3 };
+        let settled = Settled {
+            range: XidRange { oldest: 3, next: 3 },
+            is_final: true,
+        };
         Jury {
             roots: Arc::clone(&roots),
             law: Law {
@@ -453,7 +476,8 @@ mod tests {
             },
             block_bytes: BLOCK,
             segment_blocks: 131_072,
-            xacts: Arc::new(Xacts::new(roots, range, BLOCK)),
+            xacts: Arc::new(Xacts::new(roots, settled, BLOCK)),
+            settled: XactLaw::of(settled, settled),
             earlier: Vec::new(),
             still: Still::default(),
             found: Mutex::default(),

@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, HashSet};
 
 use crate::client::transfer::here::Walked;
 use crate::client::transfer::task::FileWork;
+use crate::compare::xacts::XactLaw;
 use crate::geometry::RANGE_BYTES;
 use crate::manifest::{self, EntryKind, Manifest};
 use crate::path::RelPath;
+use crate::pg::hints::XactPage;
 use crate::pg::layout;
 use crate::pg::relfile::{self, Fork};
 
@@ -34,9 +36,9 @@ pub struct Work {
 }
 
 impl Lists {
-    /// The work for all main forks and visibility maps. Of a file that only the source has the beginning is looked into, if
-    /// `looks_into_missing`.
-    pub fn all(&self, looks_into_missing: bool) -> Work {
+    /// The work for all main forks and visibility maps, and for `pg_xact` as far as it is settled. Of a file that only the
+    /// source has the beginning is looked into, if `looks_into_missing`.
+    pub fn all(&self, looks_into_missing: bool, settled: &XactLaw) -> Work {
         let mut work = Work::default();
         let unlogged = self.unlogged();
         for pair in manifest::join(&self.manifest, &self.walked.tree) {
@@ -104,7 +106,35 @@ impl Lists {
                 _ => {}
             }
         }
+        self.add_xacts(settled, &mut work);
         work
+    }
+
+    /// The segments of `pg_xact` that the source has, up to the last page with something settled. What only the standby
+    /// has, the source has cut off.
+    fn add_xacts(&self, settled: &XactLaw, work: &mut Work) {
+        let block_bytes = u32::try_from(self.block_bytes).unwrap_or(u32::MAX);
+        for theirs in self.manifest.iter() {
+            let path = theirs.path();
+            let concerned = |page: &XactPage| settled.concerns(*page, block_bytes);
+            let Some(last) = XactPage::of_file(&path).filter(concerned).last() else {
+                continue;
+            };
+            let blocks = u64::from(last.page + 1).min(theirs.size / self.block_bytes);
+            match self.walked.tree.find(&path) {
+                Some(ours) => work.files.push(FileWork {
+                    entry: theirs.id,
+                    path,
+                    bytes: blocks * self.block_bytes,
+                    common: blocks.min(ours.size / self.block_bytes) * self.block_bytes,
+                    fit: false,
+                    whole: false,
+                }),
+                None => {
+                    work.only_source.insert(path, blocks);
+                }
+            }
+        }
     }
 
     /// What both sides have of one file, and what of it only the standby has.

@@ -24,6 +24,7 @@ use crate::client::verify::files::Files;
 use crate::client::verify::lists::{Alone, Lists, Work};
 use crate::client::verify::others::{Others, differing};
 use crate::compare::verdict::{Fault, Law};
+use crate::compare::xacts::XactLaw;
 use crate::disk::facts as disk;
 use crate::disk::root::Roots;
 use crate::event::{Counters, Event, Stage};
@@ -96,6 +97,7 @@ impl Controls {
 struct Terms {
     law: Law,
     xacts: Arc<Xacts>,
+    settled: XactLaw,
     earlier: Vec<Arc<Earlier>>,
     still: Still,
 }
@@ -181,6 +183,8 @@ impl<'a> Scene<'a> {
     fn terms(&self, controls: &Controls, earlier: &[Arc<Earlier>]) -> Terms {
         let Controls { ours, theirs } = controls;
         let is_ended = self.facts.is_stopped && theirs.state.is_shut_down();
+        let settled = XactLaw::of(settled_xids(theirs), settled_xids(ours));
+        let is_final = is_ended && theirs.redo <= ours.redo;
         Terms {
             law: Law {
                 threshold: controls.threshold(),
@@ -192,6 +196,11 @@ impl<'a> Scene<'a> {
                 settled_xids(ours),
                 ours.block_bytes,
             )),
+            settled: if is_final {
+                settled.at_the_end()
+            } else {
+                settled
+            },
             earlier: earlier.to_vec(),
             still: Still {
                 is_standby: !self.standby_runs(),
@@ -205,7 +214,7 @@ impl<'a> Scene<'a> {
         let is_first = sum.passes == 1;
         self.run.stage(Stage::Manifest);
         let lists = self.lists().await?;
-        let work = lists.all(is_first && terms.still.is_standby);
+        let work = lists.all(is_first && terms.still.is_standby, &terms.settled);
         let these = std::mem::take(&mut sum.pending).without(|path| {
             work.only_source.contains_key(path) || work.only_standby.contains_key(path)
         });
@@ -320,6 +329,7 @@ impl<'a> Scene<'a> {
             block_bytes: control.block_bytes,
             segment_blocks: control.segment_blocks,
             xacts: Arc::clone(&terms.xacts),
+            settled: terms.settled,
             earlier: terms.earlier.clone(),
             still: terms.still,
             found: std::sync::Mutex::default(),

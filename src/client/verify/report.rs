@@ -61,6 +61,7 @@ pub async fn report(scene: &Scene<'_>, sum: Sum) -> Result<Verification, Failure
         page: wrong.kind.map(PageKind::name),
         source_lsn: wrong.source_lsn,
         standby_lsn: wrong.standby_lsn,
+        xid: wrong.fault.xid(),
         words: wrong.fault.to_string(),
         ..named(wrong.fault.code(), &wrong.path, &names)
     }));
@@ -171,6 +172,7 @@ fn named(code: &'static str, path: &RelPath, names: &Names) -> FaultReport {
         page: None,
         source_lsn: None,
         standby_lsn: None,
+        xid: None,
         words: String::new(),
     }
 }

@@ -1,0 +1,149 @@
+//! `pg_reseed verify` beside how transactions ended: `pg_xact`, and hints that it denies.
+
+use std::fs;
+
+use crate::cluster::{Cluster, Pair, Scene, Stop};
+use crate::oracle::settle;
+use crate::verify::{Verified, pair, place, verify, verify_stopped};
+
+const XACTS: &str = "pg_xact/0000";
+
+/// What the standby's pg_xact says of a transaction is replaced: 0 in progress, 1 committed, 2 rolled back. Returns what
+/// it said.
+fn set_status(standby: &Cluster, xid: u32, status: u8) -> u8 {
+    let mut bytes = fs::read(place(standby, XACTS)).unwrap();
+    let (at, shift) = (xid as usize / 4, xid % 4 * 2);
+    let before = bytes[at] >> shift & 3;
+    bytes[at] = bytes[at] & !(3 << shift) | status << shift;
+    fs::write(place(standby, XACTS), bytes).unwrap();
+    before
+}
+
+/// The transaction of a row.
+fn xid(primary: &Cluster, row: &str) -> u32 {
+    let sql = format!("SELECT xmin FROM plain WHERE {row} LIMIT 1");
+    primary.sql(&sql).parse().unwrap()
+}
+
+/// It is told, and at most that hints say otherwise, too.
+fn assert_told(found: &Verified, xid: u32) {
+    assert_eq!(found.code, 5, "{found:?}");
+    let faults = found.found["faults"].as_array().unwrap();
+    let is_told = faults.iter().any(|fault| fault["path"] == XACTS);
+    assert!(
+        is_told && faults.iter().all(|fault| fault["xid"] == xid),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn a_transaction_that_ended_otherwise_is_found_and_named() {
+    let scene = Scene::new();
+    let Pair {
+        old: mut primary,
+        new: mut standby,
+    } = pair(&scene);
+    let committed = xid(&primary, "i = 1");
+    // The transaction behind it, whose row nobody sees.
+    let aborted = committed + 1;
+    standby.stop(Stop::Fast);
+    for (xid, was, becomes, words) in [
+        (
+            committed,
+            1,
+            0,
+            "never ended, and on the source that it committed",
+        ),
+        (
+            committed,
+            1,
+            2,
+            "rolled back, and on the source that it committed",
+        ),
+        (
+            committed,
+            1,
+            3,
+            "is a part of one that is about to commit, and",
+        ),
+        (
+            aborted,
+            2,
+            1,
+            "committed, and on the source that it rolled back",
+        ),
+    ] {
+        assert_eq!(set_status(&standby, xid, becomes), was);
+        let found = verify(&standby, &primary, &[]);
+        let fault = found.assert_one("transaction-status", 0);
+        assert_eq!(
+            (&fault["path"], &fault["xid"]),
+            (&XACTS.into(), &xid.into()),
+            "{fault}"
+        );
+        assert!(fault["words"].as_str().unwrap().contains(words), "{fault}");
+        for nothing in ["fork", "page", "relation", "source_lsn", "standby_lsn"] {
+            assert!(fault[nothing].is_null(), "{nothing}: {fault}");
+        }
+        set_status(&standby, xid, was);
+    }
+    // Both mean that it did not commit.
+    assert_eq!(set_status(&standby, aborted, 0), 2);
+    verify(&standby, &primary, &[]).assert_equal();
+    // Of what is not settled nothing is said: neither side has got that far.
+    let next = primary.sql("SELECT pg_current_xact_id()").parse::<u32>();
+    let later = next.unwrap() + 100;
+    assert_eq!(set_status(&standby, later, 1), 0);
+    verify(&standby, &primary, &[]).assert_equal();
+    set_status(&standby, later, 0);
+
+    // While its server runs, too; and a server that has it in memory does not hide it for long.
+    set_status(&standby, committed, 2);
+    standby.start();
+    settle(&primary, &standby);
+    assert_told(&verify(&standby, &primary, &[]), committed);
+    // And between two that are stopped.
+    primary.stop(Stop::Fast);
+    standby.wait_sql(
+        "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'",
+        "0",
+    );
+    standby.sql("CHECKPOINT");
+    standby.stop(Stop::Fast);
+    assert_told(&verify_stopped(&standby, &primary), committed);
+    set_status(&standby, committed, 1);
+    verify_stopped(&standby, &primary).assert_equal();
+
+    // Without the file there is nothing to look it up in.
+    fs::remove_file(place(&standby, XACTS)).unwrap();
+    let found = verify_stopped(&standby, &primary);
+    assert_eq!(
+        found.faults(),
+        [("missing-file".to_owned(), None)],
+        "{found:?}"
+    );
+    assert_eq!(found.found["faults"][0]["path"], XACTS);
+}
+
+/// At a shutdown no transaction is in progress, and yet one may commit after it.
+#[test]
+fn what_was_prepared_before_a_shutdown_and_commits_behind_it_is_no_fault() {
+    let scene = Scene::new();
+    let Pair {
+        old: mut primary,
+        new: mut standby,
+    } = pair(&scene);
+    primary.sql("BEGIN; INSERT INTO plain VALUES (-2, 'prepared'); PREPARE TRANSACTION 'p'");
+    primary.restart();
+    // The standby's last checkpoint is that of the shutdown.
+    primary.wait_caught_up(&standby);
+    standby.sql("CHECKPOINT");
+    standby.stop(Stop::Fast);
+    primary.sql("COMMIT PREPARED 'p'; CHECKPOINT");
+    let found = verify(&standby, &primary, &["--passes", "2", "--wait", "0"]);
+    assert!(found.faults().is_empty(), "{found:?}");
+    assert_eq!(found.code, 7, "{found:?}");
+    standby.start();
+    settle(&primary, &standby);
+    verify(&standby, &primary, &[]).assert_equal();
+}
