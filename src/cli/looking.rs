@@ -63,9 +63,9 @@ pub(super) fn verify(meant: &Verify) -> ExitCode {
         progress: meant.progress,
         verbosity: meant.verbosity,
         is_json: meant.is_json,
-        pgdata: &meant.options.run.pgdata,
+        pgdata: &meant.options.pgdata,
     };
-    let record = Record::begin(&meant.options.run);
+    let record = Record::of_look();
     let look =
         async |events: &Events| client::verify::verify(&meant.options, events, &record).await;
     show(&manner, look, |found| Said {

@@ -16,7 +16,7 @@ use crate::cli::args::{
 use crate::cli::typed;
 use crate::cli::values::{Checkpoint, ConfigSide, WalMethod};
 use crate::client::look::debian::Recorded;
-use crate::client::options::{InspectOptions, InspectSource, RebuildOptions, Starter};
+use crate::client::options::{InspectOptions, InspectSource, Reach, RebuildOptions, Starter};
 use crate::link::tls::{self, Files};
 use crate::link::{self, Companions, From as Agent, FromError};
 use crate::pg::cluster_name::ClusterName;
@@ -210,15 +210,13 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
             .add_pattern(pattern)
             .map_err(UsageError::new)?;
     }
-    let compression = compression(&typed.effort, &from);
-    let streams = streams(&typed.effort, &from, around);
     let progress = match typed.progress.progress {
         None if typed.quiet => Style::None,
         style => style.unwrap_or(Style::Auto),
     };
     let options = RebuildOptions {
         pgdata,
-        from,
+        reach: reach(&typed.effort, from, around),
         primary,
         slot: typed.slot,
         create_slot: typed.create_slot,
@@ -227,11 +225,6 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
         streams_wal: typed.wal_method == WalMethod::Stream,
         mappings,
         waldir: typed.waldir,
-        jobs: jobs(&typed.effort, around),
-        agent_jobs: typed.effort.jobs,
-        streams,
-        compression,
-        max_rate: typed.effort.max_rate,
         dry_run: typed.dry_run,
         config_from_source: typed.config == ConfigSide::Source,
         keep: typed.keep,
@@ -296,6 +289,18 @@ fn command(around: &Surroundings) -> Vec<String> {
 /// How much is logged.
 fn verbosity(quiet: bool, verbose: u8) -> i16 {
     if quiet { -1 } else { i16::from(verbose) }
+}
+
+/// How the source is reached, and how much is done at a time.
+fn reach(typed: &EffortArguments, from: Agent, around: &Surroundings) -> Reach {
+    Reach {
+        streams: streams(typed, &from, around),
+        compression: compression(typed, &from),
+        jobs: jobs(typed, around),
+        agent_jobs: typed.jobs,
+        max_rate: typed.max_rate,
+        from,
+    }
 }
 
 /// How many threads of this side compute at a time.
@@ -785,7 +790,7 @@ mod tests {
             ("-h db2 --from exec:carrier --streams 16", 16),
         ] {
             let resolved = resolve(line, &[]).unwrap();
-            assert_eq!(resolved.options.streams, streams, "{line}");
+            assert_eq!(resolved.options.reach.streams, streams, "{line}");
         }
     }
 
@@ -794,11 +799,11 @@ mod tests {
         let resolved = resolve("-h db2", &[]).unwrap();
         let options = resolved.options;
         assert_eq!(options.pgdata, Path::new("/home/postgres/data"));
-        assert!(matches!(&options.from, Agent::Ssh { user_host, .. } if user_host == "db2"));
-        assert_eq!(options.compression, Compression::Auto);
-        assert_eq!(options.max_rate, None);
-        assert_eq!((options.jobs, options.agent_jobs), (16, None));
-        assert_eq!(options.streams, 4);
+        assert!(matches!(&options.reach.from, Agent::Ssh { user_host, .. } if user_host == "db2"));
+        assert_eq!(options.reach.compression, Compression::Auto);
+        assert_eq!(options.reach.max_rate, None);
+        assert_eq!((options.reach.jobs, options.reach.agent_jobs), (16, None));
+        assert_eq!(options.reach.streams, 4);
         assert_eq!(options.wait, Duration::from_secs(60));
         assert!(options.fast_checkpoint && options.sync);
         assert!(!options.config_from_source && !options.start && !options.stop);
@@ -833,9 +838,9 @@ mod tests {
     #[test]
     fn local_compresses_only_when_told() {
         let resolved = resolve("--from local -d port=5433", &[]).unwrap();
-        assert_eq!(resolved.options.compression, Compression::None);
+        assert_eq!(resolved.options.reach.compression, Compression::None);
         let resolved = resolve("--from local -d port=5433 -Z lz4", &[]).unwrap();
-        assert_eq!(resolved.options.compression, Compression::Lz4);
+        assert_eq!(resolved.options.reach.compression, Compression::Lz4);
     }
 
     #[test]
@@ -850,7 +855,7 @@ mod tests {
             ),
             ("-h db2 -p 5433 --source-dbname user=me", Some("user=me")),
         ] {
-            let source = match resolve(line, &[]).unwrap().options.from {
+            let source = match resolve(line, &[]).unwrap().options.reach.from {
                 Agent::Local { source, .. } | Agent::Ssh { source, .. } => source,
                 Agent::Exec { .. } | Agent::Tls { .. } => None,
             };

@@ -11,11 +11,25 @@ use crate::plan::guard::Overrides;
 use crate::plan::tablespaces::Mapping;
 use crate::wire::message::Compression;
 
+/// How the source is reached, and how much is done at a time: what all runs have in common.
+#[derive(Debug, Clone)]
+pub struct Reach {
+    pub from: From,
+    /// Byte streams to the agent.
+    pub streams: usize,
+    pub compression: Compression,
+    /// Threads that compute at a time on this side, and on the other if that was asked for.
+    pub jobs: usize,
+    pub agent_jobs: Option<u16>,
+    /// Most bytes that the agent reads in a second.
+    pub max_rate: Option<u64>,
+}
+
 /// The options of one rebuild, seed or dry run.
 #[derive(Debug, Clone)]
 pub struct RebuildOptions {
     pub pgdata: PathBuf,
-    pub from: From,
+    pub reach: Reach,
     /// How the standby will reach the source: becomes `primary_conninfo`.
     pub primary: Conninfo,
     pub slot: Option<String>,
@@ -30,14 +44,6 @@ pub struct RebuildOptions {
     pub mappings: Vec<Mapping>,
     /// Where pg_wal of a seeded target shall really be.
     pub waldir: Option<PathBuf>,
-    /// Threads that compute at a time on this side, and on the other if that was asked for.
-    pub jobs: usize,
-    pub agent_jobs: Option<u16>,
-    /// Byte streams to the agent.
-    pub streams: usize,
-    pub compression: Compression,
-    /// Most bytes that the agent reads in a second.
-    pub max_rate: Option<u64>,
     pub dry_run: bool,
     /// Take the source's configuration files even where the target has its own.
     pub config_from_source: bool,
@@ -133,8 +139,10 @@ pub struct InspectOptions {
 /// What `verify` was asked to compare.
 #[derive(Debug, Clone)]
 pub struct VerifyOptions {
-    /// What it has in common with a rebuild: the directory, the way to the source, how much at a time.
-    pub run: RebuildOptions,
+    pub pgdata: PathBuf,
+    /// Configuration file of the standby's server when it is not in the data directory.
+    pub config_file: Option<PathBuf>,
+    pub reach: Reach,
     /// How often what is too new to be compared is looked at.
     pub passes: u32,
     /// How long to wait before the next pass for checkpoints of both sides.

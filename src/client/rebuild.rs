@@ -33,7 +33,7 @@ pub async fn rebuild(
     record: &Record,
     mut cancel: watch::Receiver<bool>,
 ) -> Result<Outcome, Failure> {
-    let run = Run::begin(options, events, record)?;
+    let run = Run::begin(options, &options.reach, events, record)?;
     let connected = tokio::select! {
         biased;
         () = cancelled(&mut cancel) => Err(interrupted(TargetState::Untouched)),
@@ -73,7 +73,7 @@ pub async fn rebuild(
 
 async fn look_and_connect(run: &Run<'_>) -> Result<(Looked, (Source, Connection)), Failure> {
     let looked = look(run).await?;
-    let connected = source::connect(&run.options.from, run.events).await;
+    let connected = source::connect(&run.reach.from, run.events).await;
     Ok((looked, connected.map_err(|error| error.untouched())?))
 }
 

@@ -25,7 +25,7 @@ impl Record {
     /// Nothing has happened yet.
     #[must_use]
     pub fn begin(options: &RebuildOptions) -> Self {
-        let outcome = Outcome {
+        Self::of(Outcome {
             mode: options.dry_run.then_some(Mode::DryRun),
             pg_reseed_version: env!("CARGO_PKG_VERSION"),
             // Only a NUL cannot be quoted, and no argument holds one.
@@ -35,7 +35,16 @@ impl Record {
             target_host: disk::host().name,
             slot: options.slot.clone(),
             ..Outcome::default()
-        };
+        })
+    }
+
+    /// Nothing has happened yet of a run that only looks: of what it will have to say, the record has warnings and times.
+    #[must_use]
+    pub fn of_look() -> Self {
+        Self::of(Outcome::default())
+    }
+
+    fn of(outcome: Outcome) -> Self {
         Self {
             began: Instant::now(),
             known: Mutex::new(Known {

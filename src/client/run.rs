@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use tokio::sync::Notify;
 
 use crate::client::failure::{Failure, TargetState};
-use crate::client::options::RebuildOptions;
+use crate::client::options::{Reach, RebuildOptions};
 use crate::client::record::Record;
 use crate::digest::SessionKey;
 use crate::event::{Events, Stage};
@@ -16,9 +16,10 @@ use crate::warning::{Code, Warning};
 use crate::wire::message::{JoinToken, Purpose, Request};
 use crate::workers::Workers;
 
-/// What every step of a run needs.
-pub(super) struct Run<'a> {
-    pub(super) options: &'a RebuildOptions,
+/// What every step of a run needs; `O` is what it was asked to do.
+pub(super) struct Run<'a, O = RebuildOptions> {
+    pub(super) options: &'a O,
+    pub(super) reach: &'a Reach,
     pub(super) events: &'a Events,
     pub(super) workers: Workers,
     pub(super) key: SessionKey,
@@ -35,9 +36,10 @@ pub(super) struct Run<'a> {
     pub(super) stopped: OnceLock<Ran>,
 }
 
-impl<'a> Run<'a> {
+impl<'a, O> Run<'a, O> {
     pub(super) fn begin(
-        options: &'a RebuildOptions,
+        options: &'a O,
+        reach: &'a Reach,
         events: &'a Events,
         record: &'a Record,
     ) -> Result<Self, Failure> {
@@ -48,11 +50,12 @@ impl<'a> Run<'a> {
             .map_err(|error| untouched(format!("could not get random numbers: {error}")))?;
         Ok(Self {
             options,
+            reach,
             events,
-            workers: Workers::start(options.jobs)
+            workers: Workers::start(reach.jobs)
                 .map_err(|error| untouched(format!("could not start worker threads: {error}")))?,
             key: SessionKey(key),
-            join: (options.streams > 1).then_some(JoinToken(token)),
+            join: (reach.streams > 1).then_some(JoinToken(token)),
             admitted: Notify::new(),
             record,
             made_slot: OnceLock::new(),
@@ -66,9 +69,9 @@ impl<'a> Run<'a> {
         Request::Configure {
             client_version: env!("CARGO_PKG_VERSION").to_owned(),
             key: self.key,
-            compression: self.options.compression,
-            jobs: self.options.agent_jobs,
-            max_rate: self.options.max_rate,
+            compression: self.reach.compression,
+            jobs: self.reach.agent_jobs,
+            max_rate: self.reach.max_rate,
             purpose,
             join: self.join,
         }
@@ -91,17 +94,19 @@ impl<'a> Run<'a> {
         }
     }
 
+    pub(super) fn stage(&self, stage: Stage) {
+        tracing::debug!("stage {}", stage.name());
+        self.record.enter(stage);
+        self.events.stage(stage);
+    }
+}
+
+impl Run<'_> {
     /// The slot that the standby will use: the one asked for, or the target's own.
     pub(super) fn slot(&self) -> Option<&str> {
         match self.choice.get() {
             Some(choice) => choice.name.as_deref(),
             None => self.options.slot.as_deref(),
         }
-    }
-
-    pub(super) fn stage(&self, stage: Stage) {
-        tracing::debug!("stage {}", stage.name());
-        self.record.enter(stage);
-        self.events.stage(stage);
     }
 }

@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use super::{
-    Surroundings, Target, UsageError, agent, command, compression, has_server, jobs, primary,
-    streams, target, verbosity, words_of,
+    Surroundings, Target, UsageError, agent, has_server, primary, reach, target, verbosity,
+    words_of,
 };
 use crate::cli::args::VerifyArguments;
-use crate::client::options::{RebuildOptions, VerifyOptions};
+use crate::client::options::VerifyOptions;
 use crate::pg::cluster_name::ClusterName;
 use crate::pg::conninfo::Conninfo;
-use crate::plan::guard::Overrides;
 use crate::ui::Style;
 
 /// A verification as it was meant.
@@ -45,64 +44,25 @@ pub fn verify(typed: VerifyArguments, around: &Surroundings) -> Result<Verify, U
         cluster,
         recorded,
     } = target(typed.pgdata, typed.debian.cluster, false, around)?;
-    let effort = &typed.effort;
     let progress = match typed.progress.progress {
         None if typed.quiet => Style::None,
         style => style.unwrap_or(Style::Auto),
     };
-    let run = RebuildOptions {
-        compression: compression(effort, &from),
-        streams: streams(effort, &from, around),
-        jobs: jobs(effort, around),
-        agent_jobs: effort.jobs,
-        max_rate: effort.max_rate,
-        config_file: recorded.map(|cluster| cluster.config_file),
-        pgdata: pgdata.clone(),
-        from,
-        primary: primary.clone(),
-        command: command(around),
-        working_directory: around.working_directory.to_owned(),
-        is_typed: around.is_typed,
-        wait: Duration::from_secs(typed.wait),
-        patch_noise: true,
-        // What changes something: none of it is done.
-        slot: None,
-        create_slot: false,
-        fast_checkpoint: false,
-        brings_wal: false,
-        streams_wal: false,
-        mappings: Vec::new(),
-        waldir: None,
-        dry_run: true,
-        config_from_source: false,
-        keep: Vec::new(),
-        application_name: None,
-        restore_command: None,
-        archive_cleanup_command: None,
-        recovery_target_timeline: None,
-        raise_settings: false,
-        keep_diverged_wal: None,
-        stop: false,
-        start: false,
-        sync: false,
-        max_delete: None,
-        bindir: None,
-        target_config_dir: None,
-        target_port: None,
-        log_file: None,
-        starter: None,
-        max_wal_retained: None,
-        overrides: Overrides::default(),
-    };
-    let pgdata = pgdata.display().to_string();
     let rebuild = if is_stopped {
         Vec::new()
     } else {
-        rebuild(&pgdata, cluster.as_ref(), &primary, words_of(typed.agent))?
+        rebuild(
+            &pgdata.display().to_string(),
+            cluster.as_ref(),
+            &primary,
+            words_of(typed.agent),
+        )?
     };
     Ok(Verify {
         options: VerifyOptions {
-            run,
+            pgdata,
+            config_file: recorded.map(|cluster| cluster.config_file),
+            reach: reach(&typed.effort, from, around),
             passes: typed.passes,
             wait: Duration::from_secs(typed.wait),
             rebuild,

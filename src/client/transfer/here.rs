@@ -72,7 +72,7 @@ impl TargetWalk {
             locations: locations.collect(),
             content: has_content.then(|| options.pgdata.clone()),
             located: located.collect(),
-            threads: options.jobs,
+            threads: options.reach.jobs,
         }
     }
 

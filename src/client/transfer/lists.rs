@@ -118,8 +118,8 @@ async fn judge_linked(
 ///
 /// # Errors
 /// The agent's fault, or an answer that cannot be.
-pub async fn manifest(
-    run: &Run<'_>,
+pub async fn manifest<O>(
+    run: &Run<'_, O>,
     source: &Source,
 ) -> Result<(Manifest, ManifestEnd), SourceError> {
     let first = manifest_part(run, source, 0).await?;
@@ -162,7 +162,11 @@ struct Part {
     end: Option<ManifestEnd>,
 }
 
-async fn manifest_part(run: &Run<'_>, source: &Source, part: u32) -> Result<Part, SourceError> {
+async fn manifest_part<O>(
+    run: &Run<'_, O>,
+    source: &Source,
+    part: u32,
+) -> Result<Part, SourceError> {
     let unfitting = || SourceError::Unfitting("manifest");
     let request = Request::Manifest { part };
     let (answer, body) = source.ask(&request, Vec::new()).await?;

@@ -25,13 +25,17 @@ const TOGETHER: Duration = Duration::from_millis(100);
 
 /// Opens the further streams that were asked for, from when they are admitted on, opens others in the place of those
 /// that are lost, and never returns. One that does not come up is a warning.
-pub async fn widen(run: &Run<'_>, source: &Source, connection: &mut Connection) -> Infallible {
+pub async fn widen<O>(
+    run: &Run<'_, O>,
+    source: &Source,
+    connection: &mut Connection,
+) -> Infallible {
     if let Some(token) = run.join {
         run.admitted.notified().await;
         if let Err(error) = open(run, source, connection, token).await {
             run.warn(
                 Code::StreamsMissing,
-                words(&error, connection.streams(), run.options.streams),
+                words(&error, connection.streams(), run.reach.streams),
             );
         }
         replace(run, source, connection, token).await
@@ -40,16 +44,16 @@ pub async fn widen(run: &Run<'_>, source: &Source, connection: &mut Connection) 
     }
 }
 
-async fn open(
-    run: &Run<'_>,
+async fn open<O>(
+    run: &Run<'_, O>,
     source: &Source,
     connection: &mut Connection,
     token: JoinToken,
 ) -> Result<(), SourceError> {
-    let join = || source.join(&run.options.from, token);
+    let join = || source.join(&run.reach.from, token);
     // Where one cannot come in, there is no need to knock more often.
     add(run, source, join().await?, connection);
-    let rest = (2..run.options.streams).map(|_| join());
+    let rest = (2..run.reach.streams).map(|_| join());
     let mut rest = stream::iter(rest).buffer_unordered(AT_ONCE);
     let mut result = Ok(());
     while let Some(joined) = rest.next().await {
@@ -61,7 +65,7 @@ async fn open(
     result
 }
 
-fn add(run: &Run<'_>, source: &Source, opened: Opened, connection: &mut Connection) {
+fn add<O>(run: &Run<'_, O>, source: &Source, opened: Opened, connection: &mut Connection) {
     source.add(opened, connection);
     let streams = connection.streams();
     // Those that come in the place of others do not count again.
@@ -73,8 +77,8 @@ fn add(run: &Run<'_>, source: &Source, opened: Opened, connection: &mut Connecti
 }
 
 /// Opens a stream for each that is lost, a while after, which becomes longer from one to the next.
-async fn replace(
-    run: &Run<'_>,
+async fn replace<O>(
+    run: &Run<'_, O>,
     source: &Source,
     connection: &mut Connection,
     token: JoinToken,
@@ -98,7 +102,7 @@ async fn replace(
                     tracing::info!("a stream could not be opened again: {}", chain(&error));
                     match reopening.after_failure() {
                         None => {
-                            run.warn(Code::StreamsMissing, words(&error, connection.streams(), run.options.streams));
+                            run.warn(Code::StreamsMissing, words(&error, connection.streams(), run.reach.streams));
                             continue;
                         }
                         wait => wait,
@@ -113,7 +117,7 @@ async fn replace(
                 format!(
                     "The run goes on with {} of {} streams to the agent: too many were lost.",
                     connection.streams(),
-                    run.options.streams
+                    run.reach.streams
                 ),
             ),
         }
@@ -128,8 +132,8 @@ enum Joined {
 }
 
 /// Tells of a stream that was lost, and opens another after a while, unless that was tried too often.
-async fn another(
-    run: &Run<'_>,
+async fn another<O>(
+    run: &Run<'_, O>,
     source: &Source,
     token: JoinToken,
     lost: Option<(Loss, Carrier)>,
@@ -151,7 +155,7 @@ async fn another(
         return Joined::NotTried;
     };
     tokio::time::sleep(wait).await;
-    match source.join(&run.options.from, token).await {
+    match source.join(&run.reach.from, token).await {
         Ok(opened) => Joined::Yes(Box::new(opened)),
         Err(error) => Joined::No(error),
     }

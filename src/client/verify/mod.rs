@@ -29,6 +29,9 @@ use crate::workers;
 
 use self::passes::Scene;
 
+/// A verification under way.
+type Verify<'a> = Run<'a, VerifyOptions>;
+
 /// Compares a data directory with its source.
 ///
 /// # Errors
@@ -38,13 +41,13 @@ pub async fn verify(
     events: &Events,
     record: &Record,
 ) -> Result<Verification, Failure> {
-    let run = Run::begin(&options.run, events, record)?;
+    let run = Run::begin(options, &options.reach, events, record)?;
     run.stage(Stage::Look);
     let standby = look(&run).await?;
-    let connected = source::connect(&options.run.from, events).await;
+    let connected = source::connect(&options.reach.from, events).await;
     let (source, mut connection) = connected.map_err(|error| error.untouched())?;
     let result = tokio::select! {
-        result = with_source(&run, options, standby, &source) => result,
+        result = with_source(&run, standby, &source) => result,
         never = streams::widen(&run, &source, &mut connection) => match never {},
     };
     match result {
@@ -58,7 +61,7 @@ pub async fn verify(
     }
 }
 
-async fn look(run: &Run<'_>) -> Result<TargetFacts, Failure> {
+async fn look(run: &Verify<'_>) -> Result<TargetFacts, Failure> {
     let pgdata = &run.options.pgdata;
     let mut standby = workers::in_place(|| {
         // Held for a moment, to see whether a run holds it.
@@ -74,8 +77,7 @@ async fn look(run: &Run<'_>) -> Result<TargetFacts, Failure> {
 }
 
 async fn with_source(
-    run: &Run<'_>,
-    options: &VerifyOptions,
+    run: &Verify<'_>,
     mut standby: TargetFacts,
     source: &Source,
 ) -> Result<Verification, Failure> {
@@ -88,7 +90,7 @@ async fn with_source(
     let relation = relate(&standby, &facts);
     let (cluster, control) = fit(&standby, &facts, &relation).map_err(refused)?;
     run.admitted.notify_one();
-    let scene = Scene::open(run, options, source, &facts, cluster)?;
+    let scene = Scene::open(run, source, &facts, cluster)?;
     let found = scene.compare(control).await?;
     report::report(&scene, found).await
 }

@@ -9,8 +9,6 @@ use std::time::{Duration, Instant};
 use futures_util::future;
 
 use crate::client::failure::{Failure, TargetState};
-use crate::client::options::VerifyOptions;
-use crate::client::run::Run;
 use crate::client::source::{Source, SourceError};
 use crate::client::transfer::error::TransferError;
 use crate::client::transfer::here::TargetWalk;
@@ -20,6 +18,7 @@ use crate::client::transfer::places::{Places, runs};
 use crate::client::transfer::ranges::Transfer;
 use crate::client::transfer::sink::Sink;
 use crate::client::transfer::task::{chosen, tasks};
+use crate::client::verify::Verify;
 use crate::client::verify::files::Files;
 use crate::client::verify::lists::{Alone, Lists, Work};
 use crate::client::verify::others::{Others, differing};
@@ -51,8 +50,7 @@ const CONTROL_PAUSE: Duration = Duration::from_millis(10);
 
 /// Both sides, and how they are reached.
 pub struct Scene<'a> {
-    pub run: &'a Run<'a>,
-    pub options: &'a VerifyOptions,
+    pub run: &'a Verify<'a>,
     pub source: &'a Source,
     pub facts: &'a SourceFacts,
     pub cluster: &'a TargetCluster,
@@ -114,8 +112,7 @@ impl<'a> Scene<'a> {
     /// # Errors
     /// The system's error.
     pub fn open(
-        run: &'a Run<'a>,
-        options: &'a VerifyOptions,
+        run: &'a Verify<'a>,
         source: &'a Source,
         facts: &'a SourceFacts,
         cluster: &'a TargetCluster,
@@ -130,7 +127,6 @@ impl<'a> Scene<'a> {
             Roots::open(&run.options.pgdata, places).map_err(|error| Failure::untouched(&error))?;
         Ok(Self {
             run,
-            options,
             source,
             facts,
             cluster,
@@ -162,7 +158,7 @@ impl<'a> Scene<'a> {
             let terms = self.terms(&controls, &earlier);
             let (end, one_sided) = self.pass(&terms, &mut sum).await?;
             let is_done = sum.pending.is_empty() && !sum.others.is_waiting();
-            let is_last = is_done || sum.passes >= self.options.passes;
+            let is_last = is_done || sum.passes >= self.run.options.passes;
             if is_last || !self.can_move_on(&controls) {
                 break;
             }
@@ -290,7 +286,7 @@ impl<'a> Scene<'a> {
             &options.pgdata,
             &self.cluster.tablespaces,
             &version_directory(self.facts),
-            options.jobs,
+            self.run.reach.jobs,
         )
         .map_err(|error| Failure::untouched(&error))?;
         let walked = self.run.workers.run(move || walk.walk());
@@ -342,7 +338,7 @@ impl<'a> Scene<'a> {
             self.run.key,
             control.block_bytes,
         )
-        .patching(self.run.options.patch_noise);
+        .patching(true);
         let mut alone: Vec<Alone> = Vec::new();
         let done = match what {
             What::All(work) => {
@@ -396,7 +392,7 @@ impl<'a> Scene<'a> {
 
     /// Waits for checkpoints of both sides, as long as that may take.
     async fn wait(&self, before: &Controls, wanted: Lsn) -> Result<Controls, Failure> {
-        let until = Instant::now() + self.options.wait;
+        let until = Instant::now() + self.run.options.wait;
         loop {
             let now = self.controls().await?;
             if now.threshold() >= wanted || Instant::now() >= until {
@@ -487,7 +483,7 @@ fn failed(error: &TransferError) -> Failure {
 
 /// What was counted on the way.
 #[must_use]
-pub fn counted(run: &Run<'_>) -> (u64, u64) {
+pub fn counted(run: &Verify<'_>) -> (u64, u64) {
     let counters = run.events.counters();
     (
         Counters::read(&counters.compared_bytes),

@@ -109,7 +109,7 @@ pub async fn report(scene: &Scene<'_>, sum: Sum) -> Result<Verification, Failure
                 .to_owned(),
         );
     }
-    let words = &scene.options.rebuild;
+    let words = &scene.run.options.rebuild;
     // From a source that is stopped nothing is rebuilt.
     let command = (!faults.is_empty() && !words.is_empty()).then(|| {
         let words: Vec<String> = words.iter().map(|word| command::word(word)).collect();
