@@ -147,8 +147,19 @@ pub struct VerifyOptions {
     pub passes: u32,
     /// How long to wait before the next pass for checkpoints of both sides.
     pub wait: Duration,
-    /// The words of the rebuild that mends the standby, without the program.
-    pub rebuild: Vec<String>,
+    /// The rebuild that mends the standby; `None` where the source is stopped, from which nothing is rebuilt.
+    pub rebuild: Option<RebuildWords>,
+}
+
+/// The words of a rebuild from the same source.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RebuildWords {
+    /// The program, and which directory.
+    pub directory: Vec<String>,
+    /// How the standby will reach the source; `None` where that was not said.
+    pub conninfo: Option<String>,
+    /// Where the agent is.
+    pub agent: Vec<String>,
 }
 
 /// How `inspect` reaches the source, with what was typed: the advice is a command with the same words.

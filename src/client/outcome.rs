@@ -383,8 +383,8 @@ pub struct Verification {
     pub faults: Vec<FaultReport>,
     /// How many more faults there are.
     pub faults_more: u64,
-    /// Sentences.
-    pub warnings: Vec<String>,
+    /// What went wrong on the way, and what the rebuild that is named would take away beside the data.
+    pub warnings: Vec<Warning>,
     /// What to do: sentences.
     pub advice: Vec<String>,
     /// The rebuild that mends the standby.

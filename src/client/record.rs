@@ -87,6 +87,11 @@ impl Record {
         is_new
     }
 
+    /// What was warned of up to now.
+    pub(super) fn warnings(&self) -> Vec<Warning> {
+        self.known().outcome.warnings.clone()
+    }
+
     /// A panic while the lock was held leaves nothing half-changed that matters here.
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)

@@ -68,7 +68,8 @@ pub fn text(found: &Verification) -> String {
         let more = words::number(more);
         row(&mut text, "", format_args!("and {more} more (see --json)"));
     }
-    list(&mut text, "Warnings", found.warnings.iter(), usize::MAX);
+    let warnings = found.warnings.iter().map(|warning| &warning.message);
+    list(&mut text, "Warnings", warnings, usize::MAX);
     list(&mut text, "Advice", found.advice.iter(), usize::MAX);
     if let Some(command) = &found.command {
         row(&mut text, "Command", format_args!("{command}"));

@@ -7,7 +7,7 @@ use super::{
     words_of,
 };
 use crate::cli::args::VerifyArguments;
-use crate::client::options::VerifyOptions;
+use crate::client::options::{RebuildWords, VerifyOptions};
 use crate::pg::cluster_name::ClusterName;
 use crate::pg::conninfo::Conninfo;
 use crate::ui::Style;
@@ -49,14 +49,11 @@ pub fn verify(typed: VerifyArguments, around: &Surroundings) -> Result<Verify, U
         style => style.unwrap_or(Style::Auto),
     };
     let rebuild = if is_stopped {
-        Vec::new()
+        None
     } else {
-        rebuild(
-            &pgdata.display().to_string(),
-            cluster.as_ref(),
-            &primary,
-            words_of(typed.agent),
-        )?
+        let pgdata = pgdata.display().to_string();
+        let words = words_of(typed.agent);
+        Some(rebuild(&pgdata, cluster.as_ref(), &primary, words)?)
     };
     Ok(Verify {
         options: VerifyOptions {
@@ -79,18 +76,21 @@ fn rebuild(
     cluster: Option<&ClusterName>,
     primary: &Conninfo,
     agent: Vec<(&'static str, String)>,
-) -> Result<Vec<String>, UsageError> {
-    let mut words: Vec<String> = ["pg_reseed", "rebuild"].map(str::to_owned).to_vec();
-    match cluster {
-        Some(cluster) => words.extend(["--cluster".to_owned(), cluster.to_string()]),
-        None => words.extend(["-D".to_owned(), pgdata.to_owned()]),
-    }
-    if has_server(primary) {
-        let conninfo = primary.to_keyword_value().map_err(UsageError::new)?;
-        words.extend(["-d".to_owned(), conninfo]);
-    }
-    for (option, value) in agent {
-        words.extend([option.to_owned(), value]);
-    }
-    Ok(words)
+) -> Result<RebuildWords, UsageError> {
+    let named = match cluster {
+        Some(cluster) => ["--cluster".to_owned(), cluster.to_string()],
+        None => ["-D".to_owned(), pgdata.to_owned()],
+    };
+    let program = ["pg_reseed", "rebuild"].map(str::to_owned);
+    let conninfo = has_server(primary)
+        .then(|| primary.to_keyword_value().map_err(UsageError::new))
+        .transpose()?;
+    let agent = agent.into_iter();
+    Ok(RebuildWords {
+        directory: program.into_iter().chain(named).collect(),
+        conninfo,
+        agent: agent
+            .flat_map(|(option, value)| [option.to_owned(), value])
+            .collect(),
+    })
 }

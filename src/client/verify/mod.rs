@@ -90,7 +90,7 @@ async fn with_source(
     let relation = relate(&standby, &facts);
     let (cluster, control) = fit(&standby, &facts, &relation).map_err(refused)?;
     run.admitted.notify_one();
-    let scene = Scene::open(run, source, &facts, cluster)?;
+    let scene = Scene::open(run, source, &facts, cluster, &relation)?;
     let found = scene.compare(control).await?;
     report::report(&scene, found).await
 }

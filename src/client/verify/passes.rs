@@ -30,6 +30,7 @@ use crate::event::{Counters, Event, Stage};
 use crate::facts::{Running, SourceFacts, Tablespace, TargetCluster};
 use crate::pg::control::ControlFile;
 use crate::pg::lsn::Lsn;
+use crate::plan::relation::Relation;
 use crate::plan::verifiable::{settled_xids, threshold, version_directory};
 use crate::wire::message::{Answer, Request};
 use crate::workers;
@@ -54,6 +55,7 @@ pub struct Scene<'a> {
     pub source: &'a Source,
     pub facts: &'a SourceFacts,
     pub cluster: &'a TargetCluster,
+    pub relation: &'a Relation,
     roots: Arc<Roots>,
     began: Instant,
 }
@@ -116,6 +118,7 @@ impl<'a> Scene<'a> {
         source: &'a Source,
         facts: &'a SourceFacts,
         cluster: &'a TargetCluster,
+        relation: &'a Relation,
     ) -> Result<Self, Failure> {
         let located: Vec<(u32, PathBuf)> = cluster
             .tablespaces
@@ -130,6 +133,7 @@ impl<'a> Scene<'a> {
             source,
             facts,
             cluster,
+            relation,
             roots: Arc::new(roots),
             began: Instant::now(),
         })

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::client::command;
 use crate::client::failure::Failure;
+use crate::client::look::leaving;
+use crate::client::options::RebuildWords;
 use crate::client::outcome::{
     FaultReport, PENDING_NAMED, PendingFile, Verification, VerifyVerdict,
 };
@@ -14,6 +16,7 @@ use crate::compare::verdict::Fault;
 use crate::errors::one_line;
 use crate::path::RelPath;
 use crate::pg::canonical::PageKind;
+use crate::pg::conninfo::Conninfo;
 use crate::pg::relfile;
 use crate::plan::words;
 use crate::wire::message::{Answer, NAMES_MAX, RelationName, RelationNumber, Request};
@@ -109,11 +112,19 @@ pub async fn report(scene: &Scene<'_>, sum: Sum) -> Result<Verification, Failure
                 .to_owned(),
         );
     }
-    let words = &scene.run.options.rebuild;
-    // From a source that is stopped nothing is rebuilt.
-    let command = (!faults.is_empty() && !words.is_empty()).then(|| {
-        let words: Vec<String> = words.iter().map(|word| command::word(word)).collect();
-        words.join(" ")
+    let mut warnings = scene.run.record.warnings();
+    let remedy = scene.run.options.rebuild.as_ref();
+    let remedy = remedy.filter(|_| !faults.is_empty());
+    let command = remedy.map(|words| {
+        let own = scene.cluster.standing.primary_conninfo.as_deref();
+        let (command, remark) = remedy_of(words, own);
+        advice.extend(remark);
+        warnings.extend(leaving::warnings(
+            scene.cluster,
+            Some((facts, scene.relation)),
+            false,
+        ));
+        command
     });
     Ok(Verification {
         pg_reseed_version: env!("CARGO_PKG_VERSION"),
@@ -138,13 +149,50 @@ pub async fn report(scene: &Scene<'_>, sum: Sum) -> Result<Verification, Failure
         map_doubts: sum.map_doubts,
         faults,
         faults_more,
-        warnings: Vec::new(),
+        warnings,
         advice,
         command,
         compared_bytes,
         wire_received_bytes,
         seconds: sum.seconds,
     })
+}
+
+/// The command that mends the standby, and what is to be known of it: where nobody has said how the standby will reach the
+/// source, it is as it does now by its `own` configuration, or must be added.
+fn remedy_of(words: &RebuildWords, own: Option<&str>) -> (String, Option<String>) {
+    let said = words.conninfo.clone();
+    let own = || {
+        let own = Conninfo::parse(own?).ok()?.without_secrets();
+        own.to_keyword_value().ok().filter(|text| !text.is_empty())
+    };
+    let (conninfo, remark) = match said {
+        Some(said) => (Some(said), None),
+        None => match own() {
+            Some(own) => (
+                Some(own),
+                Some(
+                    "The -d of the command is the standby's own primary_conninfo: check that it leads to the source."
+                        .to_owned(),
+                ),
+            ),
+            None => (
+                None,
+                Some(
+                    "Add -h or -d to the command, by which the standby will reach the source: it was not said, and the \
+                     standby's configuration does not tell."
+                        .to_owned(),
+                ),
+            ),
+        },
+    };
+    let conninfo = conninfo
+        .into_iter()
+        .flat_map(|text| ["-d".to_owned(), text]);
+    let agent = words.agent.iter().cloned();
+    let all = words.directory.iter().cloned().chain(conninfo).chain(agent);
+    let all: Vec<String> = all.map(|word| command::word(&word)).collect();
+    (all.join(" "), remark)
 }
 
 fn pending(sum: &Sum) -> Vec<PendingFile> {
@@ -217,5 +265,45 @@ fn in_one_line(name: &RelationName) -> RelationName {
     RelationName {
         database: one_line(&name.database),
         relation: one_line(&name.relation),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(conninfo: Option<&str>) -> RebuildWords {
+        let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        RebuildWords {
+            directory: owned(&["pg_reseed", "rebuild", "-D", "/srv/my pg"]),
+            conninfo: conninfo.map(str::to_owned),
+            agent: owned(&["--from", "ssh://db2"]),
+        }
+    }
+
+    #[test]
+    fn the_remedy_says_how_the_standby_reaches_the_source() {
+        let own = Some("host=db1 user=rep password=secret");
+        let (command, remark) = remedy_of(&words(Some("host=db2")), own);
+        assert_eq!(
+            command,
+            "pg_reseed rebuild -D '/srv/my pg' -d host=db2 --from ssh://db2"
+        );
+        assert_eq!(remark, None);
+        // Nobody has said it: as now, and a password stays where it is.
+        let (command, remark) = remedy_of(&words(None), own);
+        assert_eq!(
+            command,
+            "pg_reseed rebuild -D '/srv/my pg' -d 'host=db1 user=rep' --from ssh://db2"
+        );
+        assert!(remark.is_some_and(|remark| remark.contains("check")));
+        for own in [None, Some(""), Some("no conninfo")] {
+            let (command, remark) = remedy_of(&words(None), own);
+            assert_eq!(
+                command,
+                "pg_reseed rebuild -D '/srv/my pg' --from ssh://db2"
+            );
+            assert!(remark.is_some_and(|remark| remark.starts_with("Add -h or -d")));
+        }
     }
 }
