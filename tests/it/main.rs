@@ -54,6 +54,7 @@ mod transport;
 mod traps;
 mod twins;
 mod verify;
+mod verify_exceptions;
 mod verify_more;
 mod verify_xacts;
 mod wal;

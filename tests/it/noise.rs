@@ -12,7 +12,7 @@ use crate::cluster::{Cluster, Pair, Scene, Stop, major};
 const BLOCK: usize = 8192;
 
 /// Tables with an index of every method. They are filled to six tenths, so that reading prunes nothing.
-const TABLES: &str = "
+pub const TABLES: &str = "
 CREATE TABLE t (i int, k int, f text, p point, a int[]) WITH (fillfactor = 60);
 CREATE TABLE u (i int PRIMARY KEY, f text);
 CREATE SEQUENCE s;
@@ -28,7 +28,7 @@ ALTER TABLE t SET (fillfactor = 100);
 ";
 
 /// What leaves tuples of every sort: deleted, updated, of transactions that failed, of subtransactions.
-const WRITES: &str = "
+pub const WRITES: &str = "
 DELETE FROM t WHERE i % 5 = 0;
 UPDATE t SET f = f || 'x' WHERE i % 9 = 0;
 BEGIN; UPDATE t SET f = 'lost' WHERE i % 7 = 0; ROLLBACK;
@@ -37,7 +37,7 @@ INSERT INTO u SELECT i, 'kept' FROM generate_series(1, 60) AS i; DELETE FROM u W
 ";
 
 /// Reads that set hint bits and mark items of indexes dead.
-const READS: &str = "
+pub const READS: &str = "
 SET default_transaction_read_only = on;
 SELECT count(f) FROM t; SELECT count(f) FROM u;
 SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_indexonlyscan = off;
@@ -50,7 +50,7 @@ SELECT count(k) FROM t WHERE f >= 'row';
 
 /// Pages of every method are emptied and deleted. A posting tree of GIN and a bucket of a hash have more than one page
 /// only when they are long.
-const CHURN: &str = "
+pub const CHURN: &str = "
 CREATE TABLE g AS SELECT i, i % 3 AS k, ARRAY[1] AS a FROM generate_series(1, 60000) AS i;
 CREATE INDEX ON g USING gin (a);
 CREATE INDEX ON g USING hash (k);
@@ -64,13 +64,13 @@ SELECT nextval('s'), nextval('s');
 ";
 
 /// What makes room of items that were killed, and uses pages again.
-const REUSE: &str = "
+pub const REUSE: &str = "
 INSERT INTO t SELECT i, i % 20, 'row ' || i, point(i % 9, i % 7), ARRAY[i % 5, i] FROM generate_series(1, 3000) AS i;
 DELETE FROM t WHERE i < 2000;
 ";
 
 /// The list of pending entries of GIN is emptied; rows come and go in one transaction, are locked, frozen, changed.
-const SHORT_LIVES: &str = "
+pub const SHORT_LIVES: &str = "
 SELECT gin_clean_pending_list('t_a_idx');
 BEGIN; INSERT INTO u VALUES (1000, 'short'); DELETE FROM u WHERE i = 1000; COMMIT;
 BEGIN; SELECT count(*) FROM (SELECT 1 FROM u FOR UPDATE) AS x; COMMIT;

@@ -31,6 +31,10 @@ use crate::wire::message::Packed;
 /// Most blocks that seem wrong whose details are kept, and that are looked at again.
 pub const FAULTS_MAX: usize = 10_000;
 
+/// What a primary of 14 to 16 writes into the pages of a GiST index that it builds by sorting: they are younger than they
+/// say (PostgreSQL `gistbuild.c:gist_indexsortbuild_flush_ready_pages`, `gist.h:GistBuildLSN`).
+const GIST_BUILD_LSN: Lsn = Lsn(1);
+
 /// What the standby's `pg_xact` says for certain.
 pub struct Xacts {
     roots: Arc<Roots>,
@@ -431,7 +435,7 @@ impl Jury {
     fn is_certain(&self, fault: Fault, lsn: Lsn, path: &RelPath, block: usize) -> bool {
         // What the source cut off after the threshold it would not have; so the standby, which is behind it and at
         // rest, has not cut it off either.
-        if fault == Fault::MissingOnStandby && self.still.is_standby {
+        if fault == Fault::MissingOnStandby && self.still.is_standby && lsn != GIST_BUILD_LSN {
             return true;
         }
         let is_past = |end: Lsn| end <= self.law.threshold && lsn <= end;
@@ -577,6 +581,7 @@ mod tests {
         }
         jury.still.is_standby = true;
         assert!(jury.is_certain(Fault::MissingOnStandby, Lsn(50), &path, 9));
+        assert!(!jury.is_certain(Fault::MissingOnStandby, GIST_BUILD_LSN, &path, 9));
         assert!(!jury.is_certain(fault, Lsn(50), &path, 9));
         jury.still.source_end = Some(Lsn(60));
         assert!(jury.is_certain(fault, Lsn(50), &path, 9));

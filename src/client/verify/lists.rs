@@ -80,7 +80,7 @@ impl Lists {
                     }
                 }
                 (Some(theirs), None) if is_main && blocks(theirs.size) > 0 => {
-                    if looks_into_missing {
+                    if looks_into_missing && !self.came_as_copy(&path) {
                         work.files.push(FileWork {
                             entry: theirs.id,
                             path: path.clone(),
@@ -135,6 +135,16 @@ impl Lists {
                 }
             }
         }
+    }
+
+    /// Whether a file of the source is one of a database that the standby does not have there. Such a one may have come as
+    /// a copy of files, with pages that are older than itself (PostgreSQL `dbcommands.c:CreateDatabaseUsingFileCopy`,
+    /// `movedb`).
+    fn came_as_copy(&self, path: &RelPath) -> bool {
+        let version = path.parent().map(|folder| folder.join(b"PG_VERSION"));
+        version.and_then(Result::ok).is_some_and(|version| {
+            self.manifest.find(&version).is_some() && self.walked.tree.find(&version).is_none()
+        })
     }
 
     /// What both sides have of one file, and what of it only the standby has.
