@@ -55,6 +55,7 @@ mod traps;
 mod twins;
 mod verify;
 mod verify_exceptions;
+mod verify_hostile;
 mod verify_more;
 mod verify_xacts;
 mod wal;
