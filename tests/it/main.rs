@@ -57,6 +57,7 @@ mod verify;
 mod verify_exceptions;
 mod verify_hostile;
 mod verify_more;
+mod verify_ways;
 mod verify_xacts;
 mod wal;
 mod wal_stream;

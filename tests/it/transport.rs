@@ -38,7 +38,7 @@ fn any_command_can_carry_the_bytes() {
 }
 
 /// A remote shell that stays here: it drops ssh's own arguments and gives the rest to a shell, as sshd does.
-fn remote_shell(scene: &Scene) -> PathBuf {
+pub fn remote_shell(scene: &Scene) -> PathBuf {
     let path = scene.path().join("rsh");
     let log = scene.path().join("rsh.log");
     fs::write(

@@ -58,17 +58,15 @@ impl Verified {
 }
 
 pub fn run(standby: &Cluster, options: &[&str]) -> Verified {
+    run_from(standby, "local", options)
+}
+
+/// Verifies with an agent that is elsewhere.
+pub fn run_from(standby: &Cluster, from: &str, options: &[&str]) -> Verified {
     let mut command = clean(Command::new(binary()));
     command
-        .args([
-            "verify",
-            "--json",
-            "--progress",
-            "none",
-            "--from",
-            "local",
-            "-D",
-        ])
+        .args(["verify", "--json", "--progress", "none", "--from", from])
+        .arg("-D")
         .arg(standby.pgdata())
         .args(options);
     let output = command.output().unwrap();
