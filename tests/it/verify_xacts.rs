@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use crate::cluster::{Cluster, Pair, Scene, Stop};
+use crate::cluster::{Cluster, Pair, Scene, Stop, done, tool};
 use crate::oracle::settle;
-use crate::verify::{Verified, pair, place, verify, verify_stopped};
+use crate::verify::{Verified, file, page, pair, place, tuples, verify, verify_stopped};
 
 const XACTS: &str = "pg_xact/0000";
 
@@ -146,4 +146,68 @@ fn what_was_prepared_before_a_shutdown_and_commits_behind_it_is_no_fault() {
     standby.start();
     settle(&primary, &standby);
     verify(&standby, &primary, &[]).assert_equal();
+}
+
+/// Experiment E2: a standby of the old primary replays a commit that the new one never gets, and sets the hint on a page
+/// that no WAL behind the last common checkpoint names. `pg_rewind` leaves that page; no checksum and no LSN tells.
+#[test]
+fn a_false_hint_that_pg_rewind_has_left_is_found_while_both_servers_run() {
+    let scene = Scene::new();
+    let Pair {
+        old: primary,
+        new: promoted,
+    } = Pair::streaming(&scene, |old| {
+        // What is dirty stays in memory until a checkpoint.
+        old.configure("bgwriter_lru_maxpages = 0");
+        old.restart();
+        old.sql("CREATE TABLE x (i int, f text)");
+        old.sql("CREATE TABLE junk (i int)");
+    });
+    let mut rewound = scene.standby("rewound", &primary, &[]);
+    primary.sql("BEGIN; INSERT INTO x SELECT i, 'lost' FROM generate_series(1, 50) AS i; PREPARE TRANSACTION 'lost'");
+    primary.sql("INSERT INTO x VALUES (1000, 'kept'); CHECKPOINT");
+    primary.wait_caught_up(&promoted);
+    primary.wait_caught_up(&rewound);
+    promoted.promote();
+    // Only the old primary and its standby get this. That files are dropped makes the standby's disk stand behind it
+    // (PostgreSQL `xact.c:xact_redo_commit`), which allows the hint.
+    primary.sql("COMMIT PREPARED 'lost'");
+    primary.sql("DROP TABLE junk");
+    primary.wait_caught_up(&rewound);
+    assert_eq!(rewound.sql("SELECT count(*) FROM x"), "51");
+    rewound.stop(Stop::Fast);
+    let path = file(&primary, "x");
+    let hinted = page(&rewound, &path, 0);
+    let is_hinted = |tuple: &usize| hinted[*tuple + 21] & 0x03 == 0x01;
+    let count = tuples(&hinted)
+        .iter()
+        .filter(|tuple| is_hinted(tuple))
+        .count();
+    assert_eq!(count, 51, "the hints are on disk");
+
+    let source = format!("{} dbname=postgres", promoted.conninfo());
+    let rewind = done(
+        tool("pg_rewind")
+            .arg("--target-pgdata")
+            .arg(rewound.pgdata())
+            .args(["--no-sync", "--source-server", &source]),
+    );
+    rewound.settle();
+    rewound.follow(&promoted);
+    rewound.write("standby.signal", "");
+    rewound.start();
+    promoted.sql("ROLLBACK PREPARED 'lost'");
+    settle(&promoted, &rewound);
+    let found = verify(&rewound, &promoted, &[]);
+    let fault = found.assert_one("false-hint", 0);
+    assert_eq!(fault["relation"], "public.x", "{rewind}");
+    assert_eq!(fault["source_lsn"], fault["standby_lsn"]);
+    let words = fault["words"].as_str().unwrap();
+    assert!(
+        words.contains("committed: by the standby's pg_xact it did not"),
+        "{words}"
+    );
+    // What it is about.
+    assert_eq!(rewound.sql("SELECT count(*) FROM x"), "51");
+    assert_eq!(promoted.sql("SELECT count(*) FROM x"), "1");
 }
