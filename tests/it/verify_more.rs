@@ -160,6 +160,13 @@ fn no_alarm_is_raised_under_load() {
          INSERT INTO plain SELECT i, md5(i::text) FROM generate_series(1, 3000) AS i;\n\
          DELETE FROM plain WHERE i > 500;\n\
          VACUUM plain;\n\
+         SET synchronous_commit = off;\n\
+         DO $$ BEGIN FOR k IN 1..500 LOOP BEGIN INSERT INTO plain VALUES (k, 'sub'); \
+             IF k % 3 = 0 THEN RAISE EXCEPTION 'no'; END IF; EXCEPTION WHEN raise_exception THEN NULL; END; END LOOP; END $$;\n\
+         BEGIN;\n\
+         INSERT INTO plain VALUES (-9, 'no');\n\
+         ROLLBACK;\n\
+         RESET synchronous_commit;\n\
          CHECKPOINT;\n",
     );
     let rounds = match std::env::var_os("PG_RESEED_TEST_LARGE") {
