@@ -511,4 +511,52 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn ranges_share_what_both_have() {
+        let range = |oldest, next| XidRange { oldest, next };
+        for (a, b, shared) in [
+            ((700, 900), (600, 850), (700, 850)),
+            ((700, 900), (700, 900), (700, 900)),
+            ((700, 800), (900, 950), (900, 900)),
+            (
+                (u32::MAX - 9, 400),
+                (u32::MAX - 99, 500),
+                (u32::MAX - 9, 400),
+            ),
+            ((u32::MAX - 9, 400), (5, 500), (5, 400)),
+        ] {
+            let (a, b) = (range(a.0, a.1), range(b.0, b.1));
+            assert_eq!(a.shared(b), range(shared.0, shared.1), "{a:?} {b:?}");
+            assert_eq!(b.shared(a), a.shared(b));
+        }
+    }
+
+    #[test]
+    fn files_of_pg_xact_have_their_pages() {
+        let pages = |path: &str| {
+            let path = RelPath::parse(path.as_bytes()).unwrap();
+            XactPage::of_file(&path).collect::<Vec<_>>()
+        };
+        let found = pages("pg_xact/00AF");
+        assert_eq!(found.len(), 32);
+        for page in found {
+            let (first, count) = page.xids(8192);
+            assert_eq!(count, 32_768);
+            let first = u32::try_from(first).unwrap();
+            assert_eq!(XactPage::of(first, 8192), page);
+            assert_eq!(XactPage::of(first + 32_767, 8192), page);
+            assert_eq!(page.to_string(), "00AF");
+        }
+        for other in [
+            "pg_xact",
+            "pg_xact/0000/0000",
+            "base/0000",
+            "pg_xact/00af",
+            "pg_xact/0",
+            "pg_xact/+123",
+        ] {
+            assert!(pages(other).is_empty(), "{other}");
+        }
+    }
 }

@@ -269,7 +269,7 @@ const LATER: &[(&str, Twist, &[i32], &str)] = &[
                 facts.control.redo = Lsn(1);
             }
             twist_control(t, |bytes| {
-                bytes[40..48].copy_from_slice(&1_u64.to_le_bytes())
+                bytes[40..48].copy_from_slice(&1_u64.to_le_bytes());
             });
         },
         &[7],

@@ -57,7 +57,8 @@ pub async fn report(scene: &Scene<'_>, sum: Sum) -> Result<Verification, Failure
     let is_on_source =
         |fault: &Fault| matches!(fault, Fault::DamagedOnSource | Fault::LostOnSource);
     let is_source_wrong = sum.wrong.iter().any(|wrong| is_on_source(&wrong.fault));
-    let is_untold = |fault: &Fault| matches!(fault, Fault::Content { .. });
+    let is_untold =
+        |fault: &Fault| matches!(fault, Fault::Content { .. } | Fault::TransactionStatus(_));
     let is_either = sum.wrong.iter().any(|wrong| is_untold(&wrong.fault));
     faults.extend(sum.wrong.iter().map(|wrong| FaultReport {
         block: Some(wrong.block),
@@ -93,8 +94,8 @@ pub async fn report(scene: &Scene<'_>, sum: Sum) -> Result<Verification, Failure
     }
     if is_either {
         advice.push(
-            "Which side is right cannot be told where content differs under one LSN: look at these rows on both before \
-             anything is overwritten."
+            "Which side is right cannot be told where content differs under one LSN, or how a transaction ended: look \
+             at these rows on both before anything is overwritten."
                 .to_owned(),
         );
     }
