@@ -24,7 +24,7 @@ fn verified(standby: &Cluster, source: &Cluster, twist: Twist, options: &[&str])
     let from = between(source, twist);
     // What hangs is ended, and tells it by 124.
     let output = clean(Command::new("timeout"))
-        .arg("50")
+        .arg("100")
         .arg(binary())
         .args(["verify", "--progress", "none", "--streams", "1"])
         .args(["-Z", "none", "--wait", "0", "--from", &from, "-D"])
@@ -342,5 +342,45 @@ fn lies_about_checkpoints_end_in_an_error_or_as_not_compared() {
     primary.sql("UPDATE t SET f = 'new' WHERE i < 100; CHECKPOINT");
     primary.wait_caught_up(&standby);
     let failures = failures(LATER, &standby, &primary);
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// It says that it is there, and no more.
+#[test]
+fn an_agent_that_does_not_answer_is_not_waited_for() {
+    if std::env::var_os("PG_RESEED_TEST_LARGE").is_none() {
+        eprintln!("this test takes minutes");
+        return;
+    }
+    let scene = Scene::new();
+    let Pair {
+        old: primary,
+        new: mut standby,
+    } = pair(&scene);
+    standby.stop(Stop::Fast);
+    spoil(&standby, &file(&primary, "plain"));
+    let is_mute: &[(&str, Twist, &[i32], &str)] = &[
+        (
+            "an end of WAL that is never told",
+            |t| {
+                if matches!(t.answer, Answer::Position { .. }) {
+                    t.raw = Some(Vec::new());
+                }
+            },
+            &[1],
+            "did not answer within 60 s",
+        ),
+        (
+            "names that are never told",
+            |t| {
+                if matches!(t.answer, Answer::Names { .. }) {
+                    t.raw = Some(Vec::new());
+                }
+            },
+            &[5],
+            "content: file \"base/",
+        ),
+    ];
+    let failures = failures(is_mute, &standby, &primary);
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }

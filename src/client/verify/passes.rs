@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future;
 
+use crate::buffer::Buffer;
 use crate::client::failure::{Failure, TargetState};
 use crate::client::source::{Source, SourceError};
 use crate::client::transfer::error::TransferError;
@@ -32,7 +33,7 @@ use crate::pg::control::ControlFile;
 use crate::pg::lsn::Lsn;
 use crate::plan::relation::Relation;
 use crate::plan::verifiable::{settled_xids, threshold, version_directory};
-use crate::wire::message::{Answer, Request};
+use crate::wire::message::{Answer, Request, SILENT_AFTER};
 use crate::workers;
 
 /// How often a block that seems wrong is looked at in a pass while a server may be writing it: a page that is being
@@ -377,10 +378,23 @@ impl<'a> Scene<'a> {
         Ok(std::mem::take(&mut *found))
     }
 
+    /// Asks what is answered at once, or never: an agent that is there and says nothing is not waited for.
+    async fn ask_soon(&self, request: &Request) -> Result<(Answer, Buffer), Failure> {
+        let asked = self.source.ask(request, Vec::new());
+        match tokio::time::timeout(SILENT_AFTER, asked).await {
+            Ok(answer) => answer.map_err(|error| error.untouched()),
+            Err(_) => {
+                let seconds = SILENT_AFTER.as_secs();
+                let error = format!("the agent did not answer within {seconds} s");
+                Err(Failure::new(TargetState::Untouched, error)
+                    .hint("Look at the source's host, and run the same command again."))
+            }
+        }
+    }
+
     /// The source's end of WAL.
     async fn position(&self) -> Result<Lsn, Failure> {
-        let asked = self.source.ask(&Request::Position, Vec::new()).await;
-        match asked.map_err(|error| error.untouched())? {
+        match self.ask_soon(&Request::Position).await? {
             (Answer::Position { lsn, .. }, _) => Ok(lsn),
             _ => Err(SourceError::Unfitting("position").untouched()),
         }
@@ -411,8 +425,7 @@ impl<'a> Scene<'a> {
     /// Both control files as they are now.
     async fn controls(&self) -> Result<Controls, Failure> {
         let ours = self.own_control()?;
-        let asked = self.source.ask(&Request::Control, Vec::new()).await;
-        let theirs = match asked.map_err(|error| error.untouched())? {
+        let theirs = match self.ask_soon(&Request::Control).await? {
             (Answer::Control, body) => ControlFile::decode(&body).ok(),
             _ => None,
         };

@@ -19,7 +19,9 @@ use crate::pg::canonical::PageKind;
 use crate::pg::conninfo::Conninfo;
 use crate::pg::relfile;
 use crate::plan::words;
-use crate::wire::message::{Answer, NAMES_MAX, RelationName, RelationNumber, Request};
+use crate::wire::message::{
+    Answer, NAMES_MAX, RelationName, RelationNumber, Request, SILENT_AFTER,
+};
 
 /// Names of relations, by the numbers of their files.
 type Names = BTreeMap<RelationNumber, RelationName>;
@@ -250,8 +252,9 @@ async fn names(scene: &Scene<'_>, sum: &Sum) -> Names {
     let request = Request::Names {
         files: numbers.clone(),
     };
-    match scene.source.ask(&request, Vec::new()).await {
-        Ok((Answer::Names { names }, _)) => numbers
+    let asked = tokio::time::timeout(SILENT_AFTER, scene.source.ask(&request, Vec::new()));
+    match asked.await {
+        Ok(Ok((Answer::Names { names }, _))) => numbers
             .into_iter()
             .zip(names)
             .filter_map(|(number, name)| Some((number, name?)))
