@@ -220,6 +220,46 @@ mod tests {
         }
     }
 
+    /// What `/proc/self/smaps` says of the memory of a buffer, as far as it says that.
+    fn flags(buffer: &Buffer) -> Option<String> {
+        let maps = std::fs::read_to_string("/proc/self/smaps").ok()?;
+        let at = buffer.as_ptr() as usize;
+        let mut is_it = false;
+        for line in maps.lines() {
+            let range = line
+                .split(' ')
+                .next()
+                .and_then(|range| range.split_once('-'));
+            let ends =
+                range.map(|(begin, end)| [begin, end].map(|end| usize::from_str_radix(end, 16)));
+            match ends {
+                Some([Ok(begin), Ok(end)]) => is_it = (begin..end).contains(&at),
+                _ if is_it && line.starts_with("VmFlags:") => return Some(line.to_owned()),
+                _ => {}
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn what_a_disk_reads_into_asks_for_huge_pages_and_begins_at_one() {
+        for (length, is_huge) in [(2 << 20, true), (4 << 20, true), (64 << 10, false)] {
+            let mut buffer = Buffer::for_disk(length);
+            buffer.fill(1);
+            // A kernel without huge pages does not know the flag.
+            if std::path::Path::new("/sys/kernel/mm/transparent_hugepage/enabled").exists() {
+                let flags = flags(&buffer).unwrap();
+                assert_eq!(
+                    flags.split(' ').any(|flag| flag == "hg"),
+                    is_huge,
+                    "{flags}"
+                );
+            }
+            let is_aligned = (buffer.as_ptr() as usize).is_multiple_of(HUGE_PAGE_BYTES);
+            assert!(is_aligned || !is_huge, "{length}");
+        }
+    }
+
     #[test]
     fn a_vector_becomes_a_buffer_with_its_bytes() {
         assert_eq!(&Buffer::from(vec![1, 2, 3])[..], [1, 2, 3]);

@@ -243,6 +243,7 @@ pub fn pause(time: Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::turns::aside;
 
     #[test]
     fn a_few_processors_are_all_used_and_of_many_a_quarter() {
@@ -269,6 +270,20 @@ mod tests {
         assert_eq!(workers.run(|| 5).await, Ok(5));
         let failed = workers.on_each(|| -> u32 { panic!("expected by the test") });
         assert_eq!(failed, Err(WorkerFailed));
+    }
+
+    #[tokio::test]
+    async fn many_wait_for_a_disk_at_a_time_where_one_computes() {
+        let workers = Workers::start(1).unwrap();
+        // Nobody comes back before all are there.
+        let all = Arc::new(Barrier::new(READING));
+        let jobs = (0..READING).map(|_| {
+            let (workers, all) = (workers.clone(), Arc::clone(&all));
+            tokio::spawn(async move { workers.run(move || aside(|| all.wait())).await })
+        });
+        for job in jobs.collect::<Vec<_>>() {
+            assert!(job.await.unwrap().is_ok());
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::client;
 use crate::client::failure::{Failure, TargetState};
 use crate::client::outcome::VerifyVerdict;
 use crate::client::record::Record;
+use crate::errors::quiet_json;
 use crate::event::Events;
 use crate::ui::{Ending, Style, Ui, inspection, log, verification};
 
@@ -115,7 +116,7 @@ fn show<T: Serialize>(
                 hints: Vec::new(),
             });
             let text = if manner.is_json {
-                serde_json::to_string_pretty(&found).map(|json| json + "\n")
+                serde_json::to_string_pretty(&found).map(|json| quiet_json(&json) + "\n")
             } else {
                 Ok(said.text)
             };

@@ -18,9 +18,9 @@ use rustix::io::Errno;
 /// since asking is one already. Less is written through the cache.
 pub(super) const MIN_BYTES: usize = 256 * 1024;
 
-/// Bytes that a disk is asked for at once by each thread, which is a huge page: as fast as more (measured on a virtual
-/// disk, both trees of a dry run: 1 MiB 3.3 to 5.9 s, 2 MiB 2.6 to 3.2 s, 4 MiB 3.0 to 3.7 s), and a server that writes to
-/// the same file waits for so much only (pgbench's p99 with 16 of 4 MiB in flight 282 ms, with 16 of 1 MiB 108 ms).
+/// Bytes that a disk is asked for at once by each thread, which is a huge page. Some disks are faster with more, and a server
+/// that uses the same disk waits for it: cold dry runs beside pgbench, p99 30 to 35 ms with 2 MiB and 49 to 53 ms with
+/// 4 MiB, as many runs in the time; 1 MiB is slower nearly everywhere (both trees 3.3 to 5.9 s, with 2 MiB 2.6 to 3.2 s).
 pub(super) const CALL_BYTES: u32 = 2 * 1024 * 1024;
 
 /// Offsets, lengths and addresses are multiples of this: the largest block of a disk that Linux file systems have

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::client::outcome::Outcome;
+use crate::errors::quiet_json;
 use crate::ui::Ending;
 
 /// The version of the report's format: it grows when a field changes its meaning or goes, not when one is added.
@@ -31,9 +32,8 @@ impl Report<'_> {
     /// # Errors
     /// What cannot be JSON.
     pub fn text(&self) -> io::Result<Vec<u8>> {
-        let mut bytes = serde_json::to_vec_pretty(self).map_err(io::Error::other)?;
-        bytes.push(b'\n');
-        Ok(bytes)
+        let text = serde_json::to_string_pretty(self).map_err(io::Error::other)?;
+        Ok((quiet_json(&text) + "\n").into_bytes())
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::errors::quiet_json;
 use crate::event::Event;
 use crate::ui::figures::Figures;
 use crate::ui::{Display, Ending, Level};
@@ -63,9 +64,9 @@ impl<W: Write> Json<W> {
     /// Whole lines at once, so that a reader never sees half of one. Standard error may be gone; the
     /// run matters more than its display.
     fn line(&mut self, line: &Line<'_>) {
-        if let Ok(mut text) = serde_json::to_vec(line) {
-            text.push(b'\n');
-            let _ = self.out.write_all(&text);
+        if let Ok(text) = serde_json::to_string(line) {
+            let text = quiet_json(&text) + "\n";
+            let _ = self.out.write_all(text.as_bytes());
             let _ = self.out.flush();
         }
     }
