@@ -18,7 +18,7 @@ pub struct Workers {
     permits: Arc<Semaphore>,
     turns: Arc<Turns>,
     threads: usize,
-    jobs: usize,
+    places: usize,
 }
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -109,6 +109,7 @@ impl Workers {
     pub fn start(jobs: usize) -> Result<Self, std::io::Error> {
         let jobs = jobs.max(1);
         let threads = jobs.max(READING);
+        let places = threads + jobs * QUEUED_PER_JOB;
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|number| format!("worker-{number}"))
@@ -122,10 +123,10 @@ impl Workers {
                 queue,
                 _threads: pool,
             }),
-            permits: Arc::new(Semaphore::new(threads + jobs * QUEUED_PER_JOB)),
+            permits: Arc::new(Semaphore::new(places)),
             turns: Arc::new(Turns::new(jobs)),
             threads,
-            jobs,
+            places,
         })
     }
 
@@ -138,7 +139,7 @@ impl Workers {
     /// Jobs that run or wait at most.
     #[must_use]
     pub fn places(&self) -> usize {
-        self.threads + self.jobs * QUEUED_PER_JOB
+        self.places
     }
 
     /// Whether one more could compute.

@@ -37,7 +37,7 @@ use crate::plan::refusal::Refusal;
 use crate::plan::relation::relate;
 use crate::plan::slots;
 use crate::plan::standby as standby_plan;
-use crate::wire::message::{Answer, Purpose, Request, SlotWish};
+use crate::wire::message::{Purpose, SlotWish};
 use crate::workers;
 
 /// How long the source may take to notice that a standby is gone.
@@ -376,15 +376,12 @@ async fn slot_after_stop(
 
 /// Asks where the source stands now: a target that was its standby went on with it until it was stopped.
 async fn position_after_stop(source: &Source, facts: &mut SourceFacts) -> Result<(), SourceError> {
-    match source.ask(&Request::Position, Vec::new()).await? {
-        // On another one the backup is worthless anyway.
-        (Answer::Position { timeline, lsn }, _) if timeline == facts.timeline => {
-            facts.current_lsn = lsn.max(facts.current_lsn);
-            Ok(())
-        }
-        (Answer::Position { .. }, _) => Ok(()),
-        _ => Err(SourceError::Unfitting("position")),
+    let (timeline, lsn) = source.position().await?;
+    // On another one the backup is worthless anyway.
+    if timeline == facts.timeline {
+        facts.current_lsn = lsn.max(facts.current_lsn);
     }
+    Ok(())
 }
 
 pub(super) async fn facts(

@@ -18,6 +18,7 @@ use crate::link::process::{self, Link, Process};
 use crate::link::stdio::Input;
 use crate::pg::label;
 use crate::pg::lsn::Lsn;
+use crate::pg::timeline::TimelineId;
 use crate::plan::contact::{self, Heard, NoContact};
 use crate::wire::codec::{self, CodecError};
 use crate::wire::message::{
@@ -346,6 +347,17 @@ impl Source {
         match self.ask(&request, Vec::new()).await? {
             (Answer::BracketOpened { start_lsn, .. }, _) => Ok(start_lsn),
             _ => Err(SourceError::Unfitting("backup start")),
+        }
+    }
+
+    /// Where the source stands: its timeline, and the end of its WAL.
+    ///
+    /// # Errors
+    /// As [`Source::ask`].
+    pub async fn position(&self) -> Result<(TimelineId, Lsn), SourceError> {
+        match self.ask(&Request::Position, Vec::new()).await? {
+            (Answer::Position { timeline, lsn }, _) => Ok((timeline, lsn)),
+            _ => Err(SourceError::Unfitting("position")),
         }
     }
 

@@ -101,7 +101,7 @@ async fn read_both(
         let behind = close.get(equal.count).map_or(next, |mark| mark.end);
         if (known, behind) == (at, next) {
             let parts = SharedWal::Parts { at, end: last.end };
-            let stands = position(source).await?;
+            let (_, stands) = source.position().await?;
             return Ok(equal.is_proof(&close, stands).then_some(parts));
         }
         (at, next) = (known, behind);
@@ -139,14 +139,6 @@ impl Equal {
             return false;
         };
         self.count < self.answered || stands < mark.end
-    }
-}
-
-/// The source's end of WAL.
-async fn position(source: &Source) -> Result<Lsn, SourceError> {
-    match source.ask(&Request::Position, Vec::new()).await? {
-        (Answer::Position { lsn, .. }, _) => Ok(lsn),
-        _ => Err(SourceError::Unfitting("position")),
     }
 }
 

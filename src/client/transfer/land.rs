@@ -111,7 +111,7 @@ impl Hand<'_> {
         pieces: &[(&Placed, VerifiedPart<'_>)],
         places: &[&Placed],
     ) -> Result<(), TransferError> {
-        let Some((held, starts)) = &mut self.held else {
+        let Some((mut held, starts)) = self.held.take() else {
             return Ok(());
         };
         let at = |run: &Placed| starts[run.span] + run.offset as usize;
@@ -125,17 +125,11 @@ impl Hand<'_> {
                 let at = at(run) + offset as usize;
                 let page = held.get(at, length as usize);
                 let mut page = page.ok_or(TransferError::Unfitting)?.to_vec();
-                let digest = noise::apply_next(&mut self.patches, &mut page)?;
-                match Verified::check(self.key, page, digest) {
-                    Ok(page) => {
-                        let part = VerifiedPart::from(&page);
-                        held.put(at, part).ok_or(TransferError::Unfitting)?;
-                        changed.push((run.span, at, part.length()));
-                    }
-                    Err(_) => {
-                        let offset = self.reply.offset(run) + u64::from(offset);
-                        self.landed.unlike.push(self.reply.alone(run, offset));
-                    }
+                let offset = self.reply.offset(run) + u64::from(offset);
+                if let Some(page) = self.patched(run, offset, &mut page)? {
+                    let part = VerifiedPart::from(&page);
+                    held.put(at, part).ok_or(TransferError::Unfitting)?;
+                    changed.push((run.span, at, part.length()));
                 }
             }
         }
@@ -147,9 +141,26 @@ impl Hand<'_> {
                 .map(|(_, at, length)| (*at, *length))
                 .collect();
             let begin = (starts[span], self.reply.spans[span].1.offset);
-            self.landed.written += writing.write_held(held, &places, begin)?;
+            self.landed.written += writing.write_held(&held, &places, begin)?;
         }
+        self.held = Some((held, starts));
         Ok(())
+    }
+
+    /// Patches the target's own block of a run, which is at `offset` in its file; none where it did not become what the
+    /// agent has.
+    fn patched<'p>(
+        &mut self,
+        run: &Placed,
+        offset: u64,
+        page: &'p mut [u8],
+    ) -> Result<Option<Verified<&'p [u8]>>, TransferError> {
+        let digest = noise::apply_next(&mut self.patches, page)?;
+        let page = Verified::check(self.key, &*page, digest);
+        if page.is_err() {
+            self.landed.unlike.push(self.reply.alone(run, offset));
+        }
+        Ok(page.ok())
     }
 
     /// Patches a file's blocks that are read for it.
@@ -181,11 +192,7 @@ impl Hand<'_> {
         let block_bytes = self.reply.block_bytes as usize;
         let offsets = (self.reply.offset(run)..).step_by(block_bytes);
         for (offset, page) in offsets.zip(pages.chunks_mut(block_bytes)) {
-            let digest = noise::apply_next(&mut self.patches, page)?;
-            match Verified::check(self.key, &*page, digest) {
-                Ok(page) => made.push((offset, page)),
-                Err(_) => self.landed.unlike.push(self.reply.alone(run, offset)),
-            }
+            made.extend(self.patched(run, offset, page)?.map(|page| (offset, page)));
         }
         let parts = made.iter().map(|(offset, page)| (*offset, page.into()));
         self.landed.written += writing.write(&parts.collect::<Vec<_>>())?;

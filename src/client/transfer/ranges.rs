@@ -2,8 +2,10 @@
 //!
 //! A range goes through up to three steps: a digest of it on both sides, and those of its extents where that
 //! differs; digests of the blocks of those extents that differ; the blocks that differ, proven and written. Where
-//! most extents differ, the first step is left out. Blocks that differ in noise only are patched (`compare::noise`). Files that the target lacks go straight to the last one. Every
-//! step waits for the link or for a worker, never for another range.
+//! most extents differ, the first step is left out, and what the target has stays in memory for the last one. Blocks
+//! that differ in noise only are patched (`compare::noise`). Files that the target lacks go straight to the last step.
+//! Every step waits for the link or for a worker, and none for another range, but that a range begins only when few
+//! others are being compared: it is to see how dense their differences were.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;

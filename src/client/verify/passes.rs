@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use futures_util::future;
 
-use crate::buffer::Buffer;
 use crate::client::failure::{Failure, TargetState};
 use crate::client::source::{Source, SourceError};
 use crate::client::transfer::error::TransferError;
@@ -378,9 +377,11 @@ impl<'a> Scene<'a> {
         Ok(std::mem::take(&mut *found))
     }
 
-    /// Asks what is answered at once, or never: an agent that is there and says nothing is not waited for.
-    async fn ask_soon(&self, request: &Request) -> Result<(Answer, Buffer), Failure> {
-        let asked = self.source.ask(request, Vec::new());
+    /// Waits for what is answered at once, or never: an agent that is there and says nothing is not waited for.
+    pub async fn soon<T>(
+        &self,
+        asked: impl Future<Output = Result<T, SourceError>>,
+    ) -> Result<T, Failure> {
         match tokio::time::timeout(SILENT_AFTER, asked).await {
             Ok(answer) => answer.map_err(|error| error.untouched()),
             Err(_) => {
@@ -394,10 +395,8 @@ impl<'a> Scene<'a> {
 
     /// The source's end of WAL.
     async fn position(&self) -> Result<Lsn, Failure> {
-        match self.ask_soon(&Request::Position).await? {
-            (Answer::Position { lsn, .. }, _) => Ok(lsn),
-            _ => Err(SourceError::Unfitting("position").untouched()),
-        }
+        let (_, lsn) = self.soon(self.source.position()).await?;
+        Ok(lsn)
     }
 
     /// Whether the threshold can rise: the side that holds it back runs.
@@ -425,7 +424,10 @@ impl<'a> Scene<'a> {
     /// Both control files as they are now.
     async fn controls(&self) -> Result<Controls, Failure> {
         let ours = self.own_control()?;
-        let theirs = match self.ask_soon(&Request::Control).await? {
+        let theirs = match self
+            .soon(self.source.ask(&Request::Control, Vec::new()))
+            .await?
+        {
             (Answer::Control, body) => ControlFile::decode(&body).ok(),
             _ => None,
         };

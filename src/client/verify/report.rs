@@ -19,9 +19,7 @@ use crate::pg::canonical::PageKind;
 use crate::pg::conninfo::Conninfo;
 use crate::pg::relfile;
 use crate::plan::words;
-use crate::wire::message::{
-    Answer, NAMES_MAX, RelationName, RelationNumber, Request, SILENT_AFTER,
-};
+use crate::wire::message::{Answer, NAMES_MAX, RelationName, RelationNumber, Request};
 
 /// Names of relations, by the numbers of their files.
 type Names = BTreeMap<RelationNumber, RelationName>;
@@ -252,9 +250,9 @@ async fn names(scene: &Scene<'_>, sum: &Sum) -> Names {
     let request = Request::Names {
         files: numbers.clone(),
     };
-    let asked = tokio::time::timeout(SILENT_AFTER, scene.source.ask(&request, Vec::new()));
+    let asked = scene.soon(scene.source.ask(&request, Vec::new()));
     match asked.await {
-        Ok(Ok((Answer::Names { names }, _))) => numbers
+        Ok((Answer::Names { names }, _)) => numbers
             .into_iter()
             .zip(names)
             .filter_map(|(number, name)| Some((number, name?)))
