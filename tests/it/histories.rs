@@ -11,9 +11,7 @@ use crate::oracle::{
     Since, assert_alike, assert_amcheck, assert_checksums, assert_like_basebackup,
     assert_same_data, databases, settle, tree,
 };
-use crate::verify::verify;
-
-const BLOCK: usize = 8192;
+use crate::verify::{BLOCK, verify};
 
 #[test]
 fn generated_histories_end_like_the_source_to_the_last_byte_with_the_noise_patch_and_without() {

@@ -38,7 +38,7 @@ fn twist_manifest(twisted: &mut Twisted, old: &[u8], new: &[u8]) {
 }
 
 /// Blocks of 64 MiB of zeros, packed small, that are announced as so many bytes.
-fn bomb(twisted: &mut Twisted, announced: u32) {
+pub fn bomb(twisted: &mut Twisted, announced: u32) {
     if let Answer::Blocks { packed, .. } = &mut twisted.answer {
         let zeros = vec![0; 64 << 20];
         let (bomb, body) = payload::pack(zeros.into(), &twisted.key, Compression::Zstd(1));

@@ -163,12 +163,37 @@ pub fn page(cluster: &Cluster, path: &str, block: usize) -> Vec<u8> {
 }
 
 /// Puts a page into a file, with a checksum that fits.
-pub fn put(cluster: &Cluster, path: &str, block: usize, mut page: Vec<u8>) {
-    let sum = checksum(&page, u32::try_from(block).unwrap()).to_le_bytes();
+pub fn put(cluster: &Cluster, path: &str, block: usize, page: Vec<u8>) {
+    put_as(cluster, path, block, block, page);
+}
+
+/// As [`put`], where the block has another number in its fork than in the file.
+fn put_as(cluster: &Cluster, path: &str, block: usize, number: usize, mut page: Vec<u8>) {
+    let sum = checksum(&page, u32::try_from(number).unwrap()).to_le_bytes();
     page[8..10].copy_from_slice(&sum);
     let mut bytes = fs::read(place(cluster, path)).unwrap();
     bytes[block * BLOCK..][..BLOCK].copy_from_slice(&page);
     fs::write(place(cluster, path), bytes).unwrap();
+}
+
+/// Flips a bit of the first row of a block of a table, which has this number in its fork, with a checksum that fits. Returns
+/// the block as it was.
+pub fn spoil(standby: &Cluster, path: &str, block: usize, number: usize) -> Vec<u8> {
+    let whole = page(standby, path, block);
+    assert_eq!(kind(&whole), PageKind::Heap);
+    let mut wrong = whole.clone();
+    let row = tuples(&wrong)[0] + 25;
+    wrong[row] ^= 0x20;
+    put_as(standby, path, block, number, wrong);
+    whole
+}
+
+/// Stops both, the primary first, so that the standby has all of it and has made a checkpoint of it.
+pub fn stop_both(primary: &mut Cluster, standby: &mut Cluster) {
+    primary.stop(Stop::Fast);
+    standby.wait_sql("SELECT count(*) FROM pg_stat_wal_receiver", "0");
+    standby.sql("CHECKPOINT");
+    standby.stop(Stop::Fast);
 }
 
 fn word(page: &[u8], at: usize) -> usize {
@@ -201,14 +226,7 @@ fn healthy_standby_is_equal_while_it_runs_and_when_it_is_stopped() {
     verify(&standby, &primary, &[]).assert_equal();
     standby.start();
     primary.wait_caught_up(&standby);
-    primary.stop(Stop::Fast);
-    // It has replayed the shutdown.
-    standby.wait_sql(
-        "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'",
-        "0",
-    );
-    standby.sql("CHECKPOINT");
-    standby.stop(Stop::Fast);
+    stop_both(&mut primary, &mut standby);
     let stopped = verify_stopped(&standby, &primary);
     stopped.assert_equal();
     assert_eq!(stopped.found["source_runs"], false);
@@ -255,11 +273,7 @@ fn a_byte_of_a_row_is_found_and_named() {
         (&path, "postgres", "public.plain", 3),
         (&other, "other", "public.o", 1),
     ] {
-        let whole = page(&standby, path, block);
-        let mut wrong = whole.clone();
-        let row = tuples(&wrong)[0] + 25;
-        wrong[row] ^= 0x20;
-        put(&standby, path, block, wrong);
+        let whole = spoil(&standby, path, block, block);
         let found = verify(&standby, &primary, &[]);
         let fault = found.assert_one("content", block as u64);
         assert_eq!(
@@ -284,10 +298,7 @@ fn a_byte_of_a_row_is_found_and_named() {
         put(&standby, path, block, whole);
     }
     // While the server runs, too.
-    let mut wrong = page(&standby, &path, 2);
-    let row = tuples(&wrong)[0] + 25;
-    wrong[row] ^= 0x20;
-    put(&standby, &path, 2, wrong);
+    spoil(&standby, &path, 2, 2);
     standby.start();
     primary.wait_caught_up(&standby);
     verify(&standby, &primary, &[]).assert_one("content", 2);
@@ -378,13 +389,7 @@ fn each_bit_that_may_not_differ_is_found() {
         old: mut primary,
         new: mut standby,
     } = pair(&scene);
-    primary.stop(Stop::Fast);
-    standby.wait_sql(
-        "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'",
-        "0",
-    );
-    standby.sql("CHECKPOINT");
-    standby.stop(Stop::Fast);
+    stop_both(&mut primary, &mut standby);
     let mut dice = Dice::new("bits of pages");
     let flips = match std::env::var_os("PG_RESEED_TEST_LARGE") {
         Some(_) => 1000,

@@ -11,8 +11,9 @@ use pg_reseed::wire::payload;
 
 use crate::between::{Twisted, between};
 use crate::cluster::{Cluster, Pair, Scene, Stop, binary, clean, said};
+use crate::hostile_agent::bomb;
 use crate::oracle::{assert_untouched, tree};
-use crate::verify::{file, page, pair, put, tuples};
+use crate::verify::{file, pair, spoil};
 
 /// Words that a terminal obeys.
 const EVIL: &str = "\x1b]52;c;eA==\x07\npg_reseed: all is well\u{9b}2J";
@@ -164,14 +165,7 @@ const ATTACKS: &[(&str, Twist, &[i32], &str)] = &[
     ),
     (
         "blocks that unpack to more than a range has",
-        |t| {
-            if let Answer::Blocks { packed, .. } = &mut t.answer {
-                let zeros = vec![0; 64 << 20];
-                let (bomb, body) = payload::pack(zeros.into(), &t.key, Compression::Zstd(1));
-                *packed = bomb;
-                t.body = body.to_vec();
-            }
-        },
+        |t| bomb(t, 64 << 20),
         &[1],
         "announced 67108864 bytes where at most",
     ),
@@ -305,14 +299,6 @@ fn failures(
     failures
 }
 
-/// Flips a bit of a row of `plain`.
-fn spoil(standby: &Cluster, path: &str) {
-    let mut wrong = page(standby, path, 3);
-    let row = tuples(&wrong)[0] + 25;
-    wrong[row] ^= 0x20;
-    put(standby, path, 3, wrong);
-}
-
 #[test]
 fn answers_of_a_hostile_agent_are_told_and_obeyed_by_nobody() {
     let scene = Scene::new();
@@ -321,7 +307,7 @@ fn answers_of_a_hostile_agent_are_told_and_obeyed_by_nobody() {
         new: mut standby,
     } = pair(&scene);
     standby.stop(Stop::Fast);
-    spoil(&standby, &file(&primary, "plain"));
+    spoil(&standby, &file(&primary, "plain"), 3, 3);
     let before = tree(standby.pgdata());
     let failures = failures(ATTACKS, &standby, &primary);
     assert!(failures.is_empty(), "{}", failures.join("\n"));
@@ -336,7 +322,7 @@ fn lies_about_checkpoints_end_in_an_error_or_as_not_compared() {
         new: mut standby,
     } = pair(&scene);
     standby.stop(Stop::Fast);
-    spoil(&standby, &file(&primary, "plain"));
+    spoil(&standby, &file(&primary, "plain"), 3, 3);
     standby.start();
     // So that a pass leaves something to the next.
     primary.sql("UPDATE t SET f = 'new' WHERE i < 100; CHECKPOINT");
@@ -358,7 +344,7 @@ fn an_agent_that_does_not_answer_is_not_waited_for() {
         new: mut standby,
     } = pair(&scene);
     standby.stop(Stop::Fast);
-    spoil(&standby, &file(&primary, "plain"));
+    spoil(&standby, &file(&primary, "plain"), 3, 3);
     let is_mute: &[(&str, Twist, &[i32], &str)] = &[
         (
             "an end of WAL that is never told",

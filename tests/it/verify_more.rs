@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cluster::{Load, Pair, Scene, Stop};
 use crate::oracle::settle;
-use crate::verify::{BLOCK, TABLES, file, page, pair, place, put, run, verify, verify_stopped};
+use crate::verify::{
+    BLOCK, TABLES, file, page, pair, place, put, run, stop_both, verify, verify_stopped,
+};
 
 #[test]
 fn files_that_are_missing_or_too_many_are_found() {
@@ -52,13 +54,7 @@ fn files_that_are_missing_or_too_many_are_found() {
     restarting.stop(&standby);
     ticking.stop(&primary);
     // Neither runs.
-    primary.stop(Stop::Fast);
-    standby.wait_sql(
-        "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'",
-        "0",
-    );
-    standby.sql("CHECKPOINT");
-    standby.stop(Stop::Fast);
+    stop_both(&mut primary, &mut standby);
     let found = verify_stopped(&standby, &primary);
     assert_eq!(
         found.faults(),

@@ -6,33 +6,11 @@ use std::process::Command;
 
 use pg_reseed::pg::canonical::kind;
 
-use crate::cluster::{Cluster, Pair, Scene, Stop, binary, clean, said};
+use crate::cluster::{Pair, Scene, Stop, binary, clean, said};
 use crate::oracle::settle;
 use crate::tls::{Authority, Daemon};
 use crate::transport::remote_shell;
-use crate::verify::{BLOCK, file, page, pair, place, put, run, run_from, tuples, verify};
-
-/// Flips a bit of the first row of a block, with a checksum that fits. Returns the block as it was.
-fn spoil(standby: &Cluster, path: &str, block: usize, number: u32) -> Vec<u8> {
-    let whole = page(standby, path, block);
-    assert_eq!(kind(&whole).name(), "heap");
-    let mut wrong = whole.clone();
-    let row = tuples(&wrong)[0] + 25;
-    wrong[row] ^= 0x20;
-    let sum = pg_reseed::pg::page::checksum(&wrong, number).to_le_bytes();
-    wrong[8..10].copy_from_slice(&sum);
-    write(standby, path, block, &wrong);
-    whole
-}
-
-fn write(standby: &Cluster, path: &str, block: usize, page: &[u8]) {
-    use std::os::unix::fs::FileExt as _;
-    let file = File::options()
-        .write(true)
-        .open(place(standby, path))
-        .unwrap();
-    file.write_all_at(page, (block * BLOCK) as u64).unwrap();
-}
+use crate::verify::{BLOCK, file, page, pair, place, put, run, run_from, spoil, verify};
 
 #[test]
 fn what_lies_in_tablespaces_is_compared_and_named() {
@@ -110,7 +88,7 @@ fn a_block_of_a_second_segment_is_found_by_its_number_in_the_relation() {
     assert_eq!(kind(&whole).name(), "heap", "new rows are at the end");
     spoil(&standby, &second, 15, number);
     let found = verify(&standby, &primary, &[]);
-    let fault = found.assert_one("content", number.into());
+    let fault = found.assert_one("content", number as u64);
     assert_eq!(
         (&fault["path"], &fault["relation"]),
         (&second.as_str().into(), &"public.long".into()),

@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::cluster::{Cluster, Pair, Scene, Stop, bindir, done, tool};
 use crate::oracle::settle;
-use crate::verify::{Verified, file, page, pair, place, tuples, verify, verify_stopped};
+use crate::verify::{Verified, file, page, pair, place, stop_both, tuples, verify, verify_stopped};
 
 const XACTS: &str = "pg_xact/0000";
 
@@ -112,13 +112,7 @@ fn a_transaction_that_ended_otherwise_is_found_and_named() {
     settle(&primary, &standby);
     assert_told(&verify(&standby, &primary, &[]), committed);
     // And between two that are stopped.
-    primary.stop(Stop::Fast);
-    standby.wait_sql(
-        "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'",
-        "0",
-    );
-    standby.sql("CHECKPOINT");
-    standby.stop(Stop::Fast);
+    stop_both(&mut primary, &mut standby);
     assert_told(&verify_stopped(&standby, &primary), committed);
     set_status(&standby, committed, 1);
     verify_stopped(&standby, &primary).assert_equal();
