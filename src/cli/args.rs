@@ -434,9 +434,16 @@ pub struct RebuildArguments {
     ///
     /// By default blocks that differ from the source's in hint bits, marks of dead index entries or bytes of
     /// free space only are patched: what is sent is what differs, some hundred bytes a block. The result is the
-    /// same, byte for byte, with this option and without it; it is there to measure.
-    #[arg(long, hide_short_help = true, help_heading = RUN)]
+    /// same, byte for byte, with this option and without it. With --from local it is the default: there
+    /// moving a block costs less than making a patch.
+    #[arg(long, hide_short_help = true, overrides_with = "noise_patch", help_heading = RUN)]
     pub no_noise_patch: bool,
+
+    /// Patch blocks that differ in hint bits only, also with --from local
+    ///
+    /// The opposite of --no-noise-patch.
+    #[arg(long, hide_short_help = true, overrides_with = "no_noise_patch", help_heading = RUN)]
+    pub noise_patch: bool,
 
     #[command(flatten)]
     pub progress: ProgressArguments,

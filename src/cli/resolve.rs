@@ -137,6 +137,7 @@ pub struct Surroundings<'a> {
 pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild, UsageError> {
     let primary = primary(&typed.connection, around)?;
     let from = agent_of_primary(&typed.agent, &primary)?;
+    let patch_noise = patches_noise(&typed, &from);
     // A configuration that is named, or comes from the source, says that it is not the recorded one.
     let is_named = typed.debian.cluster.is_some();
     let is_told_otherwise = typed.config_file.is_some() || typed.target_config_dir.is_some();
@@ -216,6 +217,7 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
     };
     let options = RebuildOptions {
         pgdata,
+        patch_noise,
         reach: reach(&typed.effort, from, around),
         primary,
         slot: typed.slot,
@@ -243,7 +245,6 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
         },
         wait: Duration::from_secs(typed.wait),
         sync: !typed.no_sync,
-        patch_noise: !typed.no_noise_patch,
         max_delete: typed.max_delete,
         bindir: typed
             .bindir
@@ -316,6 +317,11 @@ fn compression(typed: &EffortArguments, from: &Agent) -> Compression {
         Agent::Local { .. } => Compression::None,
         _ => Compression::Auto,
     })
+}
+
+/// Whether blocks that differ in noise only are patched. On one host nothing is cheaper than moving them.
+fn patches_noise(typed: &RebuildArguments, from: &Agent) -> bool {
+    typed.noise_patch || !typed.no_noise_patch && !matches!(from, Agent::Local { .. })
 }
 
 /// How many streams there are.
@@ -791,6 +797,22 @@ mod tests {
         ] {
             let resolved = resolve(line, &[]).unwrap();
             assert_eq!(resolved.options.reach.streams, streams, "{line}");
+        }
+    }
+
+    #[test]
+    fn noise_is_moved_whole_where_nothing_must_travel_unless_somebody_says_otherwise() {
+        for (line, patches) in [
+            ("-h db2", true),
+            ("-h db2 --no-noise-patch", false),
+            ("-h db2 --no-noise-patch --noise-patch", true),
+            ("-h db2 --noise-patch --no-noise-patch", false),
+            ("-h db2 --from exec:carrier", true),
+            ("-h db2 --from local", false),
+            ("-h db2 --from local --noise-patch", true),
+        ] {
+            let resolved = resolve(line, &[]).unwrap();
+            assert_eq!(resolved.options.patch_noise, patches, "{line}");
         }
     }
 

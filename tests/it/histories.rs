@@ -72,10 +72,11 @@ fn end_like_the_source(dice: &mut Dice) {
         &["--streams", "3"],
         &["--compress", "lz4", "--streams", "2", "--jobs", "2"],
     ];
-    let patched = Rebuild::new(&with, &new).args(dice.any(&ways)).succeed();
-    let whole = Rebuild::new(&without, &new)
-        .arg("--no-noise-patch")
+    let patched = Rebuild::new(&with, &new)
+        .arg("--noise-patch")
+        .args(dice.any(&ways))
         .succeed();
+    let whole = Rebuild::new(&without, &new).succeed();
     assert_alike(with.pgdata(), without.pgdata());
     assert_like_basebackup(&scene, &new, with.pgdata(), Since::Rebuilt);
     let figures = ["differing_blocks", "moved_blocks", "patched_blocks"];

@@ -67,7 +67,8 @@ fn blocks_that_only_reading_has_changed_are_patched_and_equal_to_the_last_byte()
     let pair = read_since(&scene, SMALL);
     let before = tree(pair.old.pgdata());
     let dry = || pair.rebuild().arg("--dry-run");
-    let (with, without) = (dry().succeed(), dry().arg("--no-noise-patch").succeed());
+    let with = dry().arg("--noise-patch").succeed();
+    let without = dry().succeed();
     assert_untouched(&before, pair.old.pgdata());
     assert_eq!(
         with.number("differing_blocks"),
@@ -89,7 +90,7 @@ fn blocks_that_only_reading_has_changed_are_patched_and_equal_to_the_last_byte()
         "{with}"
     );
 
-    let said = pair.rebuild().succeed();
+    let said = pair.rebuild().arg("--noise-patch").succeed();
     for figure in [
         "differing_blocks",
         "moved_blocks",
@@ -105,7 +106,10 @@ fn blocks_that_only_reading_has_changed_are_patched_and_equal_to_the_last_byte()
 fn blocks_that_patches_do_not_make_right_are_asked_for(table: Table) {
     let scene = Scene::new();
     let mut pair = read_since(&scene, table);
-    let honest = pair.rebuild().arg("--dry-run").succeed();
+    let honest = pair
+        .rebuild()
+        .args(["--noise-patch", "--dry-run"])
+        .succeed();
     let from = between(&pair.new, |twisted| {
         if let Answer::Blocks {
             packed,
@@ -154,11 +158,8 @@ fn a_damaged_page_of_the_source_is_reported_though_a_patch_brings_it() {
     bytes[20 * 8192 + 8] ^= 1;
     pair.new.write(&file, &bytes);
     pair.new.start();
-    let without = pair
-        .rebuild()
-        .args(["--no-noise-patch", "--dry-run"])
-        .fail(5);
-    let said = pair.rebuild().fail(5);
+    let without = pair.rebuild().arg("--dry-run").fail(5);
+    let said = pair.rebuild().arg("--noise-patch").fail(5);
     let damaged = &said.report()["damaged"];
     assert_eq!(damaged[0]["block"], 20, "{said}");
     assert_eq!(damaged, &without.report()["damaged"]);
@@ -200,7 +201,7 @@ fn blocks_on_both_sides_of_the_end_of_a_segment_are_patched() {
         page(&pair.old) != page(&pair.new)
     };
     assert!(differs(&path, 131_071) && differs(&format!("{path}.1"), 0));
-    let said = pair.rebuild().succeed();
+    let said = pair.rebuild().arg("--noise-patch").succeed();
     assert!(said.number("patched_blocks") >= 200, "{said}");
     assert_like_basebackup(&scene, &pair.new, pair.old.pgdata(), Since::Rebuilt);
 }
