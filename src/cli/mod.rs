@@ -11,6 +11,8 @@ mod passfile;
 pub mod resolve;
 mod serve;
 mod signals;
+#[cfg(test)]
+mod troubleshooting;
 mod typed;
 pub mod values;
 

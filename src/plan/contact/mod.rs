@@ -337,9 +337,10 @@ fn by_heard(carrier: &Carrier, heard: &Heard, ended: &Ended) -> (String, String)
     }
 }
 
+/// What can be heard and seen instead of an agent, judged.
 #[cfg(test)]
-mod tests {
-    use insta::assert_snapshot;
+pub mod samples {
+    use std::io::ErrorKind as Kind;
 
     use super::*;
 
@@ -353,21 +354,20 @@ mod tests {
         }
     }
 
-    fn told(carrier: &Carrier, heard: &Heard, ended: &Ended, said: &str) -> String {
-        let said: Vec<_> = said.lines().map(str::to_owned).collect();
-        let NoContact {
-            error,
-            detail,
-            hint,
-        } = judge(carrier, heard, ended, &said);
-        assert!(hint.ends_with('.') || hint.contains(": "), "{hint}");
-        let detail = detail.map(|detail| format!("  {detail}.\n"));
-        format!("{error}\n{}  > {hint}\n", detail.unwrap_or_default())
+    fn tls() -> Carrier {
+        Carrier::Tls {
+            host: "db2".to_owned(),
+            port: 7432,
+        }
     }
 
-    #[test]
-    fn ssh_that_reaches_nobody_says_why() {
-        let text: String = [
+    fn judged(carrier: &Carrier, heard: &Heard, ended: &Ended, said: &str) -> NoContact {
+        let said: Vec<_> = said.lines().map(str::to_owned).collect();
+        judge(carrier, heard, ended, &said)
+    }
+
+    pub fn of_ssh() -> Vec<NoContact> {
+        [
             "ssh: Could not resolve hostname db2: Name or service not known",
             "ssh: connect to host db2 port 2222: Connection refused",
             "kex_exchange_identification: Connection closed by remote host\nConnection closed by 10.0.0.2 port 2222",
@@ -377,38 +377,14 @@ mod tests {
             "Bad configuration option: x",
         ]
         .iter()
-        .map(|said| told(&ssh(Some(2222)), &Heard::Nothing, &Ended::Code(255), said))
-        .collect();
-        assert_snapshot!(text, @r#"
-        ssh does not know the host of "postgres@db2" (port 2222)
-          ssh ended with exit status 255; it said: ssh: Could not resolve hostname db2: Name or service not known.
-          > The host is that of --from, or else that of -h or -d: --from ssh://[USER@]HOST[:PORT] names it as ssh shall.
-        ssh could not connect to "postgres@db2" (port 2222)
-          ssh ended with exit status 255; it said: ssh: connect to host db2 port 2222: Connection refused.
-          > sshd must listen there, and nothing between both hosts may hold it up; --from ssh://HOST:PORT names another place. -p is the port of the PostgreSQL server.
-        ssh could not connect to "postgres@db2" (port 2222)
-          ssh ended with exit status 255; it said: kex_exchange_identification: Connection closed by remote host | Connection closed by 10.0.0.2 port 2222.
-          > sshd must listen there, and nothing between both hosts may hold it up; --from ssh://HOST:PORT names another place. -p is the port of the PostgreSQL server.
-        the host key of "postgres@db2" (port 2222) is not the one that ssh knows
-          ssh ended with exit status 255; it said: WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! | Host key verification failed.
-          > That host was made anew, or another one answers in its place: find out which before the old key is removed with ssh-keygen -R.
-        ssh has not accepted the host key of "postgres@db2" (port 2222)
-          ssh ended with exit status 255; it said: No ED25519 host key is known for db2 and you have requested strict checking. | Host key verification failed.
-          > Compare it with the key of that host, and accept it once by hand: /usr/bin/ssh -o 'BatchMode yes' postgres@db2 true
-        the login by ssh on "postgres@db2" (port 2222) was refused
-          ssh ended with exit status 255; it said: postgres@db2: Permission denied (publickey,password).
-          > This user's public key must be in ~/.ssh/authorized_keys of the user there; --from ssh://USER@HOST names another one. By hand, this must work: /usr/bin/ssh -o 'BatchMode yes' postgres@db2 true
-        ssh could not reach "postgres@db2" (port 2222)
-          ssh ended with exit status 255; it said: Bad configuration option: x.
-          > By hand, this must work: /usr/bin/ssh -o 'BatchMode yes' postgres@db2 true
-        "#);
+        .map(|said| judged(&ssh(Some(2222)), &Heard::Nothing, &Ended::Code(255), said))
+        .collect()
     }
 
-    #[test]
-    fn program_that_is_not_there_is_told_from_one_that_cannot_run() {
+    pub fn of_programs() -> Vec<NoContact> {
         let docker = Carrier::Command("docker exec -i pg pg_reseed serve --stdio".to_owned());
         let kubectl = Carrier::Command("kubectl exec -i pg -- pg_reseed serve --stdio".to_owned());
-        let text: String = [
+        [
             (
                 &ssh(None),
                 127,
@@ -449,8 +425,98 @@ mod tests {
             ),
         ]
         .iter()
-        .map(|(carrier, code, said)| told(carrier, &Heard::Nothing, &Ended::Code(*code), said))
-        .collect();
+        .map(|(carrier, code, said)| judged(carrier, &Heard::Nothing, &Ended::Code(*code), said))
+        .collect()
+    }
+
+    pub fn of_what_is_heard() -> Vec<NoContact> {
+        let tls = tls();
+        let noise = Heard::Other("the peer does not speak it; it sent \"Welcome\"".to_owned());
+        let other = Heard::OtherVersion("the peer speaks version 1".to_owned());
+        vec![
+            judged(&ssh(None), &noise, &Ended::Code(0), ""),
+            // What the end says counts more.
+            judged(
+                &ssh(None),
+                &noise,
+                &Ended::Code(127),
+                "sh: pg_reseed: not found",
+            ),
+            judged(&ssh(None), &other, &Ended::Code(127), ""),
+            judged(&ssh(None), &Heard::TooLate(120), &Ended::Running, ""),
+            judged(&ssh(None), &Heard::Nothing, &Ended::Signal(9), ""),
+            judged(&tls, &Heard::Nothing, &Ended::Connection, ""),
+        ]
+    }
+
+    pub fn of_what_cannot_be_begun() -> Vec<NoContact> {
+        let tls = tls();
+        vec![
+            not_begun(&ssh(None), Kind::NotFound, "could not run \"ssh\": gone"),
+            not_begun(&tls, Kind::ConnectionRefused, "refused"),
+            not_begun(&tls, Kind::Other, "bad certificate"),
+            not_begun(
+                &Carrier::Here("/x".to_owned()),
+                Kind::NotFound,
+                "could not run \"/x\": gone",
+            ),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use insta::assert_snapshot;
+
+    use super::*;
+
+    fn told(contacts: &[NoContact]) -> String {
+        contacts
+            .iter()
+            .map(|contact| {
+                let NoContact {
+                    error,
+                    detail,
+                    hint,
+                } = contact;
+                assert!(hint.ends_with('.') || hint.contains(": "), "{hint}");
+                let detail = detail.as_ref().map(|detail| format!("  {detail}.\n"));
+                format!("{error}\n{}  > {hint}\n", detail.unwrap_or_default())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn ssh_that_reaches_nobody_says_why() {
+        let text = told(&samples::of_ssh());
+        assert_snapshot!(text, @r#"
+        ssh does not know the host of "postgres@db2" (port 2222)
+          ssh ended with exit status 255; it said: ssh: Could not resolve hostname db2: Name or service not known.
+          > The host is that of --from, or else that of -h or -d: --from ssh://[USER@]HOST[:PORT] names it as ssh shall.
+        ssh could not connect to "postgres@db2" (port 2222)
+          ssh ended with exit status 255; it said: ssh: connect to host db2 port 2222: Connection refused.
+          > sshd must listen there, and nothing between both hosts may hold it up; --from ssh://HOST:PORT names another place. -p is the port of the PostgreSQL server.
+        ssh could not connect to "postgres@db2" (port 2222)
+          ssh ended with exit status 255; it said: kex_exchange_identification: Connection closed by remote host | Connection closed by 10.0.0.2 port 2222.
+          > sshd must listen there, and nothing between both hosts may hold it up; --from ssh://HOST:PORT names another place. -p is the port of the PostgreSQL server.
+        the host key of "postgres@db2" (port 2222) is not the one that ssh knows
+          ssh ended with exit status 255; it said: WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! | Host key verification failed.
+          > That host was made anew, or another one answers in its place: find out which before the old key is removed with ssh-keygen -R.
+        ssh has not accepted the host key of "postgres@db2" (port 2222)
+          ssh ended with exit status 255; it said: No ED25519 host key is known for db2 and you have requested strict checking. | Host key verification failed.
+          > Compare it with the key of that host, and accept it once by hand: /usr/bin/ssh -o 'BatchMode yes' postgres@db2 true
+        the login by ssh on "postgres@db2" (port 2222) was refused
+          ssh ended with exit status 255; it said: postgres@db2: Permission denied (publickey,password).
+          > This user's public key must be in ~/.ssh/authorized_keys of the user there; --from ssh://USER@HOST names another one. By hand, this must work: /usr/bin/ssh -o 'BatchMode yes' postgres@db2 true
+        ssh could not reach "postgres@db2" (port 2222)
+          ssh ended with exit status 255; it said: Bad configuration option: x.
+          > By hand, this must work: /usr/bin/ssh -o 'BatchMode yes' postgres@db2 true
+        "#);
+    }
+
+    #[test]
+    fn program_that_is_not_there_is_told_from_one_that_cannot_run() {
+        let text = told(&samples::of_programs());
         assert_snapshot!(text, @r#"
         there is no "pg_reseed" on "postgres@db2" (port 22, or that of ssh's configuration)
           ssh ended with exit status 127; it said: bash: line 1: pg_reseed: command not found.
@@ -487,27 +553,7 @@ mod tests {
 
     #[test]
     fn what_is_heard_instead_is_told() {
-        let tls = Carrier::Tls {
-            host: "db2".to_owned(),
-            port: 7432,
-        };
-        let noise = Heard::Other("the peer does not speak it; it sent \"Welcome\"".to_owned());
-        let other = Heard::OtherVersion("the peer speaks version 1".to_owned());
-        let text: String = [
-            told(&ssh(None), &noise, &Ended::Code(0), ""),
-            // What the end says counts more.
-            told(
-                &ssh(None),
-                &noise,
-                &Ended::Code(127),
-                "sh: pg_reseed: not found",
-            ),
-            told(&ssh(None), &other, &Ended::Code(127), ""),
-            told(&ssh(None), &Heard::TooLate(120), &Ended::Running, ""),
-            told(&ssh(None), &Heard::Nothing, &Ended::Signal(9), ""),
-            told(&tls, &Heard::Nothing, &Ended::Connection, ""),
-        ]
-        .concat();
+        let text = told(&samples::of_what_is_heard());
         assert_snapshot!(text, @r#"
         could not talk to the agent on "postgres@db2" (port 22, or that of ssh's configuration): the peer does not speak it; it sent "Welcome"
           > Nothing but pg_reseed serve --stdio may write to the standard output there: look at the start-up files of that user's shell (.bashrc and the like).
@@ -530,24 +576,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_begun_names_the_place() {
-        use std::io::ErrorKind as Kind;
-        let tls = Carrier::Tls {
-            host: "db2".to_owned(),
-            port: 7432,
-        };
-        let text: String = [
-            not_begun(&ssh(None), Kind::NotFound, "could not run \"ssh\": gone"),
-            not_begun(&tls, Kind::ConnectionRefused, "refused"),
-            not_begun(&tls, Kind::Other, "bad certificate"),
-            not_begun(
-                &Carrier::Here("/x".to_owned()),
-                Kind::NotFound,
-                "could not run \"/x\": gone",
-            ),
-        ]
-        .iter()
-        .map(|told| format!("{}\n  > {}\n", told.error, told.hint))
-        .collect();
+        let text = told(&samples::of_what_cannot_be_begun());
         assert_snapshot!(text, @r#"
         could not reach the agent on "postgres@db2" (port 22, or that of ssh's configuration): could not run "ssh": gone
           > That program is not on this host: install ssh, or name another one with --rsh.

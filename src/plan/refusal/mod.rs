@@ -86,40 +86,41 @@ impl Refusal {
     }
 }
 
+/// One of each reason at least, for the tests.
+#[cfg(test)]
+pub fn samples() -> Vec<Refusal> {
+    [
+        target::samples(),
+        identity::samples(),
+        kinship::samples(),
+        lineage::samples(),
+        source::samples(),
+        slot::samples(),
+        settings::samples(),
+        directories::samples(),
+        tablespaces::samples(),
+        login::samples(),
+        room::samples(),
+        removals::samples(),
+        rights::samples(),
+    ]
+    .concat()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// One of each.
-    fn all() -> Vec<Refusal> {
-        [
-            target::samples(),
-            identity::samples(),
-            kinship::samples(),
-            lineage::samples(),
-            source::samples(),
-            slot::samples(),
-            settings::samples(),
-            directories::samples(),
-            tablespaces::samples(),
-            login::samples(),
-            room::samples(),
-            removals::samples(),
-            rights::samples(),
-        ]
-        .concat()
-    }
-
     #[test]
     fn every_kind_has_samples() {
         for (number, words_of) in KINDS.iter().enumerate() {
-            assert!(all().iter().any(|r| words_of(r).is_some()), "{number}");
+            assert!(samples().iter().any(|r| words_of(r).is_some()), "{number}");
         }
     }
 
     #[test]
     fn every_refusal_has_words_in_postgresqls_style() {
-        for refusal in all() {
+        for refusal in samples() {
             let (name, error) = (refusal.name(), refusal.error());
             let (detail, hint) = (refusal.detail(), refusal.hint());
             assert!(
@@ -168,7 +169,7 @@ mod tests {
             ("diverged-wal-place", "--keep-diverged-wal"),
             ("diverged-wal-incomplete", "--keep-incomplete-wal"),
         ] {
-            let named: Vec<Refusal> = all().into_iter().filter(|r| r.name() == name).collect();
+            let named: Vec<Refusal> = samples().into_iter().filter(|r| r.name() == name).collect();
             assert!(!named.is_empty(), "{name}");
             for refusal in named {
                 assert!(
