@@ -230,7 +230,14 @@ fn documents_name_only_options_that_exist() {
         "checksum", "delta", "test", "shapes", "runs", "scale", "caches", "memory", "help",
     ];
     defined.extend(others.map(str::to_owned));
-    for document in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"] {
+    for document in [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CHANGELOG.md",
+        "docs/promises.md",
+        "docs/recipes.md",
+        "docs/troubleshooting.md",
+    ] {
         let text = fs::read_to_string(path("..").join(document)).unwrap();
         for (at, _) in text.match_indices("--") {
             let name: String = text[at + 2..]
@@ -254,7 +261,7 @@ fn documents_name_only_options_that_exist() {
 /// Every command in a code block of the documents is one that is understood.
 #[test]
 fn commands_of_the_documents_are_understood() {
-    for (document, least) in [("README.md", 5), ("SECURITY.md", 2)] {
+    for (document, least) in [("README.md", 5), ("SECURITY.md", 2), ("docs/recipes.md", 7)] {
         let text = fs::read_to_string(path("..").join(document)).unwrap();
         let blocks = text.split("```").skip(1).step_by(2);
         let lines: Vec<String> = blocks

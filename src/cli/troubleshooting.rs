@@ -1,4 +1,4 @@
-//! `docs/troubleshooting.md` is made of the messages themselves. `UPDATE_DOCS=1 cargo test --lib troubleshooting` writes it.
+//! `docs/troubleshooting.md` is made of the messages themselves. `UPDATE_DOCS=1 cargo test troubleshooting` writes it.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -12,7 +12,7 @@ use crate::warning::Code;
 const HEAD: &str = "\
 # What it says, and what to do
 
-Made of the messages themselves, with example values (`UPDATE_DOCS=1 cargo test --lib troubleshooting`): look for a part of
+Made of the messages themselves, with example values (`UPDATE_DOCS=1 cargo test troubleshooting`): look for a part of
 what you see. An error says what happened, its detail in what state the target is and why, its hint what to do next.
 
 The exit status tells how a run ended:
@@ -116,6 +116,6 @@ fn the_page_has_every_message_as_it_is() {
     let written = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(
         written == page(),
-        "docs/troubleshooting.md is not what is said: UPDATE_DOCS=1 cargo test --lib troubleshooting"
+        "docs/troubleshooting.md is not what is said: UPDATE_DOCS=1 cargo test troubleshooting"
     );
 }
