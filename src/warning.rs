@@ -19,6 +19,7 @@ pub enum Code {
     HistoryMissing,
     HostFilesNotBrought,
     LeavesNoPrimary,
+    LoginFailed,
     LoginOfThisSession,
     SeedsMissingDirectory,
     SettingInForce,
@@ -40,7 +41,7 @@ pub enum Code {
 
 impl Code {
     /// All of them with their names and their meaning, as the manual has it.
-    pub const ALL: [(Code, &str, &str); 31] = [
+    pub const ALL: [(Code, &str, &str); 32] = [
         (
             Code::AutoConfReplaced,
             "auto-conf-replaced",
@@ -110,6 +111,11 @@ impl Code {
             Code::LeavesNoPrimary,
             "leaves-no-primary",
             "the source is a standby of the target, and --leave-no-primary was given",
+        ),
+        (
+            Code::LoginFailed,
+            "login-failed",
+            "with --role managed, the connection string that was given did not let the standby in",
         ),
         (
             Code::LoginOfThisSession,

@@ -17,7 +17,7 @@ use clap::builder::StyledStr;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::cli::help;
-use crate::cli::values::{self, Checkpoint, ConfigSide, WalMethod};
+use crate::cli::values::{self, Checkpoint, ConfigSide, ResultRole, WalMethod};
 use crate::pg::cluster_name::ClusterName;
 use crate::ui::Style;
 use crate::wire::message::Compression;
@@ -311,6 +311,23 @@ pub struct RebuildArguments {
 
     #[command(flatten)]
     pub connection: ConnectionArguments,
+
+    /// What PGDATA becomes: standby, or managed
+    ///
+    /// What PGDATA becomes. "standby" is a standby of the source, with all settings that it needs. "managed" is for a
+    /// cluster manager, or a person, that writes these settings afterwards: none is written, no slot is used or made, and
+    /// -d is needed only where it names the source's host. standby.signal is there all the same, so that a server which
+    /// is started in PGDATA does not become a second primary. What a former role left in postgresql.auto.conf is taken
+    /// out: primary_conninfo, primary_slot_name, recovery targets, restore_command and its like. Settings in other files
+    /// stay as they are and are not judged.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "ROLE",
+        default_value_t = ResultRole::Standby,
+        help_heading = STANDBY
+    )]
+    pub role: ResultRole,
 
     /// Name of the standby in the source's views
     ///

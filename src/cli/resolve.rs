@@ -24,6 +24,7 @@ use crate::pg::conninfo::Conninfo;
 use crate::pg::layout::HostLocal;
 use crate::plan::configuration::MAIN_FILE;
 use crate::plan::guard::Overrides;
+use crate::plan::standby::Role;
 use crate::plan::tablespaces::Mapping;
 use crate::ui::Style;
 use crate::wire::message::Compression;
@@ -135,8 +136,17 @@ pub struct Surroundings<'a> {
 /// # Errors
 /// When they contradict each other, lack something, or cannot be parsed.
 pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild, UsageError> {
-    let primary = primary(&typed.connection, around)?;
-    let from = agent_of_primary(&typed.agent, &primary)?;
+    let role = Role::from(typed.role);
+    let (primary, from) = if role.has_settings() {
+        let primary = primary(&typed.connection, around)?;
+        let from = agent_of_primary(&typed.agent, &primary)?;
+        (primary, from)
+    } else {
+        managed(&typed)?;
+        let primary = merged(&typed.connection, around)?;
+        let from = agent(&typed.agent, None, &primary)?;
+        (primary, from)
+    };
     let patch_noise = patches_noise(&typed, &from);
     // A configuration that is named, or comes from the source, says that it is not the recorded one.
     let is_named = typed.debian.cluster.is_some();
@@ -219,6 +229,7 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
         pgdata,
         patch_noise,
         reach: reach(&typed.effort, from, around),
+        role,
         primary,
         slot: typed.slot,
         create_slot: typed.create_slot,
@@ -277,6 +288,33 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
         verbosity: verbosity(typed.quiet, typed.verbose),
         found_cluster,
     })
+}
+
+/// Judges what was typed for a standby whose settings somebody else writes: what makes no sense then.
+fn managed(typed: &RebuildArguments) -> Result<(), UsageError> {
+    let given = [
+        ("--slot", typed.slot.is_some()),
+        ("--application-name", typed.application_name.is_some()),
+        ("--restore-command", typed.restore_command.is_some()),
+        (
+            "--archive-cleanup-command",
+            typed.archive_cleanup_command.is_some(),
+        ),
+        (
+            "--recovery-target-timeline",
+            typed.recovery_target_timeline.is_some(),
+        ),
+        ("--raise-settings", typed.raise_settings),
+        ("--start", typed.start),
+        ("--start-command", typed.start_command.is_some()),
+    ];
+    match given.into_iter().find(|(_, is_given)| *is_given) {
+        None => Ok(()),
+        Some((option, _)) => Err(UsageError::new(format_args!(
+            "option \"{option}\" has no effect with \"--role managed\""
+        ))
+        .hint("Whoever writes the standby's settings says it there.")),
+    }
 }
 
 /// What was typed, with what of the environment gives it meaning.
@@ -459,6 +497,17 @@ fn target(
 
 /// How the standby will connect: the string first, then the options, then the environment.
 fn primary(typed: &ConnectionArguments, around: &Surroundings) -> Result<Conninfo, UsageError> {
+    let conninfo = merged(typed, around)?;
+    if typed.dbname.is_none() && !has_server(&conninfo) {
+        return Err(UsageError::new("no source specified").hint(
+            "Say with -d, or with -h, -p and -U, how the standby will connect to the source.",
+        ));
+    }
+    Ok(conninfo)
+}
+
+/// As [`primary`], but it may name no server.
+fn merged(typed: &ConnectionArguments, around: &Surroundings) -> Result<Conninfo, UsageError> {
     let string = typed.dbname.as_deref().unwrap_or_default();
     let mut conninfo = Conninfo::parse(string).map_err(UsageError::new)?;
     if conninfo.has_password() {
@@ -489,11 +538,6 @@ fn primary(typed: &ConnectionArguments, around: &Surroundings) -> Result<Conninf
         {
             add(&mut conninfo, keyword, &value)?;
         }
-    }
-    if typed.dbname.is_none() && !has_server(&conninfo) {
-        return Err(UsageError::new("no source specified").hint(
-            "Say with -d, or with -h, -p and -U, how the standby will connect to the source.",
-        ));
     }
     Ok(conninfo)
 }
@@ -782,6 +826,25 @@ mod tests {
     fn conninfo(line: &str, variables: &[(&str, &str)]) -> String {
         let resolved = resolve(line, variables).unwrap();
         resolved.options.primary.to_keyword_value().unwrap()
+    }
+
+    #[test]
+    fn what_a_manager_writes_is_not_said_here() {
+        let managed = resolve("--role managed --from local", &[]).unwrap().options;
+        assert_eq!(managed.role, Role::Managed);
+        assert_eq!(managed.primary, Conninfo::default());
+        assert!(resolve("--role managed", &[]).is_err());
+        assert!(resolve("--role managed -h b", &[]).is_ok());
+        for option in [
+            "-S s",
+            "--application-name a",
+            "--restore-command c",
+            "--raise-settings",
+            "--start",
+        ] {
+            let error = resolve(&format!("--role managed -h b {option}"), &[]).unwrap_err();
+            assert!(error.error.contains("no effect"), "{option}: {error:?}");
+        }
     }
 
     #[test]

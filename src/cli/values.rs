@@ -2,11 +2,29 @@
 
 use clap::ValueEnum;
 
+use crate::plan::standby::Role;
+
 /// Whose configuration files the standby has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ConfigSide {
     Target,
     Source,
+}
+
+/// What the result of a rebuild is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ResultRole {
+    Standby,
+    Managed,
+}
+
+impl From<ResultRole> for Role {
+    fn from(role: ResultRole) -> Self {
+        match role {
+            ResultRole::Standby => Role::Standby,
+            ResultRole::Managed => Role::Managed,
+        }
+    }
 }
 
 /// How the source makes its checkpoint.

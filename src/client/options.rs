@@ -8,6 +8,7 @@ use crate::link::From;
 use crate::pg::cluster_name::ClusterName;
 use crate::pg::conninfo::Conninfo;
 use crate::plan::guard::Overrides;
+use crate::plan::standby::Role;
 use crate::plan::tablespaces::Mapping;
 use crate::wire::message::Compression;
 
@@ -30,7 +31,10 @@ pub struct Reach {
 pub struct RebuildOptions {
     pub pgdata: PathBuf,
     pub reach: Reach,
-    /// How the standby will reach the source: becomes `primary_conninfo`.
+    /// What the result shall be.
+    pub role: Role,
+    /// How the standby will reach the source: becomes `primary_conninfo`, unless somebody else writes that. Empty where
+    /// nobody said it.
     pub primary: Conninfo,
     pub slot: Option<String>,
     /// Make the slot if it does not exist; it stays when the run succeeds.

@@ -13,6 +13,7 @@ use crate::pg::timeline::{HistoryEntry, TimelineId};
 use crate::plan::advice::Advice;
 use crate::plan::leaving::Unarchived;
 use crate::plan::saved::Stretch;
+use crate::plan::standby::Role;
 use crate::plan::state::State;
 use crate::warning::Warning;
 
@@ -118,6 +119,8 @@ pub struct RelationReport {
 pub struct Outcome {
     /// Absent until it is known whether the target is empty.
     pub mode: Option<Mode>,
+    /// What the result is, or shall be.
+    pub role: Role,
     pub pg_reseed_version: &'static str,
     /// What was typed, for a shell, without secrets.
     pub command: String,

@@ -394,7 +394,10 @@ pub(super) async fn facts(
     } else {
         Purpose::Rebuild
     });
-    let slot = slots::wanted(run.options.slot.as_deref(), target);
+    let slot = match run.options.role.has_settings() {
+        true => slots::wanted(run.options.slot.as_deref(), target),
+        false => None,
+    };
     let facts = source
         .introduce(&configure, slot.map(str::to_owned))
         .await?;

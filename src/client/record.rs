@@ -27,6 +27,7 @@ impl Record {
     pub fn begin(options: &RebuildOptions) -> Self {
         Self::of(Outcome {
             mode: options.dry_run.then_some(Mode::DryRun),
+            role: options.role,
             pg_reseed_version: env!("CARGO_PKG_VERSION"),
             // Only a NUL cannot be quoted, and no argument holds one.
             command: shlex::try_join(options.command.iter().map(String::as_str))

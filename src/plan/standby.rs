@@ -13,6 +13,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::Serialize;
+
 use crate::pg::conf::{self, ConfError, QuoteError};
 use crate::pg::conninfo::{Conninfo, ConninfoError};
 
@@ -50,9 +52,34 @@ const TRIGGER: &str = "promote_trigger_file";
 const TIMELINE: &str = "recovery_target_timeline";
 const FOLLOW_NEWEST: &str = "latest";
 
+/// What the target shall be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// A standby of the source: the run writes its settings.
+    #[default]
+    Standby,
+    /// A standby whose settings somebody else writes, as Patroni and repmgr do. `standby.signal` is there all the same:
+    /// a directory that starts as a second primary is the worst that can happen.
+    Managed,
+}
+
+impl Role {
+    /// Whether the run writes whom the standby follows, and how.
+    #[must_use]
+    pub fn has_settings(self) -> bool {
+        match self {
+            Role::Standby => true,
+            Role::Managed => false,
+        }
+    }
+}
+
 /// What the standby shall do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StandbySettings {
+    /// What of these is written: for a managed standby nothing but `raised`.
+    pub role: Role,
     /// As [`primary_conninfo`] makes it.
     pub primary_conninfo: String,
     /// The slot to stream from; `None` for none at all, whatever other files say.
@@ -123,6 +150,11 @@ fn settings<'a>(
     base: &BTreeMap<String, String>,
     wanted: &'a StandbySettings,
 ) -> Vec<(&'static str, &'a str)> {
+    let raised = wanted.raised.iter();
+    let raised = raised.map(|(name, value)| (*name, value.as_str()));
+    if !wanted.role.has_settings() {
+        return raised.collect();
+    }
     let is_set = |name: &str| base.get(name).is_some_and(|value| !value.is_empty());
     let mut set = vec![("primary_conninfo", wanted.primary_conninfo.as_str())];
     match &wanted.slot {
@@ -152,14 +184,16 @@ fn settings<'a>(
         }
         None => {}
     }
-    let raised = wanted.raised.iter();
-    set.extend(raised.map(|(name, value)| (*name, value.as_str())));
+    set.extend(raised);
     set
 }
 
 /// What a server of this major must say of its role with the new text: settings and values.
 #[must_use]
 pub fn role(wanted: &StandbySettings, major: u32) -> Vec<(&'static str, String)> {
+    if !wanted.role.has_settings() {
+        return Vec::new();
+    }
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     let mut role = vec![
         ("primary_conninfo", wanted.primary_conninfo.clone()),
@@ -308,6 +342,23 @@ work_mem = '64MB'
 primary_conninfo = 'host=b user=repli passfile=''/home/it\\\\''s/pass'' application_name=a'
 "
         );
+    }
+
+    #[test]
+    fn of_a_managed_standby_only_what_was_of_a_former_role_goes() {
+        let wanted = StandbySettings {
+            role: Role::Managed,
+            slot: Some("s".to_owned()),
+            ..wanted()
+        };
+        let old = "primary_conninfo = 'host=a'\nprimary_slot_name = 'old'\nwork_mem = '64MB'\n\
+                   restore_command = 'false'\nrecovery_target_time = '2020-01-01'\n";
+        let others = [
+            ("primary_slot_name", "of_another"),
+            ("recovery_target_timeline", "current"),
+        ];
+        assert_eq!(made(old, &others, &wanted), "work_mem = '64MB'\n");
+        assert_eq!(role(&wanted, 15), []);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::client::outcome::{DamagedPage, Mode, Outcome};
 use crate::errors::one_line;
 use crate::plan::leaving;
+use crate::plan::standby::Role;
 use crate::ui::rows::{list, list_of, moved_blocks, put, row, saved_wal, source, time, wire};
 use crate::ui::words;
 
@@ -63,11 +64,15 @@ fn headline(text: &mut String, outcome: &Outcome) {
     } else {
         ""
     };
+    let becomes = match outcome.role {
+        Role::Standby => "as a standby of",
+        Role::Managed => "from",
+    };
     let sentence = match outcome.mode {
-        Some(Mode::Seed) => format!("\"{pgdata}\" is seeded as a standby of {host}{state}"),
+        Some(Mode::Seed) => format!("\"{pgdata}\" is seeded {becomes} {host}{state}"),
         Some(Mode::DryRun) => format!("Dry run: nothing was changed in \"{pgdata}\""),
         Some(Mode::Rebuild) | None => {
-            format!("\"{pgdata}\" is rebuilt as a standby of {host}{state}")
+            format!("\"{pgdata}\" is rebuilt {becomes} {host}{state}")
         }
     };
     put(

@@ -224,7 +224,13 @@ fn next_steps(run: &Run<'_>, told: &Told<'_>) -> Vec<String> {
             "Repair the damaged pages on the source: the standby has the same damage.".to_owned(),
         );
     }
-    if !options.start {
+    if !options.role.has_settings() {
+        steps.push(
+            "Set whom it follows (primary_conninfo) and start the server, unless its manager does: until then it is a \
+             standby of nobody."
+                .to_owned(),
+        );
+    } else if !options.start {
         let command = match &options.starter {
             Some(Starter::Debian(cluster)) => {
                 format!("pg_ctlcluster {} {} start", cluster.version, cluster.name)

@@ -107,10 +107,13 @@ pub fn remark(run: &Run<'_>, target: &TargetFacts, facts: &SourceFacts) {
 
 /// Chooses the slot that the standby uses.
 pub fn choose_slot(run: &Run<'_>, target: &TargetFacts, facts: &SourceFacts) {
+    let choice = match run.options.role.has_settings() {
+        true => slots::choose(run.options.slot.as_deref(), target, facts),
+        // Whoever writes its settings knows of its slot, and needs it as it is.
+        false => slots::Choice::default(),
+    };
     // The source is asked once.
-    let _ = run
-        .choice
-        .set(slots::choose(run.options.slot.as_deref(), target, facts));
+    let _ = run.choice.set(choice);
 }
 
 pub fn slot_wish<'a>(run: &'a Run<'_>) -> guard::SlotWish<'a> {
@@ -166,11 +169,15 @@ pub async fn judge_login(
     bindir: Option<&Path>,
 ) -> Result<(), Failure> {
     let overrides = &run.options.overrides;
-    if overrides.no_login_check {
+    let is_written = run.options.role.has_settings();
+    if overrides.no_login_check || !is_written && run.options.primary.iter().next().is_none() {
         return Ok(());
     }
     let conninfo = settings::primary_conninfo(&run.options.primary, name)?;
     let Some(trial) = postmaster::try_login(bindir, &conninfo).await else {
+        if !is_written {
+            return Ok(());
+        }
         return Err(Failure::new(
             TargetState::Untouched,
             "could not find psql to try the standby's login on the source",
@@ -179,9 +186,17 @@ pub async fn judge_login(
     };
     let shown = settings::primary_conninfo(&run.options.primary.without_secrets(), name)?;
     let expected = facts.control.system_identifier;
+    if let (guard::Login::Refused { reason }, false) = (&trial.login, is_written) {
+        // It may log in otherwise, as whoever writes its settings says.
+        run.warn(
+            Code::LoginFailed,
+            format!("The standby could not connect now with \"{shown}\": {reason}."),
+        );
+        return Ok(());
+    }
     guard::login(&trial.login, expected, &shown, overrides)
         .map_err(|refusal| Failure::refused(&[refusal]))?;
-    if !trial.needs.is_empty() {
+    if is_written && !trial.needs.is_empty() {
         let needs = trial.needs.join(", ");
         run.warn(
             Code::LoginOfThisSession,

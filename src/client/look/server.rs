@@ -33,10 +33,14 @@ pub async fn judge_server(
         return Ok(());
     }
     let (pgdata, config_file) = (&options.pgdata, options.config_file.as_deref());
-    let mut refusals: Vec<Refusal> = without_content(pgdata, config_file)
-        .err()
-        .into_iter()
-        .collect();
+    // What is empty, whoever writes the standby's settings writes anew.
+    let mut refusals: Vec<Refusal> = match options.role.has_settings() {
+        true => without_content(pgdata, config_file)
+            .err()
+            .into_iter()
+            .collect(),
+        false => Vec::new(),
+    };
     let said = said(options, bindir).await;
     refusals.extend(serves(pgdata, config_file, said.as_deref()).err());
     if !refusals.is_empty() {
@@ -138,9 +142,13 @@ fn without_content(pgdata: &Path, config_file: Option<&Path>) -> Result<(), Refu
     guard::empty_configuration(texts.iter().map(|(name, text)| (name.as_str(), &text[..])))
 }
 
-/// Says which settings of the standby's files are overridden, and which stay in force and may surprise.
+/// Says which settings of the standby's files are overridden, and which stay in force and may surprise. Nothing of a
+/// managed standby, whose files are not yet what they will be.
 pub fn tell(run: &Run<'_>) {
     let options = run.options;
+    if !options.role.has_settings() {
+        return;
+    }
     let base = conf::base(&options.pgdata, options.config_file.as_deref());
     let auto_conf = conf::auto_conf(&options.pgdata).unwrap_or_default();
     let InForce { warnings, notes } = of(base, included(&options.pgdata, &auto_conf), options);

@@ -25,6 +25,7 @@ use crate::warning::Code;
 pub fn standby(run: &Run<'_>, name: Option<&str>) -> Result<StandbySettings, Failure> {
     let options = run.options;
     Ok(StandbySettings {
+        role: options.role,
         primary_conninfo: primary_conninfo(&options.primary, name)?,
         slot: run.slot().map(str::to_owned),
         restore_command: options.restore_command.clone(),
@@ -57,7 +58,10 @@ pub fn primary_conninfo(
 /// walreceiver uses it (PostgreSQL `walreceiver.c:WalReceiverMain`).
 pub fn application_name(options: &RebuildOptions, host: &str, is_seed: bool) -> Option<String> {
     let given = &options.application_name;
-    if given.is_some() || options.primary.get("application_name").is_some() {
+    if given.is_some()
+        || options.primary.get("application_name").is_some()
+        || !options.role.has_settings()
+    {
         return given.clone();
     }
     let is_kept = has_own_configuration(options, is_seed);
@@ -141,7 +145,7 @@ pub fn is_outside(options: &RebuildOptions) -> bool {
     file.is_some_and(|file| !file.starts_with(&options.pgdata))
 }
 
-/// The settings that must be raised to the source's, if any may.
+/// The settings that must be raised to the source's, if any may. Those of a managed standby are its manager's.
 ///
 /// # Errors
 /// They are lower, and `--raise-settings` was not given.
@@ -150,6 +154,9 @@ pub fn raised(
     facts: &SourceFacts,
     auto_conf: &[u8],
 ) -> Result<Vec<(&'static str, String)>, Failure> {
+    if !options.role.has_settings() {
+        return Ok(Vec::new());
+    }
     let base = own_base(options);
     if (base.files.is_empty() || !base.problems.is_empty()) && !options.raise_settings {
         // The server has its configuration where nobody told, or parts of it cannot be read.
@@ -168,6 +175,9 @@ pub fn raised(
 /// Warns of what slot synchronisation lacks, if the target's own configuration asks for it.
 pub fn warn_of_slot_sync(run: &Run<'_>, auto_conf: &[u8]) {
     let options = run.options;
+    if !options.role.has_settings() {
+        return;
+    }
     let configured = with_auto_conf(own_base(options), auto_conf);
     let has_database = options.primary.get("dbname").is_some();
     let lacks = settings::slot_sync_lacks(&configured, has_database, run.slot().is_some());
