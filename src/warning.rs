@@ -5,6 +5,7 @@ use serde::{Serialize, Serializer};
 /// What kind of warning it is. The names are stable: they stand in `--progress json` and in the report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
+    AttemptFailed,
     AutoConfReplaced,
     BackupRepeated,
     ConfigurationChanged,
@@ -21,6 +22,7 @@ pub enum Code {
     LeavesNoPrimary,
     LoginFailed,
     LoginOfThisSession,
+    ParentGone,
     SeedsMissingDirectory,
     SettingInForce,
     SettingUnknown,
@@ -41,7 +43,12 @@ pub enum Code {
 
 impl Code {
     /// All of them with their names and their meaning, as the manual has it.
-    pub const ALL: [(Code, &str, &str); 32] = [
+    pub const ALL: [(Code, &str, &str); 34] = [
+        (
+            Code::AttemptFailed,
+            "attempt-failed",
+            "an attempt of pg_reseed patroni failed for a reason that may pass, and another one follows",
+        ),
         (
             Code::AutoConfReplaced,
             "auto-conf-replaced",
@@ -121,6 +128,11 @@ impl Code {
             Code::LoginOfThisSession,
             "login-of-this-session",
             "the standby's login works with variables of this session only",
+        ),
+        (
+            Code::ParentGone,
+            "parent-gone",
+            "the process that started pg_reseed patroni has ended, and the run stops",
         ),
         (
             Code::SeedsMissingDirectory,

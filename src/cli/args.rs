@@ -17,6 +17,7 @@ use clap::builder::StyledStr;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::cli::help;
+use crate::cli::managers::args::{PatroniArguments, RewindArguments};
 use crate::cli::values::{self, Checkpoint, ConfigSide, ResultRole, WalMethod};
 use crate::pg::cluster_name::ClusterName;
 use crate::ui::Style;
@@ -43,7 +44,7 @@ use crate::wire::message::Compression;
     // The last one counts, as in psql and pg_basebackup; lists add up all the same.
     args_override_self = true,
     max_term_width = 100,
-    override_usage = "pg_reseed rebuild [OPTION]...\n       pg_reseed inspect [OPTION]...\n       pg_reseed verify [OPTION]...\n       pg_reseed serve [OPTION]...\n       pg_reseed help [COMMAND]\n       pg_reseed version"
+    override_usage = "pg_reseed rebuild [OPTION]...\n       pg_reseed inspect [OPTION]...\n       pg_reseed verify [OPTION]...\n       pg_reseed serve [OPTION]...\n       pg_reseed patroni [OPTION]...\n       pg_reseed rewind [OPTION]...\n       pg_reseed help [COMMAND]\n       pg_reseed version"
 )]
 pub struct Arguments {
     /// Print help: -? in short, --help in full
@@ -65,6 +66,8 @@ pub enum Command {
     Inspect(Box<InspectArguments>),
     Verify(Box<VerifyArguments>),
     Serve(ServeArguments),
+    Patroni(PatroniArguments),
+    Rewind(RewindArguments),
 }
 
 /// Make a data directory a standby of a running server
@@ -911,7 +914,6 @@ pub struct VerifyArguments {
     #[arg(
         long,
         value_name = "SOURCE_PGDATA",
-        conflicts_with = "source_dbname",
         help_heading = SOURCE
     )]
     pub source_pgdata: Option<PathBuf>,
@@ -1081,7 +1083,34 @@ const GENERAL: &str = "General options";
 /// says the same at length.
 #[must_use]
 pub fn command() -> clap::Command {
-    at_length(Arguments::command()).mut_subcommands(at_length)
+    at_length(Arguments::command()).mut_subcommands(|command| in_environment(at_length(command)))
+}
+
+/// Where the agent is may be said once for all commands, and for those that have no words for it.
+pub const AGENT_VARIABLES: [(&str, &str); 7] = [
+    ("from", "PG_RESEED_FROM"),
+    ("rsh", "PG_RESEED_RSH"),
+    ("agent_path", "PG_RESEED_AGENT_PATH"),
+    ("source_dbname", "PG_RESEED_SOURCE_DBNAME"),
+    ("tls_ca", "PG_RESEED_TLS_CA"),
+    ("tls_cert", "PG_RESEED_TLS_CERT"),
+    ("tls_key", "PG_RESEED_TLS_KEY"),
+];
+
+/// Lets the options of an agent have their values from the environment. An agent's own options do not: the one that a
+/// client starts has the client's environment.
+fn in_environment(command: clap::Command) -> clap::Command {
+    if command
+        .get_arguments()
+        .all(|argument| argument.get_id() != "from")
+    {
+        return command;
+    }
+    AGENT_VARIABLES
+        .iter()
+        .fold(command, |command, (id, variable)| {
+            command.mut_arg(id, |argument| argument.env(variable).hide_env_values(true))
+        })
 }
 
 fn at_length(command: clap::Command) -> clap::Command {

@@ -111,6 +111,18 @@ impl Status {
         }
     }
 
+    /// Those of `patroni` and `rewind`.
+    pub const OF_MANAGERS: [(Status, &str); 2] = [
+        (
+            Status::Done,
+            "The data directory is complete, or needed nothing.",
+        ),
+        (
+            Status::Failed,
+            "It is not; standard error says why, and in what state it is.",
+        ),
+    ];
+
     /// Those of `serve`.
     pub const OF_SERVE: [(Status, &str); 3] = [
         (
@@ -262,11 +274,12 @@ pub(super) fn ending(
             exit_status: Status::of_outcome(outcome).number(),
             outcome: match (outcome.mode, outcome.damaged.is_empty()) {
                 (Some(Mode::DryRun), _) => "dry-run",
+                (Some(Mode::NotNeeded), _) => "not-needed",
                 (_, true) => "done",
                 (_, false) => "done-with-damaged-pages",
             },
             target: match outcome.mode {
-                Some(Mode::DryRun) => "untouched",
+                Some(Mode::DryRun | Mode::NotNeeded) => "untouched",
                 _ => "standby",
             },
             stage,
@@ -380,6 +393,12 @@ pub(super) fn clap(error: &clap::Error) -> ExitCode {
         let _ = error.print();
         Status::Done.code()
     }
+}
+
+/// Prints what was asked for. It fails when nobody reads any more.
+pub(super) fn print(text: &str) -> ExitCode {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Status::Done.code()
 }
 
 /// Standard error may be gone; there is nobody left to tell.

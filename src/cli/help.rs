@@ -135,6 +135,32 @@ const SERVE: &[Example] = &[
     },
 ];
 
+const PATRONI: &[Example] = &[Example {
+    what: "What Patroni runs, to be tried by hand on a stopped member",
+    commands: &[
+        "pg_reseed patroni --from ssh: --scope=main --role=replica --datadir=/srv/pg/15 \\\n    \
+         --connstring='host=db2 port=5432 user=replicator'",
+    ],
+}];
+
+const REWIND: &[Example] = &[
+    Example {
+        what: "An old primary is made to follow db2; ssh reaches db2 as the same user",
+        commands: &[
+            "pg_reseed rewind -D /srv/pg/15 -R -P --source-server='host=db2 user=replicator'",
+        ],
+    },
+    Example {
+        what: "For scripts that call pg_rewind, by an agent that listens by TLS",
+        commands: &[
+            "ln -s /usr/bin/pg_reseed /usr/local/bin/pg_rewind",
+            "export PG_RESEED_FROM=tls: PG_RESEED_TLS_CA=/etc/pg_reseed/ca.crt \\\n    \
+             PG_RESEED_TLS_CERT=/etc/pg_reseed/client.crt PG_RESEED_TLS_KEY=/etc/pg_reseed/client.key",
+            "pg_rewind -D /srv/pg/15 --source-server='host=db2 user=postgres dbname=postgres'",
+        ],
+    },
+];
+
 /// The examples of a command; those of the program for any other name.
 #[must_use]
 pub fn examples(command: &str) -> &'static [Example] {
@@ -143,6 +169,8 @@ pub fn examples(command: &str) -> &'static [Example] {
         "inspect" => INSPECT,
         "verify" => VERIFY,
         "serve" => SERVE,
+        "patroni" => PATRONI,
+        "rewind" => REWIND,
         _ => PROGRAM,
     }
 }
@@ -154,6 +182,7 @@ pub fn statuses(command: &str) -> Vec<(u8, &'static str)> {
         "inspect" => &Status::OF_INSPECT[..],
         "verify" => &Status::OF_VERIFY[..],
         "serve" => &Status::OF_SERVE[..],
+        "patroni" | "rewind" => &Status::OF_MANAGERS[..],
         _ => &Status::MEANINGS[..],
     };
     some.iter()

@@ -7,6 +7,7 @@ pub mod args;
 pub mod exit;
 pub mod help;
 mod looking;
+pub mod managers;
 mod passfile;
 pub mod resolve;
 mod serve;
@@ -19,14 +20,16 @@ pub mod values;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::process::ExitCode;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use crate::cli::args::Command;
 use crate::cli::exit::Status;
+use crate::cli::managers::persist::{Persistence, persist};
 use crate::cli::resolve::{Rebuild, Report, Surroundings, UsageError};
 use crate::cli::signals::stop_signal;
 use crate::client;
@@ -41,15 +44,20 @@ use crate::ui::{Ui, clock, file, log, short};
 
 /// Does what the arguments say.
 pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
-    let words: Vec<OsString> = args.collect();
+    let words = managers::by_name(args.collect());
+    if let Some(code) = managers::called(&words) {
+        return code;
+    }
+    let is_rewind = words.get(1).is_some_and(|word| word == "rewind");
     match args::parse(words.iter().cloned()) {
+        Err(error) if is_rewind => managers::rewind_clap(&error),
         Err(error) => exit::clap(&error),
         Ok(arguments) => match arguments.command {
             Command::Rebuild(typed) => resolved(
                 "rebuild",
                 &words,
                 |around| resolve::rebuild(*typed, around),
-                rebuild,
+                |meant| rebuild(meant, &Manner::default()),
             ),
             Command::Inspect(typed) => resolved(
                 "inspect",
@@ -64,8 +72,18 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
                 looking::verify,
             ),
             Command::Serve(typed) => serve::serve(typed),
+            Command::Rewind(typed) => managers::as_pg_rewind(&typed, &words),
+            // Its words are not all defined.
+            Command::Patroni(_) => managers::as_replica_method(&words),
         },
     }
+}
+
+/// What of a rebuild depends on who called it.
+#[derive(Debug, Default)]
+struct Manner {
+    /// It is tried again, and ends with its caller.
+    persistence: Option<Persistence>,
 }
 
 /// Gives meaning to what was typed for a command, and does it.
@@ -75,8 +93,16 @@ fn resolved<T>(
     resolve: impl FnOnce(&Surroundings) -> Result<T, UsageError>,
     act: impl FnOnce(&T) -> ExitCode,
 ) -> ExitCode {
+    match surroundings(words, resolve) {
+        Ok(meant) => act(&meant),
+        Err(error) => exit::usage(&error, command),
+    }
+}
+
+/// Asks with what the process knows besides its arguments.
+fn surroundings<T>(words: &[OsString], ask: impl FnOnce(&Surroundings) -> T) -> T {
     let conf_root = std::env::var_os("PG_CLUSTER_CONF_ROOT").map(PathBuf::from);
-    let around = Surroundings {
+    ask(&Surroundings {
         variable: &|name| std::env::var(name).ok(),
         words,
         working_directory: &std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
@@ -84,15 +110,11 @@ fn resolved<T>(
         is_typed: io::stdin().is_terminal() && io::stderr().is_terminal(),
         recorded: &|name| debian::find(name, conf_root.as_deref()),
         recorded_at: &|pgdata| debian::find_by_directory(pgdata, conf_root.as_deref()),
-    };
-    match resolve(&around) {
-        Ok(meant) => act(&meant),
-        Err(error) => exit::usage(&error, command),
-    }
+    })
 }
 
 /// Runs the rebuild behind its display, then tells the result in every form that was asked for.
-fn rebuild(meant: &Rebuild) -> ExitCode {
+fn rebuild(meant: &Rebuild, manner: &Manner) -> ExitCode {
     let started = SystemTime::now();
     if let Some(Report::File(path)) = &meant.report
         && let Err(error) = file::check(path)
@@ -115,8 +137,17 @@ fn rebuild(meant: &Rebuild) -> ExitCode {
              and programs are used."
         ));
     }
-    let record = Record::begin(&meant.options);
-    let result = runtime.block_on(rebuild_until_stopped(&meant.options, &ui, &record));
+    let (result, record) = runtime.block_on(async {
+        match &manner.persistence {
+            Some(persistence) => persist(&meant.options, &ui, persistence).await,
+            None => {
+                let record = Record::begin(&meant.options);
+                let stop = std::pin::pin!(stop_signal());
+                let ended = rebuild_until_stopped(&meant.options, &ui, &record, stop, None).await;
+                (ended.0, record)
+            }
+        }
+    });
     // A second signal may have left tasks behind that wait for something.
     runtime.shutdown_background();
 
@@ -188,37 +219,47 @@ fn no_report(path: &Path, error: &io::Error) -> ExitCode {
 }
 
 /// The rebuild, until it ends or is stopped. The first signal asks it to stop, which it does after
-/// it has ended the backup on the source; the second one does not wait for that.
+/// it has ended the backup on the source; the second one does not wait for that, nor does anybody longer than `limit`.
+/// Also whether it was asked.
 async fn rebuild_until_stopped(
     options: &RebuildOptions,
     ui: &Ui,
     record: &Record,
-) -> Result<Outcome, Failure> {
+    stop: Pin<&mut impl Future<Output = ()>>,
+    limit: Option<Duration>,
+) -> (Result<Outcome, Failure>, bool) {
     let (cancel, is_cancelled) = watch::channel(false);
     let running = client::rebuild::rebuild(options, ui.events(), record, is_cancelled);
     let mut running = std::pin::pin!(running);
-    let mut stopped = std::pin::pin!(stop_signal());
     tokio::select! {
-        result = &mut running => return result,
-        () = &mut stopped => {}
+        result = &mut running => return (result, false),
+        () = stop => {}
     }
     ui.events()
         .note("stopping; a second signal stops without cleaning up");
     cancel.send_replace(true);
-    tokio::select! {
+    let time_up = async {
+        match limit {
+            Some(limit) => tokio::time::sleep(limit).await,
+            None => std::future::pending().await,
+        }
+    };
+    let result = tokio::select! {
         result = &mut running => result,
-        () = stop_signal() => Err(abandoned(ui.stage())),
-    }
+        () = stop_signal() => Err(abandoned(ui.stage(), "stopped by a second signal")),
+        () = time_up => Err(abandoned(ui.stage(), "stopped without waiting for the agent's end")),
+    };
+    (result, true)
 }
 
 /// What is known about a run that was stopped without waiting for it.
-fn abandoned(stage: Option<Stage>) -> Failure {
+fn abandoned(stage: Option<Stage>, error: &str) -> Failure {
     let state = match stage {
         Some(stage) if stage >= Stage::Start => TargetState::Rebuilt,
         Some(stage) if stage >= Stage::Close => TargetState::HalfWay,
         _ => TargetState::Untouched,
     };
-    let failure = Failure::new(state, "stopped by a second signal");
+    let failure = Failure::new(state, error);
     match state {
         TargetState::HalfWay => failure.again(),
         TargetState::Untouched | TargetState::Rebuilt => failure,
@@ -243,7 +284,7 @@ mod tests {
             (Some(Stage::Finish), TargetState::HalfWay),
             (Some(Stage::Start), TargetState::Rebuilt),
         ] {
-            assert_eq!(abandoned(stage).state, state, "{stage:?}");
+            assert_eq!(abandoned(stage, "stopped").state, state, "{stage:?}");
         }
     }
 }

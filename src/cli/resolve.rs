@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::cli::args::{
-    AgentArguments, ConnectionArguments, EffortArguments, InspectArguments, OverrideArguments,
-    RebuildArguments, ServeArguments, TlsArguments,
+    AGENT_VARIABLES, AgentArguments, ConnectionArguments, EffortArguments, InspectArguments,
+    OverrideArguments, RebuildArguments, ServeArguments, TlsArguments,
 };
 use crate::cli::typed;
 use crate::cli::values::{Checkpoint, ConfigSide, WalMethod};
@@ -102,14 +102,14 @@ pub struct UsageError {
 }
 
 impl UsageError {
-    fn new(error: impl fmt::Display) -> Self {
+    pub(super) fn new(error: impl fmt::Display) -> Self {
         Self {
             error: error.to_string(),
             hint: None,
         }
     }
 
-    fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
@@ -139,12 +139,12 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
     let role = Role::from(typed.role);
     let (primary, from) = if role.has_settings() {
         let primary = primary(&typed.connection, around)?;
-        let from = agent_of_primary(&typed.agent, &primary)?;
+        let from = agent_of_primary(&fitting(typed.agent, around), &primary)?;
         (primary, from)
     } else {
         managed(&typed)?;
         let primary = merged(&typed.connection, around)?;
-        let from = agent(&typed.agent, None, &primary)?;
+        let from = agent(&fitting(typed.agent, around), None, &primary)?;
         (primary, from)
     };
     let patch_noise = patches_noise(&typed, &from);
@@ -239,6 +239,7 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
         mappings,
         waldir: typed.waldir,
         dry_run: typed.dry_run,
+        rewinds: false,
         config_from_source: typed.config == ConfigSide::Source,
         keep: typed.keep,
         application_name: typed.application_name,
@@ -321,6 +322,7 @@ fn managed(typed: &RebuildArguments) -> Result<(), UsageError> {
 fn command(around: &Surroundings) -> Vec<String> {
     let variables = ["PGDATA", "PG_CLUSTER_CONF_ROOT"]
         .into_iter()
+        .chain(AGENT_VARIABLES.map(|(_, variable)| variable))
         .chain(ENVIRONMENT.iter().map(|(variable, _)| *variable));
     typed::words(around.words, variables, around.variable)
 }
@@ -396,22 +398,25 @@ pub fn inspect(typed: InspectArguments, around: &Surroundings) -> Result<Inspect
         recorded,
     } = target(typed.pgdata, typed.debian.cluster, false, around)?;
     let connection = &typed.connection;
-    let names_source = typed.agent.from.is_some()
-        || typed.agent.source_dbname.is_some()
+    // The environment says where the agent of a source would be, and not that there is one.
+    let said = without_environment(&typed.agent, around);
+    let names_source = said.from.is_some()
+        || said.source_dbname.is_some()
         || connection.dbname.is_some()
         || connection.host.is_some();
     let source = if names_source {
         let primary = primary(connection, around)?;
+        let agent = fitting(typed.agent, around);
         Some(InspectSource {
-            from: agent_of_primary(&typed.agent, &primary)?,
+            from: agent_of_primary(&agent, &primary)?,
             primary,
-            typed: words_of(typed.agent),
+            typed: words_of(agent),
         })
     } else if connection.port.is_some()
         || connection.username.is_some()
         || typed.slot.is_some()
-        || typed.agent.rsh.is_some()
-        || typed.agent.agent_path.is_some()
+        || said.rsh.is_some()
+        || said.agent_path.is_some()
     {
         return Err(UsageError::new("no source specified")
             .hint("Say with -d, -h or --from which server to ask, or leave its options out."));
@@ -554,6 +559,63 @@ fn has_server(conninfo: &Conninfo) -> bool {
     ["host", "hostaddr", "service"]
         .iter()
         .any(|keyword| conninfo.get(keyword).is_some())
+}
+
+/// What was typed of an agent, without what the environment says.
+fn without_environment(typed: &AgentArguments, around: &Surroundings) -> AgentArguments {
+    let is_other = |value: &str, id: &str| {
+        let variable = AGENT_VARIABLES.iter().find(|(known, _)| *known == id);
+        variable
+            .and_then(|(_, variable)| (around.variable)(variable))
+            .as_deref()
+            != Some(value)
+    };
+    let text = |value: &Option<String>, id| value.clone().filter(|value| is_other(value, id));
+    let path = |value: &Option<PathBuf>, id| {
+        let value = value.clone();
+        value.filter(|value| value.to_str().is_none_or(|value| is_other(value, id)))
+    };
+    AgentArguments {
+        from: text(&typed.from, "from"),
+        rsh: text(&typed.rsh, "rsh"),
+        agent_path: text(&typed.agent_path, "agent_path"),
+        source_dbname: text(&typed.source_dbname, "source_dbname"),
+        tls: TlsArguments {
+            tls_ca: path(&typed.tls.tls_ca, "tls_ca"),
+            tls_cert: path(&typed.tls.tls_cert, "tls_cert"),
+            tls_key: path(&typed.tls.tls_key, "tls_key"),
+        },
+    }
+}
+
+/// What was said of an agent, without what the environment says of agents of another kind.
+fn fitting(said: AgentArguments, around: &Surroundings) -> AgentArguments {
+    let typed = without_environment(&said, around);
+    let from = said.from.as_deref().unwrap_or("ssh:");
+    let starts = from == "local" || from.starts_with("ssh:");
+    AgentArguments {
+        rsh: if from.starts_with("ssh:") {
+            said.rsh
+        } else {
+            typed.rsh
+        },
+        agent_path: if starts {
+            said.agent_path
+        } else {
+            typed.agent_path
+        },
+        source_dbname: if starts {
+            said.source_dbname
+        } else {
+            typed.source_dbname
+        },
+        tls: if from.starts_with("tls:") {
+            said.tls
+        } else {
+            typed.tls
+        },
+        from: said.from,
+    }
 }
 
 /// Where the agent is.

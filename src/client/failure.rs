@@ -42,6 +42,8 @@ pub enum Kind {
 pub struct Failure {
     pub kind: Kind,
     pub state: TargetState,
+    /// A file call on the target's host did not work: time alone does not mend that.
+    pub is_of_disk: bool,
     /// Stable names of what refused, one for each of `errors`; empty when nothing refused.
     pub refusals: Vec<&'static str>,
     /// What happened: lower case, no full stop; several for several refusals.
@@ -59,6 +61,7 @@ impl Failure {
         Self {
             kind: Kind::Failed,
             state,
+            is_of_disk: false,
             refusals: Vec::new(),
             errors: vec![error.to_string()],
             details: Vec::new(),
@@ -70,17 +73,20 @@ impl Failure {
     fn of(state: TargetState, error: &(dyn Error + 'static)) -> Self {
         let mut text = chain(error);
         let mut remedy = None;
+        let mut is_of_disk = false;
         let mut at = Some(error);
         while let Some(cause) = at {
             if let Some(disk) = cause.downcast_ref::<DiskError>() {
                 let act = disk.to_string();
                 text = text.replacen(&act, &format!("{act} on the target"), 1);
                 remedy = remedy::of(&disk.source);
+                is_of_disk = true;
             }
             at = cause.source();
         }
         let mut failure = Self::new(state, text);
         failure.hints.extend(remedy.map(str::to_owned));
+        failure.is_of_disk = is_of_disk;
         failure
     }
 
@@ -123,6 +129,7 @@ impl Failure {
         Self {
             kind: Kind::Refused,
             state: TargetState::Untouched,
+            is_of_disk: false,
             refusals: refusals.iter().map(Refusal::name).collect(),
             errors: refusals.iter().map(Refusal::error).collect(),
             details: refusals.iter().map(Refusal::detail).collect(),
@@ -170,6 +177,7 @@ mod tests {
             Failure::half_way(&TransferError::from(full())),
         ] {
             assert_eq!(failure.errors, [error]);
+            assert!(failure.is_of_disk);
             assert!(
                 failure.hints[0].starts_with("Make room"),
                 "{:?}",
@@ -185,6 +193,7 @@ mod tests {
     fn what_needs_no_mending_is_just_run_again() {
         let lost = io::Error::other("the link is gone");
         assert_eq!(Failure::half_way(&lost).hints, [AGAIN]);
+        assert!(!Failure::half_way(&lost).is_of_disk);
         let hints = Failure::half_way_with(&lost, Some("Start sshd.")).hints;
         assert_eq!(hints, ["Start sshd.", THEN_AGAIN]);
     }

@@ -49,6 +49,8 @@ pub struct RebuildOptions {
     /// Where pg_wal of a seeded target shall really be.
     pub waldir: Option<PathBuf>,
     pub dry_run: bool,
+    /// As `pg_rewind`: nothing is done to a target that can follow the source as it is, and nothing is seeded.
+    pub rewinds: bool,
     /// Take the source's configuration files even where the target has its own.
     pub config_from_source: bool,
     /// Patterns of paths in the target that are left alone.

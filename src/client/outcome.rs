@@ -27,6 +27,8 @@ pub enum Mode {
     Rebuild,
     Seed,
     DryRun,
+    /// In the place of `pg_rewind`: the target follows the source as it is.
+    NotNeeded,
 }
 
 /// How the target's history left the source's.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::client::close::configuration::{self, Staged};
 use crate::client::close::keep;
 use crate::client::close::lock::Close;
+use crate::client::close::rewound;
 use crate::client::close::stop;
 use crate::client::failure::{Failure, TargetState};
 use crate::client::finish::{summary, watch};
@@ -91,7 +92,7 @@ pub(super) async fn look(run: &Run<'_>) -> Result<Looked, Failure> {
     Ok(looked)
 }
 
-/// Goes through the rest of the first half.
+/// Goes through the rest of the first half. Nothing comes of it where nothing is to be done.
 ///
 /// # Errors
 /// A failure that leaves the target as it was, unless closing it stopped in the middle.
@@ -99,7 +100,7 @@ pub(super) async fn prepare(
     run: &Run<'_>,
     looked: Looked,
     source: &Source,
-) -> Result<Box<Half>, Failure> {
+) -> Result<Option<Box<Half>>, Failure> {
     let is_interrupted = is_interrupted(&looked.target);
     let prepared = close_in_order(run, source, looked).await;
     prepared.map_err(|failure| {
@@ -127,7 +128,7 @@ async fn close_in_order(
     run: &Run<'_>,
     source: &Source,
     looked: Looked,
-) -> Result<Box<Half>, Failure> {
+) -> Result<Option<Box<Half>>, Failure> {
     let options = run.options;
     let Looked { mut target, hold } = looked;
     let mut facts = facts(run, source, &target)
@@ -139,6 +140,10 @@ async fn close_in_order(
     keep::judge_place(options, &target)?;
     choose_slot(run, &target, &facts);
     note_relation(run, &target, &facts);
+    if rewound::needs_nothing(run, &target, &facts)? {
+        workers::in_place(|| rewound::settle(run, &target, &hold))?;
+        return Ok(None);
+    }
     keep::judge_completeness(run, &target, &relate(&target, &facts))?;
     let to_stop = server_to_stop(options, &target);
     let mut cleared = None;
@@ -276,7 +281,7 @@ async fn close_in_order(
         mend: &work.mend,
     };
     let closed = workers::in_place(|| close.close(hold))?;
-    Ok(Box::new(Half {
+    Ok(Some(Box::new(Half {
         source: source.clone(),
         facts,
         target: Arc::new(closed),
@@ -289,7 +294,7 @@ async fn close_in_order(
         configuration,
         adoption,
         bindir,
-    }))
+    })))
 }
 
 /// Remembers for the report how both relate.
@@ -308,7 +313,8 @@ async fn compare_wal(
     facts: &SourceFacts,
     target: &mut TargetFacts,
 ) -> Result<(), Failure> {
-    if run.options.keep_diverged_wal.is_none() {
+    // Numbers alone do not tell that nothing is to be done.
+    if run.options.keep_diverged_wal.is_none() && !run.options.rewinds {
         return Ok(());
     }
     twins::complete(target, facts, source, &run.options.pgdata, run.key)

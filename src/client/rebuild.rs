@@ -98,7 +98,8 @@ async fn with_source(
     };
     // Point of no return: pg_control is gone, and `finish` alone brings it back.
     let half = match prepared {
-        Ok(half) => half,
+        Ok(Some(half)) => half,
+        Ok(None) => return Ok(run.record.outcome(run.events.counters())),
         Err(failure) => return Err(stop::undo(run, failure).await),
     };
     let carried = tokio::select! {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::client::close::configuration;
 use crate::client::close::keep;
+use crate::client::close::rewound;
 use crate::client::failure::Failure;
 use crate::client::finish::summary::{self, Noted, Told};
 use crate::client::look::judge::{
@@ -49,6 +50,9 @@ pub(super) async fn survey(
     keep::judge_place(options, target)?;
     choose_slot(run, target, &facts);
     note_relation(run, target, &facts);
+    if rewound::needs_nothing(run, target, &facts)? {
+        return Ok(run.record.outcome(run.events.counters()));
+    }
     keep::judge_completeness(run, target, &relate(target, &facts))?;
     let server_to_stop = server_to_stop(options, target);
     let findings = match server_to_stop {

@@ -55,6 +55,17 @@ impl Held {
             Err(error) => Err(DiskError::new("lock", pgdata, error)),
         }
     }
+
+    /// Makes a standby of a target whose data is right as it is: the signal comes first, so that a server which is
+    /// started in between is no primary.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn make_standby(&self, auto_conf: &[u8], group_access: bool) -> Result<(), DiskError> {
+        let mode = if group_access { 0o640 } else { 0o600 };
+        durable::replace(&self.pgdata.join("standby.signal"), b"", mode)?;
+        durable::replace(&self.pgdata.join("postgresql.auto.conf"), auto_conf, mode)
+    }
 }
 
 /// A target in which PostgreSQL cannot start.

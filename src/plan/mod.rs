@@ -43,6 +43,8 @@ pub mod relation;
 pub mod remedy;
 pub mod reopening;
 pub mod replay;
+pub mod retry;
+pub mod rewind;
 pub mod saved;
 pub mod settings;
 pub mod slots;

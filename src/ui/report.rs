@@ -26,6 +26,9 @@ pub fn summary(outcome: &Outcome, warned: Warned) -> String {
     headline(&mut text, outcome);
     text.push('\n');
     history(&mut text, outcome);
+    if outcome.mode == Some(Mode::NotNeeded) {
+        return text;
+    }
     transfer(&mut text, outcome);
     backup(&mut text, outcome);
     time(&mut text, outcome);
@@ -70,6 +73,9 @@ fn headline(text: &mut String, outcome: &Outcome) {
     };
     let sentence = match outcome.mode {
         Some(Mode::Seed) => format!("\"{pgdata}\" is seeded {becomes} {host}{state}"),
+        Some(Mode::NotNeeded) => {
+            format!("No rewind required: \"{pgdata}\" can follow {host} as it is")
+        }
         Some(Mode::DryRun) => format!("Dry run: nothing was changed in \"{pgdata}\""),
         Some(Mode::Rebuild) | None => {
             format!("\"{pgdata}\" is rebuilt {becomes} {host}{state}")

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    Surroundings, Target, UsageError, agent, has_server, primary, reach, target, verbosity,
-    words_of,
+    Surroundings, Target, UsageError, agent, fitting, has_server, primary, reach, target,
+    verbosity, without_environment, words_of,
 };
 use crate::cli::args::VerifyArguments;
 use crate::client::options::{RebuildWords, VerifyOptions};
@@ -31,14 +31,21 @@ pub fn verify(typed: VerifyArguments, around: &Surroundings) -> Result<Verify, U
         || connection.host.is_some()
         || connection.port.is_some()
         || connection.username.is_some();
-    let primary = if names_server || typed.agent.from.is_none() {
+    let is_stopped = typed.source_pgdata.is_some();
+    let said = without_environment(&typed.agent, around);
+    if is_stopped && said.source_dbname.is_some() {
+        return Err(UsageError::new(
+            "option \"--source-dbname\" has no effect with \"--source-pgdata\"",
+        ));
+    }
+    let agent_arguments = fitting(typed.agent, around);
+    let primary = if names_server || agent_arguments.from.is_none() {
         primary(connection, around)?
     } else {
         // How a standby would reach the source is of no interest here.
         Conninfo::default()
     };
-    let is_stopped = typed.source_pgdata.is_some();
-    let from = agent(&typed.agent, typed.source_pgdata.as_deref(), &primary)?;
+    let from = agent(&agent_arguments, typed.source_pgdata.as_deref(), &primary)?;
     let Target {
         pgdata,
         cluster,
@@ -52,7 +59,7 @@ pub fn verify(typed: VerifyArguments, around: &Surroundings) -> Result<Verify, U
         None
     } else {
         let pgdata = pgdata.display().to_string();
-        let words = words_of(typed.agent);
+        let words = words_of(agent_arguments);
         Some(rebuild(&pgdata, cluster.as_ref(), &primary, words)?)
     };
     Ok(Verify {

@@ -4,4 +4,5 @@
 pub mod configuration;
 pub mod keep;
 pub mod lock;
+pub mod rewound;
 pub(super) mod stop;

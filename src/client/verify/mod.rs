@@ -99,6 +99,7 @@ fn refused(unfit: Unfit) -> Failure {
     Failure {
         kind: Kind::Refused,
         state: TargetState::Untouched,
+        is_of_disk: false,
         refusals: vec![unfit.code],
         errors: vec![unfit.error],
         details: vec![unfit.detail],
