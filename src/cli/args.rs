@@ -616,7 +616,7 @@ pub struct AgentArguments {
     ///
     /// local starts the agent on this host, as the same user.
     ///
-    /// ssh: and tls: without a host take the host of -d or -h.
+    /// ssh: and tls: without a host take the host of -d or -h; ssh::PORT and tls::PORT say the port alone.
     #[arg(long, value_name = "AGENT", help_heading = SOURCE)]
     pub from: Option<String>,
 
@@ -1109,7 +1109,7 @@ fn in_environment(command: clap::Command) -> clap::Command {
     AGENT_VARIABLES
         .iter()
         .fold(command, |command, (id, variable)| {
-            command.mut_arg(id, |argument| argument.env(variable).hide_env_values(true))
+            command.mut_arg(id, |argument| argument.env(variable).hide_env(true))
         })
 }
 

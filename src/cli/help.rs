@@ -154,8 +154,8 @@ const REWIND: &[Example] = &[
         what: "For scripts that call pg_rewind, by an agent that listens by TLS",
         commands: &[
             "ln -s /usr/bin/pg_reseed /usr/local/bin/pg_rewind",
-            "export PG_RESEED_FROM=tls: PG_RESEED_TLS_CA=/etc/pg_reseed/ca.crt \\\n    \
-             PG_RESEED_TLS_CERT=/etc/pg_reseed/client.crt PG_RESEED_TLS_KEY=/etc/pg_reseed/client.key",
+            "export PG_RESEED_FROM=tls: PG_RESEED_TLS_CA=/etc/pg_reseed/ca.crt",
+            "export PG_RESEED_TLS_CERT=/etc/pg_reseed/me.crt PG_RESEED_TLS_KEY=/etc/pg_reseed/me.key",
             "pg_rewind -D /srv/pg/15 --source-server='host=db2 user=postgres dbname=postgres'",
         ],
     },

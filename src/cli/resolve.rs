@@ -147,7 +147,7 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
         let from = agent(&fitting(typed.agent, around), None, &primary)?;
         (primary, from)
     };
-    let patch_noise = patches_noise(&typed, &from);
+    let patch_noise = patches_noise(typed.noise_patch, typed.no_noise_patch, &from);
     // A configuration that is named, or comes from the source, says that it is not the recorded one.
     let is_named = typed.debian.cluster.is_some();
     let is_told_otherwise = typed.config_file.is_some() || typed.target_config_dir.is_some();
@@ -360,8 +360,8 @@ fn compression(typed: &EffortArguments, from: &Agent) -> Compression {
 }
 
 /// Whether blocks that differ in noise only are patched. On one host nothing is cheaper than moving them.
-fn patches_noise(typed: &RebuildArguments, from: &Agent) -> bool {
-    typed.noise_patch || !typed.no_noise_patch && !matches!(from, Agent::Local { .. })
+fn patches_noise(is_asked_for: bool, is_unwanted: bool, from: &Agent) -> bool {
+    is_asked_for || !is_unwanted && !matches!(from, Agent::Local { .. })
 }
 
 /// How many streams there are.
@@ -980,6 +980,44 @@ mod tests {
             ),
             "host=db2"
         );
+    }
+
+    #[test]
+    fn the_environment_says_where_agents_are_and_contradicts_nothing() {
+        let variables = [
+            ("PG_RESEED_FROM", "tls:"),
+            ("PG_RESEED_TLS_CA", "/ca"),
+            ("PG_RESEED_RSH", "ssh -i key"),
+        ];
+        let words = ["--from", "tls:", "--tls-ca", "/ca", "--rsh", "ssh -i key"];
+        let around = |variable: &str| {
+            let found = variables.iter().find(|(name, _)| *name == variable);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        let line = [&["pg_reseed", "rebuild", "-D", "d", "-h", "b"], &words[..]].concat();
+        let Command::Rebuild(typed) = args::parse(line.into_iter().map(Into::into))
+            .unwrap()
+            .command
+        else {
+            panic!("not a rebuild");
+        };
+        let around = Surroundings {
+            words: &[],
+            variable: &around,
+            working_directory: Path::new("/"),
+            processors: 1,
+            is_typed: false,
+            recorded: &|_| Err("none".to_owned()),
+            recorded_at: &|_| None,
+        };
+        let typed = typed.agent;
+        let said = without_environment(&typed, &around);
+        assert!(said.from.is_none() && said.rsh.is_none() && said.tls.tls_ca.is_none());
+        let fit = fitting(typed, &around);
+        assert_eq!(fit.from.as_deref(), Some("tls:"));
+        assert!(fit.rsh.is_none() && fit.tls.tls_ca.is_some());
+        let by_ssh = fitting(AgentArguments { from: None, ..fit }, &around);
+        assert!(by_ssh.tls.tls_ca.is_none());
     }
 
     #[test]

@@ -13,6 +13,12 @@ pub fn word(word: &str) -> String {
     shlex::try_quote(word).unwrap_or_default().into_owned()
 }
 
+/// The words of a text as a shell splits it; `None` where a quote is not closed.
+#[must_use]
+pub fn words(text: &str) -> Option<Vec<String>> {
+    shlex::split(text)
+}
+
 /// What starts the server of a data directory by hand, with its configuration where that is elsewhere.
 #[must_use]
 pub fn pg_ctl(program: &str, pgdata: &str, config_file: Option<&str>) -> String {

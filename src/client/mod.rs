@@ -15,7 +15,7 @@ mod run;
 mod source;
 
 mod close;
-mod command;
+pub mod command;
 mod finish;
 pub mod look;
 mod transfer;

@@ -192,14 +192,15 @@ impl Companions<'_> {
     }
 }
 
-/// Host and port behind the scheme, or the host of the connection string.
+/// Host and port behind the scheme; without a host that of the connection string.
 fn place_of<'a>(
     text: &str,
     place: &'a str,
     primary_host: Option<&'a str>,
 ) -> Result<(&'a str, Option<u16>), FromError> {
-    let (user_host, port) = match place.strip_prefix("//").unwrap_or(place) {
-        "" => {
+    let place = place.strip_prefix("//").unwrap_or(place);
+    let (user_host, port) = match split_port(place.strip_suffix('/').unwrap_or(place))? {
+        ("", port) => {
             let host = primary_host
                 .filter(|host| !host.is_empty())
                 .ok_or_else(|| FromError::NoHost(text.to_owned()))?;
@@ -209,9 +210,9 @@ fn place_of<'a>(
             if host.contains(',') {
                 return Err(FromError::SeveralHosts);
             }
-            (host, None)
+            (host, port)
         }
-        place => split_port(place.strip_suffix('/').unwrap_or(place))?,
+        named => named,
     };
     if port == Some(0) {
         return Err(FromError::BadPort("0".to_owned()));
@@ -422,6 +423,8 @@ mod tests {
             ("tls://db1:99/", "db1", 99),
             ("tls://[::1]:99", "::1", 99),
             ("tls:", "db9", tls::PORT),
+            ("tls::99", "db9", 99),
+            ("tls://:99/", "db9", 99),
         ] {
             match parse(Some(from), Some("db9"), &with).unwrap() {
                 From::Tls {

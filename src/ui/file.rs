@@ -202,6 +202,7 @@ mod tests {
         removed_tablespaces
         replaced
         report_version
+        role
         seconds
         server_to_stop
         server_version

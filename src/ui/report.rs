@@ -259,6 +259,7 @@ pub(super) mod tests {
     pub(crate) fn rebuilt() -> Outcome {
         Outcome {
             mode: Some(Mode::Rebuild),
+            role: Role::Standby,
             pg_reseed_version: "0.1.0",
             command: "pg_reseed rebuild -D /srv/pg/15 -h db2".to_owned(),
             target_host: "db1".to_owned(),

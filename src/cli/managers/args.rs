@@ -83,6 +83,7 @@ pub struct PatroniArguments {
 #[derive(Debug, Args)]
 #[command(
     infer_long_args = true,
+    max_term_width = 95,
     override_usage = "pg_reseed rewind -D DIRECTORY --source-server=CONNSTR [OPTION]...\n       pg_rewind -D DIRECTORY --source-server=CONNSTR [OPTION]..."
 )]
 pub struct RewindArguments {

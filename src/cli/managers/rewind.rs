@@ -7,6 +7,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::cli::managers::args::RewindArguments;
 use crate::cli::resolve::UsageError;
+use crate::client::command;
 use crate::pg::conninfo::Conninfo;
 
 /// What `-V` prints. Callers read the number behind the parenthesis as the version of PostgreSQL: that is the newest whose
@@ -26,6 +27,9 @@ const DECIDED: [&str; 3] = [
     // It does not try the standby's login; the connection is for another purpose.
     "--no-login-check",
 ];
+
+/// Options of `pg_reseed rebuild` for callers whose command line has no room for them.
+pub(super) const OPTIONS: &str = "PG_RESEED_REWIND_OPTIONS";
 
 /// A call in `pg_rewind`'s place.
 #[derive(Debug, PartialEq, Eq)]
@@ -115,6 +119,12 @@ pub(super) fn translate(
         (typed.debug, "-vv"),
     ] {
         words.extend(is_given.then(|| option.into()));
+    }
+    if let Some(text) = variable(OPTIONS) {
+        let more = command::words(&text).ok_or_else(|| {
+            UsageError::new(format_args!("a quote is not closed in {OPTIONS}: {text}"))
+        })?;
+        words.extend(more.into_iter().map(OsString::from));
     }
     let notes = [
         (
@@ -242,7 +252,7 @@ mod tests {
         for (line, meant) in [
             (
                 "-D /pg --source-server=host=b",
-                "-D /pg -d host=b --role managed --progress none",
+                "-D /pg -d 'host=b' --role managed --progress none",
             ),
             (
                 "--target-pgdata /pg --source-server 'host=b dbname=postgres' -R -P",
@@ -250,11 +260,11 @@ mod tests {
             ),
             (
                 "-D/pg --source-ser=host=b -nNP --config-file=/etc/c --debug --sync-method=syncfs",
-                "-D /pg -d host=b --role managed --progress plain --config-file /etc/c --dry-run --no-sync -vv",
+                "-D /pg -d 'host=b' --role managed --progress plain --config-file /etc/c --dry-run --no-sync -vv",
             ),
             (
                 "-D /pg --source-server='host=b password=geheim'",
-                "-D /pg -d host=b --role managed --progress none",
+                "-D /pg -d 'host=b' --role managed --progress none",
             ),
         ] {
             assert_eq!(own(line, &[]), meant, "{line}");
@@ -308,6 +318,19 @@ mod tests {
             assert!(found.error.contains(error), "{line}: {found:?}");
             assert!(!format!("{found:?}").contains("geheim"));
         }
+    }
+
+    #[test]
+    fn more_options_come_from_the_environment() {
+        let words = own(
+            "-D /pg --source-server=host=b",
+            &[(OPTIONS, "--max-rate 50M --keep 'my file'")],
+        );
+        assert!(
+            words.ends_with("--progress none --max-rate 50M --keep 'my file'"),
+            "{words}"
+        );
+        assert!(called("-D /pg --source-server=host=b", &[(OPTIONS, "'")]).is_err());
     }
 
     #[test]

@@ -61,6 +61,8 @@ pub fn application_name(options: &RebuildOptions, host: &str, is_seed: bool) -> 
     if given.is_some()
         || options.primary.get("application_name").is_some()
         || !options.role.has_settings()
+        // It writes what the source's connection string says, and no more.
+        || options.rewinds
     {
         return given.clone();
     }

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
@@ -71,6 +71,19 @@ impl Rebuild {
             .arg(target.log_path())
             .args(["--no-sync", "--report"])
             .arg(&report);
+        Self {
+            command,
+            folder: target.home().to_owned(),
+            report,
+        }
+    }
+
+    /// Another command of the binary about `target`, or the binary by another name: `program` and its first words.
+    pub fn other(target: &Cluster, program: &Path, words: &[&str]) -> Self {
+        let mut command = clean(Command::new(program));
+        let report = target.home().join("report.json");
+        let _ = fs::remove_file(&report);
+        command.args(words);
         Self {
             command,
             folder: target.home().to_owned(),
