@@ -30,6 +30,8 @@ pub enum Stage {
     Wal,
     /// Configuration, sync to disk, control file.
     Finish,
+    /// The hooks of a copy, while nobody else can come in.
+    Hooks,
     /// Start the server.
     Start,
     /// Wait until it streams.
@@ -51,6 +53,7 @@ impl Stage {
             Stage::Compare => "compare",
             Stage::Wal => "wal",
             Stage::Finish => "finish",
+            Stage::Hooks => "hooks",
             Stage::Start => "start",
             Stage::Watch => "watch",
             Stage::Done => "done",

@@ -2,6 +2,8 @@
 //!
 //! Values only. `client::look::target` and `agent::look` fill them in; `plan` judges them.
 
+pub mod clone;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -389,6 +391,8 @@ pub struct TargetCluster {
     pub unarchived: UnarchivedWal,
     /// Its replication slots, by name; not those that end with their session.
     pub slots: Vec<TargetSlot>,
+    /// The mark of a copy that is no member.
+    pub mark: Option<clone::MarkFound>,
 }
 
 /// Files of the target's pg_wal that its server was still to archive (`archive_status/*.ready`).

@@ -4,6 +4,7 @@ pub mod again;
 mod login;
 mod receiver;
 pub mod restore;
+pub mod script;
 mod setting;
 mod strays;
 

@@ -11,6 +11,7 @@ pub enum Code {
     ConfigurationChanged,
     ConfigurationRejected,
     ConfigurationUnread,
+    CopyHasSourcesName,
     DamagedPagesUnlisted,
     DirectoryModeMended,
     DivergedWalGone,
@@ -37,13 +38,15 @@ pub enum Code {
     StreamsMissing,
     SynchronousStandby,
     TablespaceLeft,
+    TargetIsCopy,
+    TargetIsStandby,
     UncleanShutdown,
     WalNotArchived,
 }
 
 impl Code {
     /// All of them with their names and their meaning, as the manual has it.
-    pub const ALL: [(Code, &str, &str); 34] = [
+    pub const ALL: [(Code, &str, &str); 37] = [
         (
             Code::AttemptFailed,
             "attempt-failed",
@@ -73,6 +76,11 @@ impl Code {
             Code::ConfigurationUnread,
             "configuration-unread",
             "a part of the target's configuration cannot be read",
+        ),
+        (
+            Code::CopyHasSourcesName,
+            "copy-has-sources-name",
+            "a copy has the port and the cluster_name of its source",
         ),
         (
             Code::DamagedPagesUnlisted,
@@ -203,6 +211,16 @@ impl Code {
             Code::TablespaceLeft,
             "tablespace-left",
             "the former place of a tablespace keeps what it held",
+        ),
+        (
+            Code::TargetIsCopy,
+            "target-is-copy",
+            "the target is a copy of --role clone and becomes a standby",
+        ),
+        (
+            Code::TargetIsStandby,
+            "target-is-standby",
+            "the target is a standby and becomes a copy",
         ),
         (
             Code::UncleanShutdown,

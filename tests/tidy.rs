@@ -142,7 +142,7 @@ const HOMES: [(&str, &[&str]); 21] = [
 /// What a module must not name although the floors allow it.
 const NEVER: [(&str, &[&str], &str); 1] = [(
     "agent",
-    &["disk::target", "disk::durable"],
+    &["disk::target", "disk::durable", "disk::clone"],
     "the agent cannot write",
 )];
 

@@ -315,7 +315,7 @@ pub struct RebuildArguments {
     #[command(flatten)]
     pub connection: ConnectionArguments,
 
-    /// What PGDATA becomes: standby, or managed
+    /// What PGDATA becomes: standby, managed, or clone
     ///
     /// What PGDATA becomes. "standby" is a standby of the source, with all settings that it needs. "managed" is for a
     /// cluster manager, or a person, that writes these settings afterwards: none is written, no slot is used or made, and
@@ -323,6 +323,17 @@ pub struct RebuildArguments {
     /// is started in PGDATA does not become a second primary. What a former role left in postgresql.auto.conf is taken
     /// out: primary_conninfo, primary_slot_name, recovery targets, restore_command and its like. Settings in other files
     /// stay as they are and are not judged.
+    ///
+    /// "clone" is a read-write copy that is no member of anything, such as for staging. It recovers from the WAL that the
+    /// run brings, ends on a timeline of its own at its first start, and never connects to the source, which keeps
+    /// nothing for it: only the run itself has a temporary slot. -d is needed only where it names the source's host. Its
+    /// postgresql.auto.conf turns off what would act on others: archive_mode, synchronous_standby_names, the workers of
+    /// subscriptions (max_logical_replication_workers), recovery_end_command and its like. Port, cluster_name and all else
+    /// stay the target's own; a seed has the source's, and a warning says so. The file pg_reseed.clone in PGDATA says
+    /// what it is a copy of. By it the next run with --role clone overwrites what was written to the copy since,
+    /// without --discard-newer-timeline: as long as the file was made in that directory for that cluster, the copy still
+    /// is on the timeline that it began, does not archive, has no standbys, and the source has all that it had then.
+    /// A later run for a standby takes out what was written for the copy.
     #[arg(
         long,
         value_enum,
@@ -441,6 +452,9 @@ pub struct RebuildArguments {
     pub wait: u64,
 
     #[command(flatten)]
+    pub copy: CopyArguments,
+
+    #[command(flatten)]
     pub effort: EffortArguments,
 
     /// Do not wait for data to be safe on disk
@@ -494,6 +508,46 @@ pub struct RebuildArguments {
 
     #[command(flatten)]
     pub overrides: OverrideArguments,
+}
+
+/// What is done to a copy before it is used.
+#[derive(Debug, Args)]
+pub struct CopyArguments {
+    /// SQL to run in a copy while nobody else can come in; @FILE (repeatable)
+    ///
+    /// With --role clone: runs this SQL, or that of a file (@FILE), in the copy before anybody else can connect, such as
+    /// to mask what is personal. May be given many times; the scripts run in their order, each by psql up to its first
+    /// error, as the role of --hook-user in the database postgres; \connect goes to another database. Until all have
+    /// succeeded, the directory itself is closed to others, whoever starts a server in it: its postgresql.auto.conf has no
+    /// address to listen on, a directory of sockets of its own, and access rules that let in only this operating
+    /// system user (by peer). The server is stopped after them. If one fails the exit status is 6, the copy stays
+    /// closed, and the same command begins anew, which moves what differs only. What they print goes to the
+    /// file of --log-file. A script that is typed can be seen in the list of processes and is in no report; secrets
+    /// belong in a file. Libraries that the server preloads, such as pg_cron, run meanwhile.
+    #[arg(long, value_name = "SQL", help_heading = COPY)]
+    pub before_start: Vec<String>,
+
+    /// SQL to run in a copy once it is started; @FILE (repeatable)
+    ///
+    /// With --role clone and --start: as --before-start, but once the copy has been started for good, when others can
+    /// connect already. The copy's own access rules must let the role of --hook-user in without a password. If one fails,
+    /// the server is stopped, and the directory is closed to others as before --before-start.
+    #[arg(long, value_name = "SQL", help_heading = COPY)]
+    pub after_start: Vec<String>,
+
+    /// Role that runs the hooks
+    ///
+    /// The role, a superuser as a rule, as which --before-start and --after-start run. The default is the name of the
+    /// operating system user.
+    #[arg(long, value_name = "ROLE", help_heading = COPY)]
+    pub hook_user: Option<String>,
+
+    /// Let a copy archive as its configuration says
+    ///
+    /// With --role clone: leaves archive_mode alone. Make sure that its archive_command does not reach the archive of the
+    /// source.
+    #[arg(long, help_heading = COPY)]
+    pub keep_archive_mode: bool,
 }
 
 /// How much is done at a time.
@@ -1071,6 +1125,7 @@ const TARGET: &str = "Target options";
 const SOURCE: &str = "Source options";
 const STANDBY: &str = "Standby connection options";
 const RUN: &str = "Run options";
+const COPY: &str = "Options of a copy (--role clone)";
 const OUTPUT: &str = "Output options";
 const OVERRIDES: &str = "Overrides of refusals";
 const SERVE: &str = "Options";

@@ -60,7 +60,7 @@ impl Status {
         (
             Status::NotStreaming,
             "The target is rebuilt and complete, but did not start, or did not stream within the \
-             time given with --wait.",
+             time given with --wait; or it is a copy, and did not start, or one of its hooks failed.",
         ),
     ];
 
@@ -153,7 +153,9 @@ impl Status {
             (TargetState::Untouched, Kind::Refused) => Status::Refused,
             (TargetState::Untouched, Kind::Failed) => Status::Failed,
             (TargetState::HalfWay, _) => Status::HalfWay,
-            (TargetState::Rebuilt, _) => Status::NotStreaming,
+            (TargetState::Rebuilt | TargetState::Copied | TargetState::Unready, _) => {
+                Status::NotStreaming
+            }
         }
     }
 
@@ -294,15 +296,19 @@ pub(super) fn ending(
             details.push(state(failure.state, pgdata));
             Ending {
                 exit_status: status.number(),
-                outcome: match status {
-                    Status::Refused => "refused",
-                    Status::NotStreaming => "rebuilt-not-streaming",
+                outcome: match (failure.state, status) {
+                    (_, Status::Refused) => "refused",
+                    (TargetState::Copied, _) => "copied-not-started",
+                    (TargetState::Unready, _) => "copied-not-ready",
+                    (_, Status::NotStreaming) => "rebuilt-not-streaming",
                     _ => "failed",
                 },
                 target: match failure.state {
                     TargetState::Untouched => "untouched",
                     TargetState::HalfWay => "half-way",
                     TargetState::Rebuilt => "standby",
+                    TargetState::Copied => "copy",
+                    TargetState::Unready => "closed-copy",
                 },
                 stage,
                 refusals: failure.refusals.clone(),
@@ -324,6 +330,13 @@ fn state(state: TargetState, pgdata: &str) -> String {
         TargetState::Rebuilt => {
             format!("The target \"{pgdata}\" is rebuilt and complete, but was not seen streaming.")
         }
+        TargetState::Copied => {
+            format!("The target \"{pgdata}\" is a complete copy, but was not seen running.")
+        }
+        TargetState::Unready => format!(
+            "The target \"{pgdata}\" is a complete copy, but not ready: its hooks have not all succeeded. A server that is \
+             started in it lets nobody in but its owner."
+        ),
     }
 }
 

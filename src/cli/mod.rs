@@ -39,6 +39,7 @@ use crate::client::options::RebuildOptions;
 use crate::client::outcome::Outcome;
 use crate::client::record::Record;
 use crate::event::Stage;
+use crate::plan::standby::Role;
 use crate::ui::report::{self, Warned};
 use crate::ui::{Ui, clock, file, log, short};
 
@@ -246,15 +247,21 @@ async fn rebuild_until_stopped(
     };
     let result = tokio::select! {
         result = &mut running => result,
-        () = stop_signal() => Err(abandoned(ui.stage(), "stopped by a second signal")),
-        () = time_up => Err(abandoned(ui.stage(), "stopped without waiting for the agent's end")),
+        () = stop_signal() => Err(abandoned(ui.stage(), options.role, "stopped by a second signal")),
+        () = time_up => Err(abandoned(
+            ui.stage(),
+            options.role,
+            "stopped without waiting for the agent's end",
+        )),
     };
     (result, true)
 }
 
 /// What is known about a run that was stopped without waiting for it.
-fn abandoned(stage: Option<Stage>, error: &str) -> Failure {
+fn abandoned(stage: Option<Stage>, role: Role, error: &str) -> Failure {
     let state = match stage {
+        Some(Stage::Hooks) => TargetState::Unready,
+        Some(stage) if stage >= Stage::Start && role == Role::Clone => TargetState::Copied,
         Some(stage) if stage >= Stage::Start => TargetState::Rebuilt,
         Some(stage) if stage >= Stage::Close => TargetState::HalfWay,
         _ => TargetState::Untouched,
@@ -262,7 +269,7 @@ fn abandoned(stage: Option<Stage>, error: &str) -> Failure {
     let failure = Failure::new(state, error);
     match state {
         TargetState::HalfWay => failure.again(),
-        TargetState::Untouched | TargetState::Rebuilt => failure,
+        _ => failure,
     }
 }
 
@@ -282,9 +289,11 @@ mod tests {
             (Some(Stage::Manifest), TargetState::Untouched),
             (Some(Stage::Close), TargetState::HalfWay),
             (Some(Stage::Finish), TargetState::HalfWay),
+            (Some(Stage::Hooks), TargetState::Unready),
             (Some(Stage::Start), TargetState::Rebuilt),
         ] {
-            assert_eq!(abandoned(stage, "stopped").state, state, "{stage:?}");
+            let found = abandoned(stage, Role::Standby, "stopped").state;
+            assert_eq!(found, state, "{stage:?}");
         }
     }
 }

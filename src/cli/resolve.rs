@@ -1,6 +1,7 @@
 //! What was typed, turned once into what is meant: defaults filled in, connection parameters merged
 //! as libpq merges them, nonsense refused. Touches no file; the environment comes in as a function.
 
+mod copy;
 mod verify;
 
 use std::ffi::OsString;
@@ -137,12 +138,20 @@ pub struct Surroundings<'a> {
 /// When they contradict each other, lack something, or cannot be parsed.
 pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild, UsageError> {
     let role = Role::from(typed.role);
+    if role != Role::Clone {
+        copy::judge_others(&typed)?;
+    }
+    let starts = typed.start || typed.start_command.is_some();
+    let hooks = copy::hooks(&typed, starts, around)?;
     let (primary, from) = if role.has_settings() {
         let primary = primary(&typed.connection, around)?;
         let from = agent_of_primary(&fitting(typed.agent, around), &primary)?;
         (primary, from)
     } else {
-        managed(&typed)?;
+        match role {
+            Role::Clone => copy::judge(&typed)?,
+            Role::Standby | Role::Managed => managed(&typed)?,
+        }
         let primary = merged(&typed.connection, around)?;
         let from = agent(&fitting(typed.agent, around), None, &primary)?;
         (primary, from)
@@ -249,7 +258,7 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
         raise_settings: typed.raise_settings,
         keep_diverged_wal: typed.keep_diverged_wal,
         stop: typed.stop,
-        start: typed.start || typed.start_command.is_some(),
+        start: starts,
         starter: match (typed.start_command, cluster) {
             (Some(command), _) => Some(Starter::Command(command)),
             (None, Some(cluster)) => Some(Starter::Debian(cluster)),
@@ -280,6 +289,8 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
         command: command(around),
         working_directory: around.working_directory.to_owned(),
         overrides: overrides(&typed.overrides, typed.seed),
+        keeps_archiving: typed.copy.keep_archive_mode,
+        hooks,
     };
     Ok(Rebuild {
         options,

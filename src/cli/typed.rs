@@ -29,12 +29,36 @@ pub fn words<'a>(
         .filter_map(|name| Some(format!("{name}={}", variable(name)?)))
         .collect();
     let env = (!set.is_empty()).then(|| "env".to_owned());
-    let args = args.iter().map(|word| word.to_string_lossy().into_owned());
+    let mut is_script = false;
+    let args = args.iter().map(|word| {
+        let word = word.to_string_lossy().into_owned();
+        let is_next = SCRIPTS.contains(&&*word);
+        let shown = match word.split_once('=') {
+            _ if is_script => script(&word),
+            Some((option, text)) if SCRIPTS.contains(&option) => {
+                format!("{option}={}", script(text))
+            }
+            _ => word,
+        };
+        is_script = is_next && !is_script;
+        shown
+    });
     env.into_iter()
         .chain(set)
         .chain(args)
         .map(|word| without_secrets(&word))
         .collect()
+}
+
+/// Options whose values are scripts, where anything may be a secret.
+const SCRIPTS: [&str; 2] = ["--before-start", "--after-start"];
+
+/// What is shown of a script: the name of its file.
+fn script(text: &str) -> String {
+    match text.strip_prefix('@') {
+        Some(_) => text.to_owned(),
+        None => "<SQL>".to_owned(),
+    }
 }
 
 /// A word without the secrets in it.

@@ -16,6 +16,7 @@ pub enum ConfigSide {
 pub enum ResultRole {
     Standby,
     Managed,
+    Clone,
 }
 
 impl From<ResultRole> for Role {
@@ -23,6 +24,7 @@ impl From<ResultRole> for Role {
         match role {
             ResultRole::Standby => Role::Standby,
             ResultRole::Managed => Role::Managed,
+            ResultRole::Clone => Role::Clone,
         }
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use crate::client::close::configuration::Staged;
 use crate::client::failure::{Failure, Kind, TargetState};
 use crate::client::finish::ahead::{self, Ahead};
+use crate::client::finish::copy::{self, Copy};
 use crate::client::finish::launch::Finished;
 use crate::client::finish::summary::Noted;
 use crate::client::finish::wal::{self, Stopped};
@@ -26,6 +27,7 @@ use crate::disk::confine::{self, Confined};
 use crate::disk::target::{ClosedTarget, Settle};
 use crate::errors::chain;
 use crate::event::{Counters, Stage};
+use crate::facts::clone::Mark;
 use crate::facts::{SourceFacts, TargetCluster};
 use crate::path::RelPath;
 use crate::pg::control::poison_checkpoint;
@@ -33,10 +35,11 @@ use crate::pg::label::BackupLabel;
 use crate::pg::layout;
 use crate::pg::lsn::Lsn;
 use crate::plan::adoption::Home;
+use crate::plan::clone;
 use crate::plan::guard::{self, Cleared};
 use crate::plan::refusal::Refusal;
 use crate::plan::replay::{self, Spoiled};
-use crate::plan::standby::{self as standby_plan, StandbySettings};
+use crate::plan::standby::{self as standby_plan, Role, StandbySettings};
 use crate::plan::tablespaces;
 use crate::plan::words;
 use crate::warning::Code;
@@ -59,6 +62,7 @@ pub(super) struct Carried {
     standby: StandbySettings,
     configuration: Option<Staged>,
     adoption: Option<Home>,
+    former: Option<Mark>,
     bindir: Option<PathBuf>,
 }
 
@@ -125,6 +129,7 @@ fn carried(half: Half, brought: Brought, noted: Noted) -> Carried {
         standby: half.standby,
         configuration: half.configuration,
         adoption: half.adoption,
+        former: half.former,
         bindir: half.bindir,
     }
 }
@@ -268,11 +273,14 @@ async fn again(run: &Run<'_>, half: &mut Half, spoiled: &Spoiled) -> Result<(), 
     Ok(())
 }
 
-/// Makes the target a standby that can start.
+/// Makes the target a standby, or a copy, that can start.
 ///
 /// # Errors
 /// A failure that leaves the target half-way.
-pub(super) async fn finish(run: &Run<'_>, carried: Carried) -> Result<Finished, Failure> {
+pub(super) async fn finish(
+    run: &Run<'_>,
+    carried: Carried,
+) -> Result<(Finished, Option<Copy>), Failure> {
     run.stage(Stage::Finish);
     if let Some(configuration) = &carried.configuration {
         workers::in_place(|| configuration.settle(run))?;
@@ -284,6 +292,10 @@ pub(super) async fn finish(run: &Run<'_>, carried: Carried) -> Result<Finished, 
         .map_err(|error| Failure::half_way(&error))?,
         None => carried.old_auto_conf,
     };
+    let old_auto_conf = match &carried.former {
+        Some(mark) => clone::no_copy_any_more(&old_auto_conf, mark),
+        None => old_auto_conf,
+    };
     let mut base = conf::base(&run.options.pgdata, run.options.config_file.as_deref());
     let included = server::included(&run.options.pgdata, &old_auto_conf);
     for problem in base.problems.iter().chain(&included.problems) {
@@ -293,6 +305,17 @@ pub(super) async fn finish(run: &Run<'_>, carried: Carried) -> Result<Finished, 
     base.settings.extend(included.settings);
     let auto_conf = standby_plan::auto_conf(&old_auto_conf, &base.settings, &carried.standby)
         .map_err(|error| Failure::half_way(&error))?;
+    let copy = match run.options.role {
+        Role::Clone => {
+            let lines = standby_plan::own_lines(&old_auto_conf, &base.settings, &carried.standby);
+            base.settings.extend(settings::of_auto_conf(&auto_conf));
+            let known = (&carried.facts, carried.stop_lsn, carried.adoption.as_ref());
+            let wanted = &carried.standby.clone;
+            Some(copy::made(run, &base.settings, lines, wanted, known)?)
+        }
+        Role::Standby | Role::Managed => None,
+    };
+    let files = copy.as_ref().map(|copy| copy::files(run, copy));
     let target = Arc::try_unwrap(carried.target).map_err(|_| {
         let error = "the target is still being written (this is a bug in pg_reseed)";
         Failure::new(TargetState::HalfWay, error).again()
@@ -302,6 +325,7 @@ pub(super) async fn finish(run: &Run<'_>, carried: Carried) -> Result<Finished, 
         target.settle(&Settle {
             backup_label: &label.bytes,
             auto_conf: &auto_conf,
+            copy: files.as_ref(),
         })?;
         Ok::<_, DiskError>(target)
     });
@@ -327,7 +351,7 @@ pub(super) async fn finish(run: &Run<'_>, carried: Carried) -> Result<Finished, 
         .await
         .map_err(|error| Failure::half_way(&error))?
         .map_err(|error| Failure::half_way(&error))?;
-    Ok(Finished {
+    let finished = Finished {
         facts: carried.facts,
         cleared: carried.cleared,
         before: carried.before,
@@ -336,7 +360,8 @@ pub(super) async fn finish(run: &Run<'_>, carried: Carried) -> Result<Finished, 
         work: carried.work,
         noted: carried.noted,
         bindir: carried.bindir,
-    })
+    };
+    Ok((finished, copy))
 }
 
 /// The threads that write what comes give up writing elsewhere than in the target's trees. Those that start the

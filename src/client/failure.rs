@@ -26,6 +26,10 @@ pub enum TargetState {
     HalfWay,
     /// It is whole, but what was asked for afterwards (start, streaming) did not happen.
     Rebuilt,
+    /// It is a whole copy, but what was asked for afterwards did not happen.
+    Copied,
+    /// It is a whole copy that is closed to others, since its hooks have not all succeeded.
+    Unready,
 }
 
 /// What kind of failure it is: decides the exit status together with the state.

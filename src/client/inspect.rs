@@ -16,7 +16,7 @@ use crate::client::look::target::{self, Hold};
 use crate::client::look::twins;
 use crate::client::options::{InspectOptions, InspectSource};
 use crate::client::outcome::{
-    ClusterReport, Inspection, InterruptedReport, SlotReport, SourceReport, TablespaceReport,
+    ClusterReport, Inspection, InterruptedReport, MarkReport, SlotReport, SourceReport, TablespaceReport,
 };
 use crate::client::source;
 use crate::digest::SessionKey;
@@ -29,6 +29,7 @@ use crate::pg::lsn::unbroken_since;
 use crate::pg::timeline::history_file_name;
 use crate::pg::version::tablespace_directory;
 use crate::plan::advice::{Advice, advise, advise_alone};
+use crate::plan::clone;
 use crate::plan::lineage::{Lineage, Remark, lineage as lineage_of};
 use crate::plan::relation::relate;
 use crate::plan::slots;
@@ -291,6 +292,11 @@ fn conclude(
         let mend = "Whatever you do, mend the directory's configuration before you start a server.";
         inspection.sentences.push(mend.to_owned());
     }
+    if let Some(copy) = cluster.and_then(clone::remark) {
+        inspection.sentences.push(format!(
+            "{copy} The same pg_reseed rebuild --role clone makes it equal to the source again."
+        ));
+    }
     if !facts.has_history_file {
         let file = history_file_name(facts.timeline);
         inspection.sentences.push(format!(
@@ -410,6 +416,15 @@ fn report_of(
             Running::Orphans { detail } => Some(detail.clone()),
         },
         is_locked: cluster.is_locked,
+        copy: cluster.mark.as_ref().map(|found| MarkReport {
+            is_copy: clone::standing(cluster) == clone::Standing::Copy,
+            is_ready: found.mark.is_ready,
+            system_identifier: found.mark.system_identifier.clone(),
+            source_host: found.mark.source_host.clone(),
+            stop_lsn: found.mark.stop_lsn,
+            age_seconds: seconds_since(found.mark.made_unix_seconds),
+            in_words: clone::remark(cluster).unwrap_or_default(),
+        }),
         has_standby_signal: cluster.has_standby_signal,
         timeline: control.map(|_| cluster.history.tip()),
         history: cluster.history.entries.clone(),

@@ -1,6 +1,7 @@
 //! What `rebuild` was asked to do, resolved: no defaults left to guess, no text left to parse.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -95,6 +96,36 @@ pub struct RebuildOptions {
     /// Where it was typed.
     pub working_directory: PathBuf,
     pub overrides: Overrides,
+    /// A copy archives as its configuration says.
+    pub keeps_archiving: bool,
+    pub hooks: HookOptions,
+}
+
+/// SQL that a copy is changed by before it is used.
+#[derive(Debug, Clone, Default)]
+pub struct HookOptions {
+    /// Before others can come in, and after.
+    pub before_start: Vec<Hook>,
+    pub after_start: Vec<Hook>,
+    /// The role that runs it; named as the operating system user when absent.
+    pub user: Option<String>,
+}
+
+/// Where the SQL of a hook stands.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Hook {
+    Text(String),
+    File(PathBuf),
+}
+
+impl fmt::Debug for Hook {
+    /// Without the text, which may hold secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Hook::Text(_) => f.write_str("Text"),
+            Hook::File(path) => f.debug_tuple("File").field(path).finish(),
+        }
+    }
 }
 
 /// Who starts the standby's server instead of `pg_ctl`.

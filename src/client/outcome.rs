@@ -106,6 +106,21 @@ pub struct StageTime {
     pub seconds: f64,
 }
 
+/// A read-write copy of the source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CopyReport {
+    /// It has all of the source up to here, and when that was, by the clock of the target's host.
+    pub stop_lsn: Lsn,
+    pub taken_unix_seconds: u64,
+    /// Its own timeline; absent before its first start.
+    pub timeline: Option<TimelineId>,
+    pub port: u16,
+    pub cluster_name: Option<String>,
+    pub is_running: bool,
+    /// How many scripts were run in it.
+    pub hooks: u64,
+}
+
 /// How the target related to the source before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RelationReport {
@@ -194,6 +209,8 @@ pub struct Outcome {
     pub server_to_stop: Option<u32>,
     /// The standby was started and streams.
     pub streaming: bool,
+    /// What became of `--role clone`; absent until all is done.
+    pub copy: Option<CopyReport>,
     /// What the DBA should do next, one sentence each.
     pub next_steps: Vec<String>,
     pub stages: Vec<StageTime>,
@@ -283,6 +300,8 @@ pub struct ClusterReport {
     pub is_used_otherwise: Option<String>,
     /// Another pg_reseed works on it.
     pub is_locked: bool,
+    /// What its mark says, if it is, or was, a copy of `--role clone`.
+    pub copy: Option<MarkReport>,
     pub has_standby_signal: bool,
     pub timeline: Option<TimelineId>,
     /// From the oldest timeline to `timeline`.
@@ -306,6 +325,21 @@ pub struct ClusterReport {
     /// Files and their bytes without pg_wal, tablespaces included.
     pub files: u64,
     pub bytes: u64,
+}
+
+/// The mark of a copy.
+#[derive(Debug, Clone, Serialize)]
+pub struct MarkReport {
+    /// It is still that copy, and no member of the cluster.
+    pub is_copy: bool,
+    /// Its hooks have all succeeded.
+    pub is_ready: bool,
+    pub system_identifier: String,
+    pub source_host: String,
+    pub stop_lsn: Lsn,
+    pub age_seconds: Option<u64>,
+    /// All of it: sentences.
+    pub in_words: String,
 }
 
 /// A tablespace of a data directory.

@@ -30,6 +30,7 @@ use crate::client::transfer::whole::fetch_small;
 use crate::client::transfer::work::Work;
 use crate::disk::target::ClosedTarget;
 use crate::event::Stage;
+use crate::facts::clone::Mark;
 use crate::facts::{Condition, Live, Running, SourceFacts, TargetCluster, TargetFacts};
 use crate::pg::lsn::Lsn;
 use crate::plan::adoption::Home;
@@ -68,6 +69,8 @@ pub(super) struct Half {
     pub configuration: Option<Staged>,
     /// The source's configuration comes into the data directory.
     pub adoption: Option<Home>,
+    /// The mark of the copy that the target was, whose lines are in its postgresql.auto.conf.
+    pub former: Option<Mark>,
     pub bindir: Option<PathBuf>,
 }
 
@@ -243,6 +246,10 @@ async fn close_in_order(
         }
     };
     let work = plan(run, &facts, findings, &lists)?;
+    let former = match (&work.auto_conf, &target.condition) {
+        (None, Condition::Cluster(cluster)) => cluster.mark.clone().map(|found| found.mark),
+        _ => None,
+    };
     let old_auto_conf = match work.auto_conf {
         Some((entry, bytes)) => {
             let block_bytes = facts.control.block_bytes;
@@ -293,6 +300,7 @@ async fn close_in_order(
         standby,
         configuration,
         adoption,
+        former,
         bindir,
     })))
 }

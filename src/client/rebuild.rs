@@ -7,7 +7,9 @@ use tokio::sync::watch;
 use crate::client::carry::{carry_out, finish};
 use crate::client::close::stop;
 use crate::client::failure::{Failure, TargetState};
-use crate::client::finish::launch::start_and_watch;
+use crate::client::finish::copy::{self, Copy};
+use crate::client::finish::launch::{Finished, start_and_watch};
+use crate::client::look::hooks;
 use crate::client::options::RebuildOptions;
 use crate::client::outcome::Outcome;
 use crate::client::prepare::{Looked, look, prepare};
@@ -33,6 +35,7 @@ pub async fn rebuild(
     record: &Record,
     mut cancel: watch::Receiver<bool>,
 ) -> Result<Outcome, Failure> {
+    let hooks = hooks::read(options)?;
     let run = Run::begin(options, &options.reach, events, record)?;
     let connected = tokio::select! {
         biased;
@@ -45,7 +48,16 @@ pub async fn rebuild(
         never = streams::widen(&run, &source, &mut connection) => match never {},
     };
     match result {
-        Ok(outcome) => {
+        Ok(End::Copied(finished, copy)) => {
+            // A copy needs the source no more, however long its hooks last.
+            good_bye(&source).await;
+            drop(source);
+            connection.end().await;
+            let outcome = copy::end(&run, &hooks, *finished, *copy, &mut cancel).await?;
+            events.stage(Stage::Done);
+            Ok(outcome)
+        }
+        Ok(End::Told(outcome)) => {
             let is_heard = good_bye(&source).await;
             // One that is in use is not dropped.
             if !is_heard && run.made_slot.get().is_some() && !options.start {
@@ -59,7 +71,7 @@ pub async fn rebuild(
             events.stage(Stage::Done);
             drop(source);
             connection.end().await;
-            Ok(outcome)
+            Ok(*outcome)
         }
         Err(failure) => {
             if failure.state == TargetState::Rebuilt {
@@ -82,12 +94,13 @@ async fn with_source(
     mut looked: Looked,
     source: &Source,
     cancel: &mut watch::Receiver<bool>,
-) -> Result<Outcome, Failure> {
+) -> Result<End, Failure> {
+    let told = |outcome| End::Told(Box::new(outcome));
     if run.options.dry_run {
         return tokio::select! {
             biased;
             () = cancelled(cancel) => Err(interrupted(TargetState::Untouched)),
-            outcome = survey(run, source, &mut looked.target) => outcome,
+            outcome = survey(run, source, &mut looked.target) => outcome.map(told),
         };
     }
     let prepared = tokio::select! {
@@ -99,7 +112,7 @@ async fn with_source(
     // Point of no return: pg_control is gone, and `finish` alone brings it back.
     let half = match prepared {
         Ok(Some(half)) => half,
-        Ok(None) => return Ok(run.record.outcome(run.events.counters())),
+        Ok(None) => return Ok(told(run.record.outcome(run.events.counters()))),
         Err(failure) => return Err(stop::undo(run, failure).await),
     };
     let carried = tokio::select! {
@@ -110,12 +123,22 @@ async fn with_source(
         carried = carry_out(run, *half) => carried,
     };
     // Nothing stops this: it needs the source no more, and what it has begun it ends.
-    let finished = finish(run, carried?).await?;
+    let (finished, copy) = finish(run, carried?).await?;
+    if let Some(copy) = copy {
+        return Ok(End::Copied(Box::new(finished), Box::new(copy)));
+    }
     tokio::select! {
         biased;
         () = cancelled(cancel) => Err(interrupted(TargetState::Rebuilt)),
-        outcome = start_and_watch(run, source, finished) => outcome,
+        outcome = start_and_watch(run, source, finished) => outcome.map(told),
     }
+}
+
+/// What there is when nothing more comes from the source.
+enum End {
+    Told(Box<Outcome>),
+    /// A copy, whose hooks and start are still to come.
+    Copied(Box<Finished>, Box<Copy>),
 }
 
 /// Returns when the source keeps more WAL for the run than it may.
@@ -148,7 +171,7 @@ async fn too_much_retained(run: &Run<'_>, source: &Source, state: TargetState) -
             };
             failure.again()
         }
-        TargetState::Untouched | TargetState::Rebuilt => failure,
+        _ => failure,
     }
 }
 
@@ -170,6 +193,6 @@ fn interrupted(state: TargetState) -> Failure {
     let failure = Failure::new(state, "interrupted by a signal");
     match state {
         TargetState::HalfWay => failure.again(),
-        TargetState::Untouched | TargetState::Rebuilt => failure,
+        _ => failure,
     }
 }

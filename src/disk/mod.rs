@@ -4,6 +4,7 @@
 //! writes, with [`close`], [`writing`] and [`durable`] below it; the agent names neither.
 
 pub mod access;
+pub mod clone;
 pub mod close;
 pub mod conf;
 pub mod confine;

@@ -16,6 +16,7 @@ use super::DiskError;
 use super::access;
 use super::close::{self, CloseError, ClosePlan};
 use super::dontcache::let_go;
+use super::clone::{self, CopyFiles};
 use super::durable;
 use super::facts;
 use super::root::Roots;
@@ -88,6 +89,8 @@ pub struct ClosedTarget {
 pub struct Settle<'a> {
     pub backup_label: &'a [u8],
     pub auto_conf: &'a [u8],
+    /// It is a copy, and no standby.
+    pub copy: Option<&'a CopyFiles>,
 }
 
 impl ClosedTarget {
@@ -418,7 +421,7 @@ impl ClosedTarget {
         Ok(())
     }
 
-    /// Makes the target a standby: label, signal, configuration. It still cannot start, and [`ClosedTarget::sync`] must
+    /// Makes the target a standby, or a copy: label, signal, configuration. It still cannot start, and [`ClosedTarget::sync`] must
     /// follow.
     ///
     /// # Errors
@@ -427,7 +430,21 @@ impl ClosedTarget {
         let pgdata = &self.held.pgdata;
         let mode = self.file_mode;
         durable::replace(&pgdata.join("backup_label"), settle.backup_label, mode)?;
-        durable::replace(&pgdata.join("standby.signal"), b"", mode)?;
+        match settle.copy {
+            None => {
+                durable::replace(&pgdata.join("standby.signal"), b"", mode)?;
+                clone::remove_mark(pgdata)?;
+                clone::remove_rules(pgdata)?;
+            }
+            Some(copy) => {
+                durable::replace(&pgdata.join("recovery.signal"), b"", mode)?;
+                match &copy.rules {
+                    Some((hba, ident)) => clone::write_rules(pgdata, hba, ident)?,
+                    None => clone::remove_rules(pgdata)?,
+                }
+                clone::write_mark(pgdata, &copy.mark)?;
+            }
+        }
         durable::replace(&pgdata.join("postgresql.auto.conf"), settle.auto_conf, mode)
     }
 

@@ -22,6 +22,13 @@ pub const MARKER: &str = "pg_reseed.state";
 /// The target's control file while a rebuild is unfinished.
 pub const SAVED_CONTROL: &str = "pg_reseed.saved_control";
 
+/// Tells that the directory is a copy and no member, and of what.
+pub const CLONE_MARK: &str = "pg_reseed.clone";
+
+/// Access rules of a copy whose hooks have not succeeded yet, and the map that they name.
+pub const CLONE_HBA: &str = "pg_reseed.hba";
+pub const CLONE_IDENT: &str = "pg_reseed.ident";
+
 /// Names at the top of a data directory that begin like this are ours.
 pub const OWN_PREFIX: &str = "pg_reseed.";
 

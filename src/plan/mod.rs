@@ -30,6 +30,7 @@ pub mod access;
 pub mod action;
 pub mod adoption;
 pub mod advice;
+pub mod clone;
 pub mod configuration;
 pub mod contact;
 pub mod diverged;

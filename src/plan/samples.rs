@@ -155,6 +155,7 @@ pub fn cluster(checkpoint: u64) -> TargetCluster {
         shared_wal: SharedWal::default(),
         unarchived: UnarchivedWal::default(),
         slots: Vec::new(),
+        mark: None,
     }
 }
 

@@ -77,6 +77,26 @@ pub fn choose(asked: Option<&str>, target: &TargetFacts, source: &SourceFacts) -
     choice
 }
 
+/// As [`choose`], of a target that will follow nobody: it uses none, and one that it had is left.
+#[must_use]
+pub fn give_up(target: &TargetFacts, source: &SourceFacts) -> Choice {
+    let own = cluster(target).and_then(|cluster| cluster.standing.primary_slot_name.as_deref());
+    let left_one = source
+        .slots
+        .iter()
+        .find(|slot| Some(slot.name.as_str()) == own)
+        .filter(|slot| {
+            !slot.active || cluster(target).is_some_and(|own| streams_with(own, &slot.name))
+        });
+    Choice {
+        remarks: left_one
+            .map(|slot| Remark::Warning(Code::SlotLeft, left(slot, source)))
+            .into_iter()
+            .collect(),
+        ..Choice::default()
+    }
+}
+
 fn cluster(target: &TargetFacts) -> Option<&TargetCluster> {
     match &target.condition {
         Condition::Cluster(cluster) => Some(cluster),

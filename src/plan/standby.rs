@@ -15,8 +15,10 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::facts::clone::OwnLine;
 use crate::pg::conf::{self, ConfError, QuoteError};
 use crate::pg::conninfo::{Conninfo, ConninfoError};
+use crate::plan::clone::{self, CloneSettings};
 
 /// The setting that no server knows. A name with a dot would be taken for an extension's.
 pub const LOCK_SETTING: &str = "pg_reseed_rebuild_unfinished_run_the_same_command_again";
@@ -62,6 +64,8 @@ pub enum Role {
     /// A standby whose settings somebody else writes, as Patroni and repmgr do. `standby.signal` is there all the same:
     /// a directory that starts as a second primary is the worst that can happen.
     Managed,
+    /// A read-write copy that is no member of anything.
+    Clone,
 }
 
 impl Role {
@@ -70,7 +74,7 @@ impl Role {
     pub fn has_settings(self) -> bool {
         match self {
             Role::Standby => true,
-            Role::Managed => false,
+            Role::Managed | Role::Clone => false,
         }
     }
 }
@@ -94,6 +98,8 @@ pub struct StandbySettings {
     pub raised: Vec<(&'static str, String)>,
     /// Settings that other files have the say in: no line of them is left.
     pub elsewhere: Vec<&'static str>,
+    /// What a copy shall be.
+    pub clone: CloneSettings,
 }
 
 /// Why there is no new text.
@@ -125,54 +131,70 @@ pub fn auto_conf(
 ) -> Result<Vec<u8>, AutoConfError> {
     let old = opened(old);
     conf::parse(&old).map_err(AutoConfError::Unreadable)?;
-    let set = settings(base, wanted);
+    let set = settings(&old, base, wanted);
     for (name, value) in &set {
         conf::quote_value(value).map_err(|reason| AutoConfError::Unwritable { name, reason })?;
     }
-    let remove = [
+    let raised: Vec<_> = wanted.raised.iter().map(|(name, _)| *name).collect();
+    let remove = [of_a_role(), wanted.elsewhere.clone(), raised].concat();
+    Ok(conf::rewrite(&old, &remove, &set))
+}
+
+/// What of a former role is removed, and never comes back.
+fn of_a_role() -> Vec<&'static str> {
+    [
         &["primary_conninfo", "primary_slot_name", TRIGGER, TIMELINE],
         &TARGETS[..],
         &TARGET_MANNERS[..],
         &OF_A_FORMER_ROLE[..],
-        &wanted.elsewhere[..],
-        &wanted
-            .raised
-            .iter()
-            .map(|(name, _)| *name)
-            .collect::<Vec<_>>(),
     ]
-    .concat();
-    Ok(conf::rewrite(&old, &remove, &set))
+    .concat()
+}
+
+/// The lines that [`auto_conf`] writes for a copy's sake, for its mark.
+#[must_use]
+pub fn own_lines(
+    old: &[u8],
+    base: &BTreeMap<String, String>,
+    wanted: &StandbySettings,
+) -> Vec<OwnLine> {
+    let old = opened(old);
+    let old = conf::rewrite(&old, &of_a_role(), &[]);
+    clone::own_lines(&old, &settings(&old, base, wanted))
 }
 
 /// The lines that the text must end with, each name once.
 fn settings<'a>(
+    old: &[u8],
     base: &BTreeMap<String, String>,
     wanted: &'a StandbySettings,
 ) -> Vec<(&'static str, &'a str)> {
     let raised = wanted.raised.iter();
     let raised = raised.map(|(name, value)| (*name, value.as_str()));
-    if !wanted.role.has_settings() {
-        return raised.collect();
-    }
     let is_set = |name: &str| base.get(name).is_some_and(|value| !value.is_empty());
-    let mut set = vec![("primary_conninfo", wanted.primary_conninfo.as_str())];
-    match &wanted.slot {
-        Some(slot) => set.push(("primary_slot_name", slot)),
-        None if is_set("primary_slot_name") => set.push(("primary_slot_name", "")),
-        None => {}
-    }
-    for (name, command) in [
-        ("restore_command", &wanted.restore_command),
-        ("archive_cleanup_command", &wanted.archive_cleanup_command),
-    ] {
-        if let Some(command) = command {
-            set.push((name, command));
+    let mut set = match wanted.role {
+        Role::Managed => return raised.collect(),
+        Role::Clone => clone::settings(old, base, &wanted.clone),
+        Role::Standby => vec![("primary_conninfo", wanted.primary_conninfo.as_str())],
+    };
+    if wanted.role == Role::Standby {
+        match &wanted.slot {
+            Some(slot) => set.push(("primary_slot_name", slot)),
+            None if is_set("primary_slot_name") => set.push(("primary_slot_name", "")),
+            None => {}
+        }
+        for (name, command) in [
+            ("restore_command", &wanted.restore_command),
+            ("archive_cleanup_command", &wanted.archive_cleanup_command),
+        ] {
+            if let Some(command) = command {
+                set.push((name, command));
+            }
         }
     }
     let targets = TARGETS.into_iter().filter(|name| is_set(name));
     set.extend(targets.map(|name| (name, "")));
-    if is_set(TRIGGER) {
+    if is_set(TRIGGER) && wanted.role == Role::Standby {
         set.push((TRIGGER, ""));
     }
     // It is the default, so that nothing is needed where nobody says otherwise.
@@ -191,14 +213,18 @@ fn settings<'a>(
 /// What a server of this major must say of its role with the new text: settings and values.
 #[must_use]
 pub fn role(wanted: &StandbySettings, major: u32) -> Vec<(&'static str, String)> {
-    if !wanted.role.has_settings() {
-        return Vec::new();
-    }
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
-    let mut role = vec![
-        ("primary_conninfo", wanted.primary_conninfo.clone()),
-        ("primary_slot_name", text(&wanted.slot)),
-    ];
+    let mut role = match wanted.role {
+        Role::Managed => return Vec::new(),
+        Role::Clone | Role::Standby => vec![
+            ("primary_conninfo", wanted.primary_conninfo.clone()),
+            ("primary_slot_name", text(&wanted.slot)),
+        ],
+    };
+    if wanted.role == Role::Clone {
+        let own = clone::of_role(&wanted.clone).into_iter();
+        role.extend(own.map(|(name, value)| (name, value.to_owned())));
+    }
     role.extend(TARGETS.map(|name| (name, String::new())));
     if major < 16 {
         role.push((TRIGGER, String::new()));

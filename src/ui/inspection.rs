@@ -136,6 +136,16 @@ fn own(text: &mut String, cluster: &ClusterReport) {
     for problem in &cluster.configuration_problems {
         row(text, "Problem", format_args!("{problem}"));
     }
+    if let Some(copy) = &cluster.copy {
+        let age = copy
+            .age_seconds
+            .map_or_else(String::new, |seconds| format!(" Made {} ago.", took(seconds)));
+        let ready = match copy.is_ready {
+            true => "",
+            false => " It is not ready: its hooks have not all succeeded.",
+        };
+        row(text, "Copy", format_args!("{}{age}{ready}", copy.in_words));
+    }
     if let Some(identifier) = &cluster.system_identifier {
         row(text, "System", format_args!("{identifier}"));
     }
@@ -308,6 +318,7 @@ mod tests {
             server_pid: None,
             is_used_otherwise: None,
             is_locked: false,
+            copy: None,
             has_standby_signal: false,
             timeline: Some(TimelineId(2)),
             history: vec![

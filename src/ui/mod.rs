@@ -47,9 +47,10 @@ pub enum Style {
 #[derive(Debug, Clone, Serialize)]
 pub struct Ending {
     pub exit_status: u8,
-    /// `done`, `done-with-damaged-pages`, `dry-run`, `refused`, `failed` or `rebuilt-not-streaming`.
+    /// `done`, `done-with-damaged-pages`, `dry-run`, `refused`, `failed`, `rebuilt-not-streaming`, `copied-not-started` or
+    /// `copied-not-ready`.
     pub outcome: &'static str,
-    /// State of the target: `standby`, `untouched` or `half-way`.
+    /// State of the target: `standby`, `copy`, `closed-copy`, `untouched` or `half-way`.
     pub target: &'static str,
     /// The stage that it was in; absent before the first one.
     pub stage: Option<Stage>,

@@ -1,11 +1,13 @@
 //! The result of a run for people: the summary.
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use crate::client::outcome::{DamagedPage, Mode, Outcome};
 use crate::errors::one_line;
 use crate::plan::leaving;
 use crate::plan::standby::Role;
 use crate::ui::rows::{list, list_of, moved_blocks, put, row, saved_wal, source, time, wire};
-use crate::ui::words;
+use crate::ui::{clock, words};
 
 /// Most names and pages that the summary lists; the report has all.
 const LISTED_MAX: usize = 10;
@@ -31,6 +33,7 @@ pub fn summary(outcome: &Outcome, warned: Warned) -> String {
     }
     transfer(&mut text, outcome);
     backup(&mut text, outcome);
+    copy(&mut text, outcome);
     time(&mut text, outcome);
     let gone = outcome.removed_tablespaces.iter();
     list(&mut text, "Tablespaces", gone, usize::MAX);
@@ -70,6 +73,7 @@ fn headline(text: &mut String, outcome: &Outcome) {
     let becomes = match outcome.role {
         Role::Standby => "as a standby of",
         Role::Managed => "from",
+        Role::Clone => "as a read-write copy of",
     };
     let sentence = match outcome.mode {
         Some(Mode::Seed) => format!("\"{pgdata}\" is seeded {becomes} {host}{state}"),
@@ -230,6 +234,36 @@ fn backup(text: &mut String, outcome: &Outcome) {
     }
 }
 
+/// What a copy is, and where.
+fn copy(text: &mut String, outcome: &Outcome) {
+    let Some(copy) = &outcome.copy else { return };
+    let taken = UNIX_EPOCH + Duration::from_secs(copy.taken_unix_seconds);
+    let timeline = match copy.timeline {
+        Some(timeline) => format!(", and goes on on timeline {timeline}"),
+        None => String::new(),
+    };
+    row(
+        text,
+        "Copy",
+        format_args!(
+            "it has the source up to {}, {}{timeline}; no member of the cluster",
+            copy.stop_lsn,
+            clock::stamp(taken)
+        ),
+    );
+    let runs = match copy.is_running {
+        true => "it runs on",
+        false => "it will have",
+    };
+    let name = copy.cluster_name.as_ref();
+    let name = name.map_or_else(String::new, |name| format!(", cluster_name \"{name}\""));
+    row(text, "", format_args!("{runs} port {}{name}", copy.port));
+    if copy.hooks > 0 {
+        let hooks = words::counted(copy.hooks, "script", "scripts");
+        row(text, "Hooks", format_args!("{hooks} done"));
+    }
+}
+
 fn damage(page: &DamagedPage) -> String {
     format!(
         "block {} of \"{}\": checksum {:04X}, but its content gives {:04X}",
@@ -260,6 +294,7 @@ pub(super) mod tests {
         Outcome {
             mode: Some(Mode::Rebuild),
             role: Role::Standby,
+            copy: None,
             pg_reseed_version: "0.1.0",
             command: "pg_reseed rebuild -D /srv/pg/15 -h db2".to_owned(),
             target_host: "db1".to_owned(),

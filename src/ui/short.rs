@@ -15,6 +15,7 @@ pub fn summary(ending: &Ending, outcome: &Outcome) -> Option<String> {
     let state = match ending.target {
         "half-way" => "is half-way between both",
         "standby" => "is rebuilt",
+        "copy" | "closed-copy" => "is a copy",
         _ => "is as it was",
     };
     let doing = words::doing(stage);

@@ -99,8 +99,9 @@ pub(super) fn stage(stage: Stage) -> &'static str {
         Stage::Close => "closing the target: it cannot start from here on",
         Stage::Compare => "comparing and moving what differs",
         Stage::Wal => "ending the backup and fetching its WAL",
-        Stage::Finish => "configuring the standby and syncing it to disk",
-        Stage::Start => "starting the standby",
+        Stage::Finish => "configuring the target and syncing it to disk",
+        Stage::Hooks => "running the hooks while nobody else can come in",
+        Stage::Start => "starting the server",
         Stage::Watch => "waiting until the standby streams",
         Stage::Done => "done",
     }
@@ -117,7 +118,8 @@ pub(super) fn doing(stage: Stage) -> &'static str {
         Stage::Compare => "comparing and moving",
         Stage::Wal => "ending the backup",
         Stage::Finish => "configuring and syncing",
-        Stage::Start => "starting the standby",
+        Stage::Hooks => "running hooks",
+        Stage::Start => "starting the server",
         Stage::Watch => "waiting for its stream",
         Stage::Done => "ending",
     }

@@ -15,6 +15,7 @@
 
 mod between;
 mod chaos;
+mod clone;
 mod cluster;
 mod contact;
 mod crash;

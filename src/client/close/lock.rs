@@ -121,6 +121,7 @@ impl Close<'_> {
                 wal_segments_end: cluster.wal_segments_end,
                 unarchived: cluster.unarchived.clone(),
                 slots: cluster.slots.clone(),
+                mark: cluster.mark.clone(),
             }),
         }
     }

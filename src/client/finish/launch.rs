@@ -30,7 +30,7 @@ pub struct Finished {
 }
 
 /// What to do about a standby that does not run.
-const MEND: &str =
+pub(super) const MEND: &str =
     "Mend what the log names and start the server: nothing needs to be copied again.";
 
 /// Starts the standby and waits until it streams, if that was asked for, and tells the outcome.

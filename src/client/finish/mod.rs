@@ -2,6 +2,7 @@
 //! is told of it all.
 
 pub mod ahead;
+pub mod copy;
 pub mod launch;
 pub mod summary;
 pub mod wal;

@@ -16,6 +16,7 @@ use crate::plan::configuration::MAIN_FILE;
 use crate::plan::guard::Findings;
 use crate::plan::leaving::Unarchived;
 use crate::plan::relation::Relation;
+use crate::plan::standby::Role;
 use crate::plan::words;
 use crate::warning::Code;
 
@@ -101,7 +102,7 @@ pub fn note_mode(run: &Run<'_>, is_seed: bool) {
 
 /// Puts the outcome together.
 pub fn outcome(run: &Run<'_>, told: &Told<'_>) -> Outcome {
-    for (code, warning) in warnings(told) {
+    for (code, warning) in warnings(run, told) {
         run.warn(code, warning);
     }
     let findings = told.findings;
@@ -174,7 +175,7 @@ pub fn divergence(relation: &Relation, before: Option<&TargetCluster>) -> Option
     })
 }
 
-fn warnings(told: &Told<'_>) -> Vec<(Code, String)> {
+fn warnings(run: &Run<'_>, told: &Told<'_>) -> Vec<(Code, String)> {
     let mut warnings = Vec::new();
     if let Relation::PossiblyDiverged { .. } = told.findings.relation.original() {
         warnings.push((
@@ -194,7 +195,7 @@ fn warnings(told: &Told<'_>) -> Vec<(Code, String)> {
             ));
         }
     }
-    if !told.facts.synchronous_standby_names.is_empty() {
+    if !told.facts.synchronous_standby_names.is_empty() && run.options.role != Role::Clone {
         warnings.push((
             Code::SynchronousStandby,
             format!(
@@ -224,7 +225,7 @@ fn next_steps(run: &Run<'_>, told: &Told<'_>) -> Vec<String> {
             "Repair the damaged pages on the source: the standby has the same damage.".to_owned(),
         );
     }
-    if !options.role.has_settings() {
+    if options.role == Role::Managed {
         steps.push(
             "Set whom it follows (primary_conninfo) and start the server, unless its manager does: until then it is a \
              standby of nobody."
@@ -238,7 +239,8 @@ fn next_steps(run: &Run<'_>, told: &Told<'_>) -> Vec<String> {
             _ => pg_ctl(options),
         };
         steps.push(format!("Start the server, for instance with: {command}"));
-        if run.slot().is_none() || told.findings.needs_temporary_slot {
+        let follows = options.role != Role::Clone;
+        if follows && (run.slot().is_none() || told.findings.needs_temporary_slot) {
             steps.push(
                 "Start it soon: no replication slot keeps the WAL that it needs from now on."
                     .to_owned(),

@@ -9,9 +9,11 @@ use crate::client::run::Run;
 use crate::facts::{Condition, Running, SourceFacts, TargetFacts};
 use crate::plan;
 use crate::plan::guard::{self, Cleared, Findings, Situation};
+use crate::plan::clone;
 use crate::plan::refusal::Refusal;
 use crate::plan::relation::relate;
 use crate::plan::slots;
+use crate::plan::standby::Role;
 use crate::plan::tablespaces;
 use crate::postmaster;
 use crate::warning::Code;
@@ -65,6 +67,7 @@ fn in_situation<T>(
             options,
             relate(target, facts).is_seed(),
         ),
+        role: options.role,
     };
     judge(&situation).map_err(|refusals| Failure::refused(&refusals))
 }
@@ -83,6 +86,19 @@ pub fn remark(run: &Run<'_>, target: &TargetFacts, facts: &SourceFacts) {
                 "The source is a standby of the target, and --leave-no-primary goes on. {evidence}"
             ),
         );
+    }
+    if let Condition::Cluster(cluster) = &target.condition {
+        match (run.options.role, clone::remark(cluster)) {
+            (Role::Standby | Role::Managed, Some(copy)) => run.warn(
+                Code::TargetIsCopy,
+                format!("The target becomes a standby. {copy}"),
+            ),
+            (Role::Clone, None) if cluster.has_standby_signal => run.warn(
+                Code::TargetIsStandby,
+                "The target is a standby, and becomes a copy that follows nobody.",
+            ),
+            _ => {}
+        }
     }
     for remark in run.choice.get().iter().flat_map(|choice| &choice.remarks) {
         run.remark(remark);
@@ -107,10 +123,11 @@ pub fn remark(run: &Run<'_>, target: &TargetFacts, facts: &SourceFacts) {
 
 /// Chooses the slot that the standby uses.
 pub fn choose_slot(run: &Run<'_>, target: &TargetFacts, facts: &SourceFacts) {
-    let choice = match run.options.role.has_settings() {
-        true => slots::choose(run.options.slot.as_deref(), target, facts),
+    let choice = match run.options.role {
+        Role::Standby => slots::choose(run.options.slot.as_deref(), target, facts),
         // Whoever writes its settings knows of its slot, and needs it as it is.
-        false => slots::Choice::default(),
+        Role::Managed => slots::Choice::default(),
+        Role::Clone => slots::give_up(target, facts),
     };
     // The source is asked once.
     let _ = run.choice.set(choice);
@@ -159,6 +176,22 @@ pub fn bindir(options: &RebuildOptions, facts: &SourceFacts) -> Result<Option<Pa
         )
         .hint("Say with --bindir where the server's programs are."));
     }
+    let hooks = &options.hooks;
+    let needs = [
+        ("pg_ctl", hooks.before_start.is_empty() || found.is_some()),
+        (
+            "psql",
+            hooks.before_start.is_empty() && hooks.after_start.is_empty()
+                || postmaster::script::find_psql(found.as_deref()).is_some(),
+        ),
+    ];
+    if let Some((program, _)) = needs.iter().find(|(_, is_there)| !is_there) {
+        return Err(Failure::new(
+            TargetState::Untouched,
+            format!("could not find {program} of PostgreSQL {major}, which the hooks need"),
+        )
+        .hint("Say with --bindir where the server's programs are."));
+    }
     Ok(found)
 }
 
@@ -168,6 +201,10 @@ pub async fn judge_login(
     facts: &SourceFacts,
     bindir: Option<&Path>,
 ) -> Result<(), Failure> {
+    if run.options.role == Role::Clone {
+        // It never connects.
+        return Ok(());
+    }
     let overrides = &run.options.overrides;
     let is_written = run.options.role.has_settings();
     if overrides.no_login_check || !is_written && run.options.primary.iter().next().is_none() {

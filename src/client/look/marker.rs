@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::facts::clone::MarkFound;
 use crate::facts::{TargetSlot, UnarchivedWal};
 use crate::pg::lsn::Lsn;
 use crate::pg::timeline::{History, TimelineId};
@@ -37,6 +38,8 @@ pub struct Before {
     pub unarchived: UnarchivedWal,
     #[serde(default)]
     pub slots: Vec<TargetSlot>,
+    #[serde(default)]
+    pub mark: Option<MarkFound>,
 }
 
 /// The words for whoever opens the marker.

@@ -4,6 +4,7 @@
 pub(super) mod adoption;
 pub(super) mod conf;
 pub mod debian;
+pub(super) mod hooks;
 pub(super) mod judge;
 pub(super) mod leaving;
 pub(super) mod lineage;

@@ -14,7 +14,7 @@ use crate::disk::read::read_if_there;
 use crate::plan::guard::{self, ConfiguredDirectory, Location};
 use crate::plan::in_force::{InForce, in_force};
 use crate::plan::refusal::Refusal;
-use crate::plan::standby::{StandbySettings, role};
+use crate::plan::standby::{Role, StandbySettings, role};
 use crate::postmaster;
 use crate::warning::Code;
 
@@ -34,7 +34,7 @@ pub async fn judge_server(
     }
     let (pgdata, config_file) = (&options.pgdata, options.config_file.as_deref());
     // What is empty, whoever writes the standby's settings writes anew.
-    let mut refusals: Vec<Refusal> = match options.role.has_settings() {
+    let mut refusals: Vec<Refusal> = match options.role != Role::Managed {
         true => without_content(pgdata, config_file)
             .err()
             .into_iter()
@@ -143,7 +143,7 @@ fn without_content(pgdata: &Path, config_file: Option<&Path>) -> Result<(), Refu
 }
 
 /// Says which settings of the standby's files are overridden, and which stay in force and may surprise. Nothing of a
-/// managed standby, whose files are not yet what they will be.
+/// managed standby, whose files are not yet what they will be, nor of a copy, where all of it is overridden.
 pub fn tell(run: &Run<'_>) {
     let options = run.options;
     if !options.role.has_settings() {
@@ -233,7 +233,7 @@ pub async fn prove(
                 if name == "recovery_target_timeline" && found.eq_ignore_ascii_case(&value) => {}
             Ok(found) => {
                 return Err(half_way(&format!(
-                    "the target's server would not be the standby that was built: \"{name}\" would be \"{found}\""
+                    "the target's server would not be what was built: \"{name}\" would be \"{found}\""
                 ))
                 .detail(format!(
                     "\"postgresql.auto.conf\" sets it to \"{value}\", and the server has the last word: \"{}\" -C {name}.",

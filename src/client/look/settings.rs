@@ -1,8 +1,9 @@
 //! What the standby's configuration will say, and what the target's own says now.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
-use crate::client::failure::Failure;
+use crate::client::failure::{Failure, TargetState};
 use crate::client::look::conf;
 use crate::client::options::RebuildOptions;
 use crate::client::run::Run;
@@ -12,10 +13,11 @@ use crate::pg::conf as pg_conf;
 use crate::pg::conninfo::Conninfo;
 use crate::pg::layout;
 use crate::pg::timeline::history_file_name;
+use crate::plan::clone::{CloneSettings, Seclusion};
 use crate::plan::configuration;
 use crate::plan::guard;
 use crate::plan::settings;
-use crate::plan::standby::{self as standby_plan, StandbySettings};
+use crate::plan::standby::{self as standby_plan, Role, StandbySettings};
 use crate::warning::Code;
 
 /// What makes the target a standby; `name` is as [`application_name`] has it.
@@ -26,7 +28,11 @@ pub fn standby(run: &Run<'_>, name: Option<&str>) -> Result<StandbySettings, Fai
     let options = run.options;
     Ok(StandbySettings {
         role: options.role,
-        primary_conninfo: primary_conninfo(&options.primary, name)?,
+        primary_conninfo: match options.role {
+            Role::Clone => String::new(),
+            Role::Standby | Role::Managed => primary_conninfo(&options.primary, name)?,
+        },
+        clone: clone(options)?,
         slot: run.slot().map(str::to_owned),
         restore_command: options.restore_command.clone(),
         archive_cleanup_command: options.archive_cleanup_command.clone(),
@@ -39,6 +45,46 @@ pub fn standby(run: &Run<'_>, name: Option<&str>) -> Result<StandbySettings, Fai
                 .collect(),
             None => Vec::new(),
         },
+    })
+}
+
+/// What makes the target a copy, if it shall be one.
+fn clone(options: &RebuildOptions) -> Result<CloneSettings, Failure> {
+    let seclusion = match options.hooks.before_start[..] {
+        [] => None,
+        [..] => Some(
+            seclusion(&options.pgdata)
+                .map_err(|error| Failure::new(TargetState::Untouched, error))?,
+        ),
+    };
+    Ok(CloneSettings {
+        keeps_archiving: options.keeps_archiving,
+        seclusion,
+    })
+}
+
+/// Longest path of a directory of sockets: a socket's own may have 107 bytes (`sun_path`).
+const SOCKETS_MAX: usize = 80;
+
+/// A new place for a server that is kept to itself.
+///
+/// # Errors
+/// There are no random numbers.
+pub fn seclusion(pgdata: &Path) -> Result<Seclusion, String> {
+    let mut random = [0; 8];
+    getrandom::fill(&mut random)
+        .map_err(|error| format!("could not get random numbers: {error}"))?;
+    let name = format!("pg_reseed.{:016x}", u64::from_le_bytes(random));
+    let place = std::env::temp_dir().join(&name);
+    let place = match place.as_os_str().len() {
+        0..=SOCKETS_MAX => place,
+        _ => Path::new("/tmp").join(&name),
+    };
+    let file = |name: &str| pgdata.join(name).display().to_string();
+    Ok(Seclusion {
+        sockets: place.display().to_string(),
+        hba_file: file(layout::CLONE_HBA),
+        ident_file: file(layout::CLONE_IDENT),
     })
 }
 
@@ -115,7 +161,7 @@ pub fn warn_of_mending(run: &Run<'_>, target: &TargetFacts) {
 
 /// Warns where a standby of this source streams only if it gets the history file elsewhere.
 pub fn warn_of_history(run: &Run<'_>, facts: &SourceFacts) {
-    if !facts.has_history_file {
+    if !facts.has_history_file && run.options.role != Role::Clone {
         let file = history_file_name(facts.timeline);
         run.warn(
             Code::HistoryMissing,
@@ -198,9 +244,11 @@ pub fn warn_of_slot_sync(run: &Run<'_>, auto_conf: &[u8]) {
 /// What all files together set.
 fn with_auto_conf(base: Base, auto_conf: &[u8]) -> BTreeMap<String, String> {
     let mut configured = base.settings;
-    // A text that cannot be read is refused by its own name.
-    if let Ok(lines) = pg_conf::parse(auto_conf) {
-        configured.extend(pg_conf::effective(&lines));
-    }
+    configured.extend(of_auto_conf(auto_conf));
     configured
+}
+
+/// What the text sets. One that cannot be read is refused by its own name.
+pub fn of_auto_conf(text: &[u8]) -> BTreeMap<String, String> {
+    pg_conf::parse(text).map_or_else(|_| BTreeMap::new(), |lines| pg_conf::effective(&lines))
 }

@@ -15,6 +15,7 @@ use crate::disk::target::Held;
 use crate::disk::wal::written_end;
 use crate::disk::walk::{self, Kind};
 use crate::errors::chain;
+use crate::facts::clone::MarkFound;
 use crate::facts::{
     Condition, Interrupted, OwnStream, Running, SharedWal, Standing, TargetCluster, TargetFacts,
     Unstarted,
@@ -25,6 +26,7 @@ use crate::pg::label::BackupLabel;
 use crate::pg::layout::{self, Class, HostLocal};
 use crate::pg::lsn::Lsn;
 use crate::pg::timeline::{History, TimelineId};
+use crate::plan::clone;
 use crate::plan::tablespaces::{Behind, Dangling, Place, PlaceState, SharedLink, TargetPlaces};
 use crate::postmaster::{self, Receives};
 
@@ -118,9 +120,17 @@ fn cluster(
         .map_or(TimelineId(1), ControlFile::timeline_reached);
     let before = marker.as_ref().and_then(|marker| marker.before.clone());
     // What an interrupted run has removed, its marker remembers.
-    let (unarchived, slots) = match &before {
-        Some(before) => (before.unarchived.clone(), before.slots.clone()),
-        None => (disk::unarchived(&wal)?, disk::slots(pgdata)?),
+    let (unarchived, slots, mark) = match &before {
+        Some(before) => (
+            before.unarchived.clone(),
+            before.slots.clone(),
+            before.mark.clone(),
+        ),
+        None => (
+            disk::unarchived(&wal)?,
+            disk::slots(pgdata)?,
+            clone_mark(pgdata)?,
+        ),
     };
     let (history, newest_wal_timeline, wal_segments_end) = match (before, &control) {
         (Some(before), _) => (
@@ -180,7 +190,18 @@ fn cluster(
         shared_wal: SharedWal::default(),
         unarchived,
         slots,
+        mark,
     })
+}
+
+/// The mark of a copy. One that does not parse fits no cluster.
+fn clone_mark(pgdata: &Path) -> Result<Option<MarkFound>, DiskError> {
+    let Some(text) = read_if_there(&pgdata.join(layout::CLONE_MARK), SMALL_FILE_MAX)? else {
+        return Ok(None);
+    };
+    let mark = serde_json::from_slice(&text).unwrap_or_default();
+    let changed = clone::changed(&conf::auto_conf(pgdata)?, &mark);
+    Ok(Some(MarkFound { mark, changed }))
 }
 
 /// How the server that runs in the target streams.

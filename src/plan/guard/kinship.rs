@@ -4,8 +4,10 @@ use super::situation::Situation;
 use super::target::cluster;
 use crate::facts::{SourceFacts, TargetCluster};
 use crate::pg::version::SUPPORTED_MAJORS;
+use crate::plan::clone;
 use crate::plan::refusal::Refusal;
 use crate::plan::relation::Relation;
+use crate::plan::standby::Role;
 
 /// Whether the target may become a standby of this source.
 pub(super) fn judge(situation: &Situation, relation: &Relation) -> Vec<Refusal> {
@@ -13,6 +15,7 @@ pub(super) fn judge(situation: &Situation, relation: &Relation) -> Vec<Refusal> 
         target,
         source,
         overrides,
+        role,
         ..
     } = situation;
     let mut refusals = Vec::new();
@@ -33,6 +36,12 @@ pub(super) fn judge(situation: &Situation, relation: &Relation) -> Vec<Refusal> 
                 source: *source,
             });
         }
+        // What was written to a copy is what the next one is for.
+        Relation::NewerTimeline { .. }
+            if *role == Role::Clone
+                && cluster(situation.target).is_some_and(|cluster| {
+                    clone::may_be_replaced(cluster, relation.original(), situation.source)
+                }) => {}
         Relation::NewerTimeline {
             target,
             source,
@@ -44,6 +53,7 @@ pub(super) fn judge(situation: &Situation, relation: &Relation) -> Vec<Refusal> 
                 source: *source,
                 common: *common,
                 target_end: *target_end,
+                copy: cluster(situation.target).and_then(clone::remark),
             });
         }
         Relation::AheadSameTimeline {

@@ -4,6 +4,7 @@ use super::{Overrides, Situation, SlotWish, judge};
 use crate::facts::{Condition, SourceFacts, TargetCluster, TargetFacts};
 use crate::pg::control::{ClusterState, ControlFile};
 use crate::plan::refusal::Refusal;
+use crate::plan::standby::Role;
 use crate::plan::samples::{END, control, diverged_target, host, source};
 use crate::plan::tablespaces::{Mapping, TargetPlaces};
 
@@ -19,6 +20,7 @@ pub struct Scene {
     pub is_typed: bool,
     pub max_wal_retained: Option<u64>,
     pub has_restore_command: bool,
+    pub role: Role,
 }
 
 impl Scene {
@@ -37,6 +39,7 @@ impl Scene {
             is_typed: false,
             max_wal_retained: None,
             has_restore_command: false,
+            role: Role::Standby,
         }
     }
 
@@ -53,6 +56,7 @@ impl Scene {
             is_typed: self.is_typed,
             max_wal_retained: self.max_wal_retained,
             has_restore_command: self.has_restore_command,
+            role: self.role,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use crate::facts::{SourceFacts, TargetFacts};
 use crate::plan::overrides::Overrides;
+use crate::plan::standby::Role;
 use crate::plan::tablespaces::{Mapping, TargetPlaces};
 
 /// The replication slot that the run was asked to use.
@@ -34,4 +35,6 @@ pub struct Situation<'a> {
     pub max_wal_retained: Option<u64>,
     /// The standby will have a restore_command.
     pub has_restore_command: bool,
+    /// What the target shall be.
+    pub role: Role,
 }

@@ -48,15 +48,17 @@ pub(super) fn words_of(refusal: &Refusal) -> Option<Words> {
             source,
             common,
             target_end,
+            copy,
         } => words(
             format!(
                 "the target is on timeline {target}, which is newer than the source's timeline {source}"
             ),
-            match common {
-                Some((timeline, lsn)) => format!(
+            match (common, copy) {
+                (_, Some(copy)) => format!("{copy} What was written to it would be lost."),
+                (Some((timeline, lsn)), None) => format!(
                     "It is, or has followed, a server that was promoted later than the source, perhaps the real primary: its WAL after {lsn} of timeline {timeline}, up to {target_end} at least, would be lost."
                 ),
-                None => format!(
+                (None, None) => format!(
                     "It is, or has followed, a server that was promoted later than the source, perhaps the real primary: its WAL, up to {target_end} at least, would be lost."
                 ),
             },
@@ -112,12 +114,14 @@ pub(super) fn samples() -> Vec<Refusal> {
             source: timeline,
             common: Some((timeline, lsn)),
             target_end: lsn,
+            copy: None,
         },
         Refusal::NewerTimeline {
             target: timeline,
             source: timeline,
             common: None,
             target_end: lsn,
+            copy: Some("It is a copy.".to_owned()),
         },
         Refusal::NewerWal {
             timeline,

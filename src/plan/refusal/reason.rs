@@ -99,6 +99,8 @@ pub enum Refusal {
         source: TimelineId,
         common: Option<(TimelineId, Lsn)>,
         target_end: Lsn,
+        /// What the mark of a copy says of it: sentences.
+        copy: Option<String>,
     },
     NewerWal {
         timeline: TimelineId,
