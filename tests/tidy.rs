@@ -43,7 +43,9 @@ const ROOMS: [&[&str]; 6] = [
     &["close"],
     &["transfer"],
     &["finish"],
-    &["carry", "inspect", "prepare", "rebuild", "survey", "verify"],
+    &[
+        "carry", "inspect", "prepare", "rebuild", "status", "survey", "verify",
+    ],
 ];
 
 /// Words that a floor must not contain, up to the floor given, and why.

@@ -44,7 +44,7 @@ use crate::wire::message::Compression;
     // The last one counts, as in psql and pg_basebackup; lists add up all the same.
     args_override_self = true,
     max_term_width = 100,
-    override_usage = "pg_reseed rebuild [OPTION]...\n       pg_reseed inspect [OPTION]...\n       pg_reseed verify [OPTION]...\n       pg_reseed serve [OPTION]...\n       pg_reseed patroni [OPTION]...\n       pg_reseed rewind [OPTION]...\n       pg_reseed help [COMMAND]\n       pg_reseed version"
+    override_usage = "pg_reseed rebuild [OPTION]...\n       pg_reseed inspect [OPTION]...\n       pg_reseed verify [OPTION]...\n       pg_reseed status [OPTION]...\n       pg_reseed serve [OPTION]...\n       pg_reseed patroni [OPTION]...\n       pg_reseed rewind [OPTION]...\n       pg_reseed help [COMMAND]\n       pg_reseed version"
 )]
 pub struct Arguments {
     /// Print help: -? in short, --help in full
@@ -65,6 +65,7 @@ pub enum Command {
     Rebuild(Box<RebuildArguments>),
     Inspect(Box<InspectArguments>),
     Verify(Box<VerifyArguments>),
+    Status(StatusArguments),
     Serve(ServeArguments),
     Patroni(PatroniArguments),
     Rewind(RewindArguments),
@@ -1024,6 +1025,41 @@ pub struct VerifyArguments {
     /// Shows no progress; the result, warnings and errors are still written.
     #[arg(short = 'q', long, conflicts_with = "verbose", help_heading = OUTPUT)]
     pub quiet: bool,
+}
+
+/// Tell how far a run is, or which one was interrupted
+///
+/// Asks the run of pg_reseed that works on the data directory PGDATA, a rebuild, a dry run or a verification: what it is
+/// doing, how much of the comparison is done, how fast, how long still, and how much WAL the source keeps for it. Where
+/// none runs, it tells of one that was interrupted, and the command that finishes it.
+///
+/// Run it on the host of PGDATA, as the user that runs the other one, or as root. It takes no lock, needs no connection
+/// to the source, and ends within seconds, also when the run hangs or is suspended.
+#[derive(Debug, Args)]
+#[command(override_usage = "pg_reseed status -D PGDATA [--json]")]
+pub struct StatusArguments {
+    /// Data directory of the run
+    ///
+    /// The data directory that the run works on, or will make.
+    #[arg(
+        short = 'D',
+        long,
+        value_name = "PGDATA",
+        env = "PGDATA",
+        hide_env_values = true,
+        required_unless_present = "cluster",
+        help_heading = TARGET
+    )]
+    pub pgdata: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub debian: DebianArguments,
+
+    /// Print JSON
+    ///
+    /// Prints one JSON object instead of text.
+    #[arg(long, help_heading = OUTPUT)]
+    pub json: bool,
 }
 
 /// Serve a source's data directory to pg_reseed rebuild

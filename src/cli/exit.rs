@@ -123,6 +123,26 @@ impl Status {
         ),
     ];
 
+    /// Those of `status`: as of `pg_ctl status`, 3 is that nothing runs.
+    pub const OF_STATUS: [(Status, &str); 5] = [
+        (
+            Status::Done,
+            "A run works on the directory, and has answered.",
+        ),
+        (
+            Status::Failed,
+            "A run is there that does not answer, and the output says why; or the directory could not be read, and standard \
+             error says why.",
+        ),
+        (Status::Usage, "The options are wrong."),
+        (Status::Refused, "Nothing runs, and none was interrupted."),
+        (
+            Status::HalfWay,
+            "Nothing runs, but one was interrupted: PostgreSQL cannot start in the directory until the same command has \
+             been run again and has finished.",
+        ),
+    ];
+
     /// Those of `serve`.
     pub const OF_SERVE: [(Status, &str); 3] = [
         (
@@ -338,6 +358,20 @@ fn state(state: TargetState, pgdata: &str) -> String {
              started in it lets nobody in but its owner."
         ),
     }
+}
+
+/// The lines of a failure of a command that only looks.
+pub(super) fn lines_of_look(failure: &Failure) -> String {
+    lines(&Ending {
+        exit_status: Status::Failed.number(),
+        outcome: "failed",
+        target: "untouched",
+        stage: None,
+        refusals: Vec::new(),
+        errors: failure.errors.clone(),
+        details: failure.details.clone(),
+        hints: failure.hints.clone(),
+    })
 }
 
 /// The lines of a failure. Several refusals keep their own detail and hint beside them.

@@ -117,6 +117,17 @@ const VERIFY: &[Example] = &[
     },
 ];
 
+const STATUS: &[Example] = &[
+    Example {
+        what: "How far the rebuild of this directory is",
+        commands: &["pg_reseed status -D /srv/pg/15"],
+    },
+    Example {
+        what: "The same for programs, of a cluster of Debian's",
+        commands: &["pg_reseed status --cluster 15/main --json"],
+    },
+];
+
 const SERVE: &[Example] = &[
     Example {
         what: "An agent in a container of the source, started by the client",
@@ -168,6 +179,7 @@ pub fn examples(command: &str) -> &'static [Example] {
         "rebuild" => REBUILD,
         "inspect" => INSPECT,
         "verify" => VERIFY,
+        "status" => STATUS,
         "serve" => SERVE,
         "patroni" => PATRONI,
         "rewind" => REWIND,
@@ -181,6 +193,7 @@ pub fn statuses(command: &str) -> Vec<(u8, &'static str)> {
     let some = match command {
         "inspect" => &Status::OF_INSPECT[..],
         "verify" => &Status::OF_VERIFY[..],
+        "status" => &Status::OF_STATUS[..],
         "serve" => &Status::OF_SERVE[..],
         "patroni" | "rewind" => &Status::OF_MANAGERS[..],
         _ => &Status::MEANINGS[..],
@@ -242,7 +255,14 @@ mod tests {
 
     #[test]
     fn every_example_is_a_command_line_that_is_understood() {
-        for command in ["pg_reseed", "rebuild", "inspect", "verify", "serve"] {
+        for command in [
+            "pg_reseed",
+            "rebuild",
+            "inspect",
+            "verify",
+            "status",
+            "serve",
+        ] {
             for example in examples(command) {
                 for text in example.commands {
                     let words = shlex::split(&text.replace("\\\n", " "))

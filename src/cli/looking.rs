@@ -3,10 +3,12 @@
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use serde::Serialize;
 use tokio::runtime::Runtime;
 
+use crate::cli::attend::{What, attend};
 use crate::cli::cannot_begin;
 use crate::cli::exit::{self, Status, Verdict};
 use crate::cli::resolve::{Inspect, Verify};
@@ -44,7 +46,7 @@ pub(super) fn inspect(meant: &Inspect) -> ExitCode {
         pgdata: &meant.options.pgdata,
     };
     let look = async |events: &Events| client::inspect::inspect(&meant.options, events).await;
-    show(&manner, look, |found| {
+    show(&manner, None, look, |found| {
         let verdict = if meant.tells_verdict {
             Verdict::of(found.advice.as_ref())
         } else {
@@ -66,10 +68,10 @@ pub(super) fn verify(meant: &Verify) -> ExitCode {
         is_json: meant.is_json,
         pgdata: &meant.options.pgdata,
     };
-    let record = Record::of_look();
+    let record = Arc::new(Record::of_look(&meant.command));
     let look =
         async |events: &Events| client::verify::verify(&meant.options, events, &record).await;
-    show(&manner, look, |found| Said {
+    show(&manner, Some(&record), look, |found| Said {
         exit_status: Status::of_verdict(found.verdict).number(),
         outcome: match found.verdict {
             VerifyVerdict::Equal => "equal",
@@ -80,9 +82,10 @@ pub(super) fn verify(meant: &Verify) -> ExitCode {
     })
 }
 
-/// Looks behind the display, then prints what was found.
+/// Looks behind the display, then prints what was found. Who keeps a record can be asked how far it is.
 fn show<T: Serialize>(
     manner: &Manner<'_>,
+    record: Option<&Arc<Record>>,
     look: impl AsyncFnOnce(&Events) -> Result<T, Failure>,
     say: impl FnOnce(&T) -> Said,
 ) -> ExitCode {
@@ -94,6 +97,14 @@ fn show<T: Serialize>(
     };
     if let Err(error) = log::start(manner.verbosity, ui.log_sink()) {
         return exit::wrong_variable(&error);
+    }
+    if let Some(record) = record {
+        let what = What {
+            kind: "verify",
+            pgdata: manner.pgdata.to_owned(),
+            command: record.command(),
+        };
+        attend(&runtime, &ui, record, what);
     }
     let result = runtime.block_on(async {
         tokio::select! {

@@ -4,6 +4,7 @@
 //! between is done by `client` and `agent`; this module starts them, shows them and stops them.
 
 pub mod args;
+mod attend;
 pub mod exit;
 pub mod help;
 mod looking;
@@ -12,6 +13,7 @@ mod passfile;
 pub mod resolve;
 mod serve;
 mod signals;
+mod status;
 #[cfg(test)]
 mod troubleshooting;
 mod typed;
@@ -22,12 +24,14 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use crate::cli::args::Command;
+use crate::cli::attend::{What, attend};
 use crate::cli::exit::Status;
 use crate::cli::managers::persist::{Persistence, persist};
 use crate::cli::resolve::{Rebuild, Report, Surroundings, UsageError};
@@ -45,6 +49,7 @@ use crate::ui::{Ui, clock, file, log, short};
 
 /// Does what the arguments say.
 pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
+    signals::survive_questions();
     let words = managers::by_name(args.collect());
     if let Some(code) = managers::called(&words) {
         return code;
@@ -71,6 +76,12 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
                 &words,
                 |around| resolve::verify(*typed, around),
                 looking::verify,
+            ),
+            Command::Status(typed) => resolved(
+                "status",
+                &words,
+                |around| resolve::status(typed, around),
+                status::status,
             ),
             Command::Serve(typed) => serve::serve(typed),
             Command::Rewind(typed) => managers::as_pg_rewind(&typed, &words),
@@ -138,14 +149,24 @@ fn rebuild(meant: &Rebuild, manner: &Manner) -> ExitCode {
              and programs are used."
         ));
     }
-    let (result, record) = runtime.block_on(async {
+    let record = Arc::new(Record::begin(&meant.options));
+    let what = What {
+        kind: if meant.options.dry_run {
+            "dry-run"
+        } else {
+            "rebuild"
+        },
+        pgdata: meant.options.pgdata.clone(),
+        command: record.command(),
+    };
+    attend(&runtime, &ui, &record, what);
+    let result = runtime.block_on(async {
         match &manner.persistence {
-            Some(persistence) => persist(&meant.options, &ui, persistence).await,
+            Some(persistence) => persist(&meant.options, &ui, &record, persistence).await,
             None => {
-                let record = Record::begin(&meant.options);
                 let stop = std::pin::pin!(stop_signal());
                 let ended = rebuild_until_stopped(&meant.options, &ui, &record, stop, None).await;
-                (ended.0, record)
+                ended.0
             }
         }
     });

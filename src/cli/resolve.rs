@@ -2,6 +2,7 @@
 //! as libpq merges them, nonsense refused. Touches no file; the environment comes in as a function.
 
 mod copy;
+mod status;
 mod verify;
 
 use std::ffi::OsString;
@@ -31,6 +32,7 @@ use crate::ui::Style;
 use crate::wire::message::Compression;
 use crate::workers;
 
+pub use status::{Status, status};
 pub use verify::{Verify, verify};
 
 /// Streams over ssh unless `--streams` says otherwise: each takes a processor on both sides to encrypt.

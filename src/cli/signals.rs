@@ -1,7 +1,7 @@
-//! Signals that ask to stop. One that was ignored when the process started stays ignored: `nohup`, and shells that
+//! Signals that ask to stop, and the one that asks how far a run is. One that was ignored when the process started stays ignored: `nohup`, and shells that
 //! put a command into the background, say so that a run shall outlive its terminal.
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Where the kernel tells what this process ignores (`proc_pid_status(5)`).
 const STATUS: &str = "/proc/self/status";
@@ -18,8 +18,7 @@ pub(super) async fn stop_signal() {
 
 /// Waits for one of these signals, but for those that are ignored. Forever, if all are.
 pub(super) async fn any_signal<const N: usize>(kinds: [SignalKind; N]) {
-    // A signal that has a handler by now was not ignored, so that asking late is not too late.
-    let ignored = std::fs::read_to_string(STATUS).map_or(0, |status| ignored(&status));
+    let ignored = ignored_here();
     let mut signals: Vec<_> = kinds
         .into_iter()
         .filter(|kind| !contains(ignored, *kind))
@@ -38,6 +37,50 @@ pub(super) async fn any_signal<const N: usize>(kinds: [SignalKind; N]) {
         })
     });
     futures_util::future::select_all(waiting).await;
+}
+
+/// SIGUSR1, which asks how far a run is.
+pub(super) struct Question(Option<Signal>);
+
+impl Question {
+    /// Begins to listen. Must be called inside a runtime.
+    pub(super) fn listen() -> Self {
+        let kind = SignalKind::user_defined1();
+        if contains(ignored_here(), kind) {
+            return Self(None);
+        }
+        Self(signal(kind).ok())
+    }
+
+    /// Waits until somebody asks.
+    pub(super) async fn next(&mut self) {
+        let heard = match &mut self.0 {
+            Some(signal) => signal.recv().await,
+            None => None,
+        };
+        if heard.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Lets a question end nothing from here on: the handler that tokio installs stays for the life of the process. To be
+/// called before anything else is done.
+pub(super) fn survive_questions() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build();
+    // Without a runtime there is no run either.
+    if let Ok(runtime) = runtime {
+        let _inside = runtime.enter();
+        Question::listen();
+    }
+}
+
+/// The set of signals that this process ignores. One that has a handler by now was not ignored, so that asking late is
+/// not too late.
+fn ignored_here() -> u64 {
+    std::fs::read_to_string(STATUS).map_or(0, |status| ignored(&status))
 }
 
 /// The set of ignored signals of a process's status: bit 0 is signal 1. Empty where it is not told.

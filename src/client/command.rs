@@ -19,6 +19,13 @@ pub fn words(text: &str) -> Option<Vec<String>> {
     shlex::split(text)
 }
 
+/// A command for a shell.
+#[must_use]
+pub fn line(words: &[String]) -> String {
+    // Only a NUL cannot be quoted, and no argument holds one.
+    shlex::try_join(words.iter().map(String::as_str)).unwrap_or_default()
+}
+
 /// What starts the server of a data directory by hand, with its configuration where that is elsewhere.
 #[must_use]
 pub fn pg_ctl(program: &str, pgdata: &str, config_file: Option<&str>) -> String {

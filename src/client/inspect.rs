@@ -1,7 +1,7 @@
 //! `inspect`: what a directory is, how it relates to a source, and what follows from that. Changes nothing.
 
 mod beside;
-mod next;
+pub(super) mod next;
 
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -16,7 +16,8 @@ use crate::client::look::target::{self, Hold};
 use crate::client::look::twins;
 use crate::client::options::{InspectOptions, InspectSource};
 use crate::client::outcome::{
-    ClusterReport, Inspection, InterruptedReport, MarkReport, SlotReport, SourceReport, TablespaceReport,
+    ClusterReport, Inspection, InterruptedReport, MarkReport, SlotReport, SourceReport,
+    TablespaceReport,
 };
 use crate::client::source;
 use crate::digest::SessionKey;
@@ -136,7 +137,7 @@ fn next(
         return None;
     };
     match advice {
-        Advice::RunAgain => next::again(options, cluster.interrupted.as_ref()?),
+        Advice::RunAgain => next::again(&options.working_directory, cluster.interrupted.as_ref()?),
         Advice::Start { .. } => Some(next::start(options, cluster)),
         // What makes it follow is there.
         Advice::Reattach { .. }
@@ -453,7 +454,7 @@ fn report_of(
             start_lsn: run.start_lsn,
             age_seconds: seconds_since(run.started_unix_seconds),
             source_host: Some(run.source_host.clone()).filter(|host| !host.is_empty()),
-            command: next::again(options, run),
+            command: next::again(&options.working_directory, run),
         }),
         files: size.files,
         bytes: size.bytes,

@@ -1,6 +1,6 @@
 //! The client: `pg_reseed rebuild` and `inspect`, on the target's host. Decides and writes.
 //!
-//! The stories (`rebuild` with its halves `prepare` and `carry`, `survey` for the dry run, `inspect`) are sequence;
+//! The stories (`rebuild` with its halves `prepare` and `carry`, `survey` for the dry run, `inspect`, `status`) are sequence;
 //! what they do stands in rooms, each of which knows those before it only: `look`, `close`, `transfer`, `finish`.
 //! Beneath all are the words: options, outcome, failure, what is known of a run (`record`), what
 //! a run has (`run`), the agent as it is asked (`source`, over
@@ -24,5 +24,6 @@ mod carry;
 pub mod inspect;
 mod prepare;
 pub mod rebuild;
+pub mod status;
 mod survey;
 pub mod verify;

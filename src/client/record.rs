@@ -4,6 +4,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use crate::client::command;
 use crate::client::options::RebuildOptions;
 use crate::client::outcome::{Mode, Outcome, StageTime};
 use crate::disk::facts as disk;
@@ -16,6 +17,13 @@ pub struct Record {
     known: Mutex<Known>,
 }
 
+/// What is known of the source and not of the figures.
+pub struct Particulars {
+    pub source_host: Option<String>,
+    pub source_data_directory: Option<String>,
+    pub slot: Option<String>,
+}
+
 struct Known {
     outcome: Outcome,
     entered: Vec<(Stage, Instant)>,
@@ -25,24 +33,37 @@ impl Record {
     /// Nothing has happened yet.
     #[must_use]
     pub fn begin(options: &RebuildOptions) -> Self {
-        Self::of(Outcome {
+        Self::of(Self::blank(options))
+    }
+
+    /// Nothing has happened yet, once more: another attempt of the same run begins.
+    pub fn begin_again(&self, options: &RebuildOptions) {
+        *self.known() = Known {
+            outcome: Self::blank(options),
+            entered: Vec::new(),
+        };
+    }
+
+    fn blank(options: &RebuildOptions) -> Outcome {
+        Outcome {
             mode: options.dry_run.then_some(Mode::DryRun),
             role: options.role,
             pg_reseed_version: env!("CARGO_PKG_VERSION"),
-            // Only a NUL cannot be quoted, and no argument holds one.
-            command: shlex::try_join(options.command.iter().map(String::as_str))
-                .unwrap_or_default(),
+            command: command::line(&options.command),
             pgdata: options.pgdata.display().to_string(),
             target_host: disk::host().name,
             slot: options.slot.clone(),
             ..Outcome::default()
-        })
+        }
     }
 
     /// Nothing has happened yet of a run that only looks: of what it will have to say, the record has warnings and times.
     #[must_use]
-    pub fn of_look() -> Self {
-        Self::of(Outcome::default())
+    pub fn of_look(command: &[String]) -> Self {
+        Self::of(Outcome {
+            command: command::line(command),
+            ..Outcome::default()
+        })
     }
 
     fn of(outcome: Outcome) -> Self {
@@ -66,6 +87,23 @@ impl Record {
         outcome.seconds = self.began.elapsed().as_secs_f64();
         outcome.count(counters, last);
         outcome
+    }
+
+    /// The command, for a shell.
+    #[must_use]
+    pub fn command(&self) -> String {
+        self.known().outcome.command.clone()
+    }
+
+    /// What those are told who ask while the run lasts.
+    #[must_use]
+    pub fn particulars(&self) -> Particulars {
+        let outcome = &self.known().outcome;
+        Particulars {
+            source_host: outcome.source_host.clone(),
+            source_data_directory: outcome.source_data_directory.clone(),
+            slot: outcome.slot.clone(),
+        }
     }
 
     /// Remembers something.

@@ -3,6 +3,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::DiskError;
 use super::read::{read_if_there, read_small};
@@ -55,6 +56,8 @@ pub fn is_root() -> bool {
 pub struct DirectoryFacts {
     pub identity: FileIdentity,
     pub is_owner: bool,
+    /// Number of the user who owns it.
+    pub owner: u32,
     /// Permission bits, such as 0o700.
     pub mode: u32,
 }
@@ -71,6 +74,7 @@ pub fn directory(path: &Path) -> Result<Option<DirectoryFacts>, DiskError> {
                 inode: metadata.ino(),
             },
             is_owner: metadata.uid() == rustix::process::geteuid().as_raw(),
+            owner: metadata.uid(),
             mode: metadata.mode() & 0o7777,
         })),
         Ok(_) => Err(DiskError::new(
@@ -81,6 +85,29 @@ pub fn directory(path: &Path) -> Result<Option<DirectoryFacts>, DiskError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(DiskError::new("stat", path, error)),
     }
+}
+
+/// The nearest directory above a path that exists, and what of the path is below it.
+///
+/// # Errors
+/// As [`directory`].
+pub fn nearest(path: &Path) -> Result<Option<(DirectoryFacts, PathBuf)>, DiskError> {
+    let path = resolved_beginning(path);
+    for above in path.ancestors().skip(1) {
+        if let Some(facts) = directory(above)? {
+            let rest = path.strip_prefix(above).unwrap_or(&path);
+            return Ok(Some((facts, rest.components().collect())));
+        }
+    }
+    Ok(None)
+}
+
+/// When a file was written last; `None` when it is not there.
+#[must_use]
+pub fn modified(path: &Path) -> Option<SystemTime> {
+    std::fs::metadata(path)
+        .and_then(|found| found.modified())
+        .ok()
 }
 
 /// Whether a path, links followed, is the same directory as one of `places`. What is missing is none.

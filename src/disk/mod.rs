@@ -14,6 +14,7 @@ mod dontcache;
 pub mod durable;
 pub mod facts;
 pub mod keep;
+pub mod locks;
 pub mod near;
 pub mod read;
 pub mod root;

@@ -14,9 +14,9 @@ use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 
 use super::DiskError;
 use super::access;
+use super::clone::{self, CopyFiles};
 use super::close::{self, CloseError, ClosePlan};
 use super::dontcache::let_go;
-use super::clone::{self, CopyFiles};
 use super::durable;
 use super::facts;
 use super::root::Roots;

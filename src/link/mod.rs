@@ -2,6 +2,7 @@
 //! code whatever the link is.
 
 pub mod frames;
+pub mod inquiry;
 pub mod join;
 pub mod name;
 pub mod process;

@@ -75,7 +75,9 @@ pub fn settings<'a>(
 ) -> Vec<(&'static str, &'a str)> {
     let own = effective(old);
     let is_set = |name: &str| {
-        let value = base.get(name).or_else(|| own.get(name).filter(|_| name == AWAITED_SLOTS));
+        let value = base
+            .get(name)
+            .or_else(|| own.get(name).filter(|_| name == AWAITED_SLOTS));
         value.is_some_and(|value| !value.is_empty())
     };
     let mut set = of_role(wanted);
@@ -258,7 +260,9 @@ pub fn standing(cluster: &TargetCluster) -> Standing {
         return doubt("Its mark was made for another cluster, or cannot be read.".to_owned());
     }
     if mark.inode != cluster.identity.inode {
-        return doubt("Its mark was made in another directory, and came here by a copy.".to_owned());
+        return doubt(
+            "Its mark was made in another directory, and came here by a copy.".to_owned(),
+        );
     }
     if cluster.has_standby_signal {
         return doubt("It has been made a standby since.".to_owned());
@@ -315,11 +319,7 @@ pub fn standing(cluster: &TargetCluster) -> Standing {
 /// Whether what a copy has written may be overwritten by the next one without a word: it is what `--role clone` has
 /// made, and the source has all that it was copied from.
 #[must_use]
-pub fn may_be_replaced(
-    cluster: &TargetCluster,
-    relation: &Relation,
-    source: &SourceFacts,
-) -> bool {
+pub fn may_be_replaced(cluster: &TargetCluster, relation: &Relation, source: &SourceFacts) -> bool {
     let has_all = match relation {
         Relation::NewerTimeline {
             common: Some((_, lsn)),

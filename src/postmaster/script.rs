@@ -43,10 +43,7 @@ pub enum ScriptError {
         source: std::io::Error,
     },
     #[error("could not write to \"{log}\": {source}")]
-    Log {
-        log: String,
-        source: std::io::Error,
-    },
+    Log { log: String, source: std::io::Error },
     #[error("psql could not connect to the copy: {0}")]
     NoConnection(String),
     #[error("psql ended with {status}{}", .place.as_ref().map_or_else(String::new, |place| format!(" at {place}")))]
@@ -206,11 +203,10 @@ fn place(said: &str) -> Option<String> {
         .filter_map(|line| line.strip_prefix("psql:")?.split_once(": "))
         .rfind(|(_, rest)| !rest.starts_with("NOTICE"))?;
     let line = at.rsplit(':').next().filter(|line| is_number(line))?;
-    let code = rest
-        .split(": ")
-        .nth(1)
-        .map(str::trim)
-        .filter(|code| code.len() == 5 && code.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+    let code =
+        rest.split(": ").nth(1).map(str::trim).filter(|code| {
+            code.len() == 5 && code.bytes().all(|byte| byte.is_ascii_alphanumeric())
+        });
     Some(match code {
         Some(code) => format!("line {line} (SQLSTATE {code})"),
         None => format!("line {line}"),

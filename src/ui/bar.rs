@@ -6,6 +6,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::event::{Event, Stage};
 use crate::ui::figures::Figures;
+use crate::ui::status::Standing;
 use crate::ui::{Display, Ending, Level, plain, print_line, words};
 
 const REFRESH_DISTANCE: Duration = Duration::from_millis(200);
@@ -104,6 +105,12 @@ impl Display for Bar {
 
     fn log(&mut self, _level: Level, text: &str) {
         self.print(text);
+    }
+
+    fn status(&mut self, standing: &Standing) {
+        for line in standing.lines() {
+            self.print(&line);
+        }
     }
 
     fn end(&mut self, _ending: &Ending, _figures: &Figures) -> bool {

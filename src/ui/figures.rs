@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::event::{Counters, Event, Stage};
 
@@ -18,7 +18,7 @@ const RATE_MINIMUM: Duration = Duration::from_secs(1);
 
 /// The state of a run at one moment, as it stands in the `progress` event of `--progress json`:
 /// the field names are stable. Sizes are bytes.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Figures {
     pub(super) stage: Option<Stage>,
     /// Since the run began.

@@ -137,9 +137,9 @@ fn own(text: &mut String, cluster: &ClusterReport) {
         row(text, "Problem", format_args!("{problem}"));
     }
     if let Some(copy) = &cluster.copy {
-        let age = copy
-            .age_seconds
-            .map_or_else(String::new, |seconds| format!(" Made {} ago.", took(seconds)));
+        let age = copy.age_seconds.map_or_else(String::new, |seconds| {
+            format!(" Made {} ago.", took(seconds))
+        });
         let ready = match copy.is_ready {
             true => "",
             false => " It is not ready: its hooks have not all succeeded.",

@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::errors::quiet_json;
 use crate::event::Event;
 use crate::ui::figures::Figures;
+use crate::ui::status::Standing;
 use crate::ui::{Display, Ending, Level};
 
 /// Distance of the `progress` lines.
@@ -43,6 +44,8 @@ enum Line<'a> {
         level: &'static str,
         text: &'a str,
     },
+    /// Somebody has asked.
+    Status(&'a Standing),
     End(&'a Ending),
 }
 
@@ -105,6 +108,10 @@ impl<W: Write + Send> Display for Json<W> {
 
     fn tick(&mut self, figures: &Figures) {
         self.line(&Line::Progress(figures));
+    }
+
+    fn status(&mut self, standing: &Standing) {
+        self.line(&Line::Status(standing));
     }
 
     fn log(&mut self, level: Level, text: &str) {

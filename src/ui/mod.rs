@@ -16,6 +16,7 @@ mod plain;
 pub mod report;
 mod rows;
 pub mod short;
+pub mod status;
 pub mod verification;
 mod words;
 
@@ -30,6 +31,7 @@ use serde::Serialize;
 
 use crate::event::{Counters, Event, Events, Listener, Stage};
 use crate::ui::figures::{Figures, Tracker};
+use crate::ui::status::{Board, Standing};
 
 /// How progress is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -90,6 +92,8 @@ trait Display: Send {
     fn event(&mut self, event: &Event, figures: &Figures);
     fn tick(&mut self, figures: &Figures);
     fn log(&mut self, level: Level, text: &str);
+    /// Somebody has asked how far the run is.
+    fn status(&mut self, standing: &Standing);
     /// The run is over. Says whether the display told how it ended, so that nobody else need to.
     fn end(&mut self, ending: &Ending, figures: &Figures) -> bool {
         let _ = (ending, figures);
@@ -100,6 +104,7 @@ trait Display: Send {
 /// The display of one run.
 pub struct Ui {
     screen: Arc<Screen>,
+    board: Arc<Board>,
     events: Events,
     thread: JoinHandle<bool>,
     is_json: bool,
@@ -127,9 +132,12 @@ impl Ui {
                 let (screen, counters) = (Arc::clone(&screen), Arc::clone(&counters));
                 move || show(&screen, &counters, display)
             })?;
+        let board = Arc::new(Board::new(Arc::clone(&counters)));
+        let both = Both(Arc::clone(&screen), Arc::clone(&board));
         Ok(Self {
-            events: Events::new(counters, Arc::clone(&screen) as Arc<dyn Listener>),
+            events: Events::new(counters, Arc::new(both)),
             screen,
+            board,
             thread,
             is_json: style == Style::Json,
         })
@@ -151,6 +159,18 @@ impl Ui {
     #[must_use]
     pub fn shows_to_people(&self) -> bool {
         !self.is_json
+    }
+
+    /// How far the run is, for those who ask.
+    #[must_use]
+    pub fn board(&self) -> &Arc<Board> {
+        &self.board
+    }
+
+    /// What shows the state of the run when somebody asks.
+    pub fn shows_status(&self) -> impl Fn(Standing) + Send + Sync + use<> {
+        let screen = Arc::clone(&self.screen);
+        move |standing| screen.show(Item::Status(Box::new(standing)))
     }
 
     /// Where the log goes while the run lasts.
@@ -200,6 +220,17 @@ struct Told {
 enum Item {
     Event(Event),
     Log(Level, String),
+    Status(Box<Standing>),
+}
+
+/// Hears for the display and for those who ask.
+struct Both(Arc<Screen>, Arc<Board>);
+
+impl Listener for Both {
+    fn hear(&self, event: &Event) {
+        self.1.hear(event);
+        self.0.hear(event);
+    }
 }
 
 impl Listener for Screen {
@@ -208,13 +239,8 @@ impl Listener for Screen {
         if let Event::Stage(stage) = event {
             told.stage = Some(*stage);
         }
-        if told.waiting.len() < EVENTS_MAX {
-            told.waiting.push_back(Item::Event(event.clone()));
-            drop(told);
-            self.wake.notify_one();
-        } else {
-            told.lost_lines += 1;
-        }
+        drop(told);
+        self.show(Item::Event(event.clone()));
     }
 }
 
@@ -222,6 +248,17 @@ impl Screen {
     /// A panic while the lock was held leaves nothing half-changed that matters here.
     fn told(&self) -> MutexGuard<'_, Told> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn show(&self, item: Item) {
+        let mut told = self.told();
+        if told.waiting.len() < EVENTS_MAX {
+            told.waiting.push_back(item);
+            drop(told);
+            self.wake.notify_one();
+        } else {
+            told.lost_lines += 1;
+        }
     }
 
     /// Takes a line of the log, or gives it back when nobody shows lines any more.
@@ -276,6 +313,7 @@ fn show(screen: &Screen, counters: &Counters, mut display: Box<dyn Display>) -> 
                     display.event(&event, &tracker.figures(start.elapsed(), counters));
                 }
                 Item::Log(level, text) => display.log(level, &text),
+                Item::Status(standing) => display.status(&standing),
             }
         }
         if lost_lines > 0 {
@@ -413,6 +451,7 @@ mod tests {
         fn log(&mut self, _: Level, text: &str) {
             self.shown.send(text.to_owned()).unwrap();
         }
+        fn status(&mut self, _: &Standing) {}
     }
 
     #[test]

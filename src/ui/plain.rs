@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::errors::one_line;
 use crate::event::{Event, Stage};
 use crate::ui::figures::Figures;
+use crate::ui::status::Standing;
 use crate::ui::{Display, Level, clock, words};
 
 /// Distance of the progress lines.
@@ -63,6 +64,12 @@ impl<W: Write + Send> Display for Plain<W> {
         if !self.is_silent && figures.stage == Some(Stage::Compare) {
             let clock = words::clock(Duration::from_secs_f64(figures.seconds));
             self.line(&format!("pg_reseed: {clock} {}", progress(figures)));
+        }
+    }
+
+    fn status(&mut self, standing: &Standing) {
+        for line in standing.lines() {
+            self.line(&line);
         }
     }
 

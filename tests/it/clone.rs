@@ -31,7 +31,10 @@ fn assert_left_alone(source: &Cluster) {
 fn assert_amcheck(copy: &Cluster) {
     if major() >= 14 {
         copy.sql("CREATE EXTENSION IF NOT EXISTS amcheck");
-        done(copy.client("pg_amcheck").args(["--heapallindexed", "--database=postgres"]));
+        done(
+            copy.client("pg_amcheck")
+                .args(["--heapallindexed", "--database=postgres"]),
+        );
     }
 }
 
@@ -79,7 +82,10 @@ fn a_copy_is_equal_and_read_write_and_acts_on_nobody() {
         assert!(!copy.exists(signal), "{signal}");
     }
     let log = copy.log();
-    assert!(!log.contains("WAL streaming") && !log.contains("could not connect"), "{log}");
+    assert!(
+        !log.contains("WAL streaming") && !log.contains("could not connect"),
+        "{log}"
+    );
     assert!(said.stdout.contains("no member of the cluster"), "{said}");
 }
 
@@ -110,7 +116,9 @@ fn every_night_the_changed_copy_is_a_delta_away() {
     let copy = scene.cluster("copy");
     let mut moved = Vec::new();
     for night in 0..4 {
-        let said = copying(&copy, &source).args(["--stop", "--start"]).succeed();
+        let said = copying(&copy, &source)
+            .args(["--stop", "--start"])
+            .succeed();
         let (bytes, full) = (said.number("moved_bytes"), said.number("full_copy_bytes"));
         println!("night {night}: {bytes} of {full} bytes moved");
         moved.push((bytes, full));
@@ -127,10 +135,15 @@ fn every_night_the_changed_copy_is_a_delta_away() {
     for (bytes, full) in &moved[1..] {
         assert!(bytes * 3 < *full, "{moved:?}");
     }
-    assert!(moved[1].0 < moved[2].0 && moved[2].0 < moved[3].0, "{moved:?}");
+    assert!(
+        moved[1].0 < moved[2].0 && moved[2].0 < moved[3].0,
+        "{moved:?}"
+    );
     // Under load it is one moment of the source.
     let load = Load::start(&source, 7);
-    copying(&copy, &source).args(["--stop", "--start"]).succeed();
+    copying(&copy, &source)
+        .args(["--stop", "--start"])
+        .succeed();
     load.stop(&source);
     let sums = "SELECT (SELECT sum(abalance) FROM pgbench_accounts) = (SELECT sum(delta) FROM pgbench_history), \
                 (SELECT sum(tbalance) FROM pgbench_tellers) = (SELECT sum(delta) FROM pgbench_history)";
@@ -151,15 +164,25 @@ fn subscriptions_of_the_source_do_not_work_in_the_copy() {
         "CREATE TABLE t (i int);\nCREATE SUBSCRIPTION s CONNECTION '{} dbname=postgres' PUBLICATION p",
         publisher.conninfo()
     ));
-    publisher.wait_sql("SELECT count(*) FROM pg_replication_slots WHERE active", "1");
+    publisher.wait_sql(
+        "SELECT count(*) FROM pg_replication_slots WHERE active",
+        "1",
+    );
     let copy = scene.cluster("copy");
     copying(&copy, &source).arg("--start").succeed();
     // The source is away: the slot is free for whoever wants it.
     source.stop(Stop::Fast);
-    publisher.wait_sql("SELECT count(*) FROM pg_replication_slots WHERE active", "0");
+    publisher.wait_sql(
+        "SELECT count(*) FROM pg_replication_slots WHERE active",
+        "0",
+    );
     publisher.sql("INSERT INTO t VALUES (1)");
-    assert_eq!(copy.sql("SELECT count(*) FROM pg_subscription WHERE subenabled"), "1");
-    let workers = "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'logical replication%'";
+    assert_eq!(
+        copy.sql("SELECT count(*) FROM pg_subscription WHERE subenabled"),
+        "1"
+    );
+    let workers =
+        "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'logical replication%'";
     assert_eq!(copy.sql(workers), "0");
     assert_eq!(copy.sql("SELECT count(*) FROM t"), "0");
     source.start();
@@ -209,7 +232,10 @@ fn a_mark_counts_only_where_all_fits() {
 fn a_copy_becomes_a_clean_standby_only_when_told() {
     let scene = Scene::new();
     let (source, mut copy) = both(&scene);
-    copy.write("postgresql.auto.conf", "archive_mode = 'always'\nwork_mem = '9MB'\n");
+    copy.write(
+        "postgresql.auto.conf",
+        "archive_mode = 'always'\nwork_mem = '9MB'\n",
+    );
     copying(&copy, &source).args(["--start"]).succeed();
     copy.sql("CREATE TABLE own (i int)");
     copy.stop(Stop::Fast);
@@ -218,13 +244,26 @@ fn a_copy_becomes_a_clean_standby_only_when_told() {
     let said = Rebuild::new(&copy, &source)
         .arg("--discard-newer-timeline")
         .succeed();
-    assert!(said.report()["warnings"].to_string().contains("target-is-copy"), "{said}");
+    assert!(
+        said.report()["warnings"]
+            .to_string()
+            .contains("target-is-copy"),
+        "{said}"
+    );
     assert!(!copy.exists("pg_reseed.clone"));
     let conf = copy.read("postgresql.auto.conf");
-    for name in ["hot_standby", "synchronous_standby_names", "max_logical", "exit 1"] {
+    for name in [
+        "hot_standby",
+        "synchronous_standby_names",
+        "max_logical",
+        "exit 1",
+    ] {
         assert!(!conf.contains(name), "{conf}");
     }
-    assert!(conf.contains("archive_mode = 'always'") && conf.contains("work_mem"), "{conf}");
+    assert!(
+        conf.contains("archive_mode = 'always'") && conf.contains("work_mem"),
+        "{conf}"
+    );
     copy.start();
     source.wait_caught_up(&copy);
     assert_eq!(digests(&copy), digests(&source));
@@ -236,12 +275,23 @@ fn hooks_run_before_anybody_comes_in_and_leave_no_trace() {
     let (source, mut copy) = both(&scene);
     source.sql("CREATE DATABASE other");
     let file = scene.path().join("mask.sql");
-    fs::write(&file, "\\connect other\nCREATE TABLE masked AS SELECT 'hush-file' AS f\n").unwrap();
+    fs::write(
+        &file,
+        "\\connect other\nCREATE TABLE masked AS SELECT 'hush-file' AS f\n",
+    )
+    .unwrap();
     let said = copying(&copy, &source)
-        .args(["--before-start", "UPDATE t SET f = 'masked'; SELECT 'hush-typed'"])
+        .args([
+            "--before-start",
+            "UPDATE t SET f = 'masked'; SELECT 'hush-typed'",
+        ])
         .args(["--before-start", &format!("@{}", file.display())])
         .args(["--before-start", "ALTER SYSTEM SET work_mem = '9MB'"])
-        .args(["--start", "--after-start", "CREATE TABLE after_start (i int)"])
+        .args([
+            "--start",
+            "--after-start",
+            "CREATE TABLE after_start (i int)",
+        ])
         .succeed();
     assert_eq!(said.report()["copy"]["hooks"], 4, "{said}");
     let all = format!("{said}{}{}", said.report(), copy.read("pg_reseed.clone"));
@@ -254,14 +304,21 @@ fn hooks_run_before_anybody_comes_in_and_leave_no_trace() {
         assert!(!copy.exists(name), "{name}");
     }
     let conf = copy.read("postgresql.auto.conf");
-    assert!(!conf.contains("hba_file") && !conf.contains("listen_addresses"), "{conf}");
+    assert!(
+        !conf.contains("hba_file") && !conf.contains("listen_addresses"),
+        "{conf}"
+    );
     assert!(copy.read("pg_reseed.clone").contains("\"is_ready\": true"));
     copy.restart();
     // The next night.
     let said = copying(&copy, &source)
         .args(["--stop", "--before-start", "UPDATE t SET f = 'again'"])
         .succeed();
-    println!("{} of {} bytes", said.number("moved_bytes"), said.number("full_copy_bytes"));
+    println!(
+        "{} of {} bytes",
+        said.number("moved_bytes"),
+        said.number("full_copy_bytes")
+    );
     copy.start();
     assert_eq!(copy.sql("SELECT count(*) FROM t WHERE f <> 'again'"), "0");
     assert_left_alone(&source);
@@ -273,7 +330,9 @@ fn assert_closed(copy: &mut Cluster) {
     assert!(copy.try_sql("postgres", "SELECT 1").is_err(), "{started:?}");
     if started.is_ok() {
         let conf = copy.read("postgresql.auto.conf");
-        let line = conf.lines().rfind(|line| line.starts_with("unix_socket_directories"));
+        let line = conf
+            .lines()
+            .rfind(|line| line.starts_with("unix_socket_directories"));
         let door = line.unwrap().split('\'').nth(1).unwrap().to_owned();
         let with = |role: &str| {
             copy.client("psql")
@@ -300,7 +359,10 @@ fn a_hook_that_fails_leaves_the_copy_closed() {
     let said = copying(&copy, &source).args(wrong).arg("--start").fail(6);
     assert_eq!(said.word("outcome"), "copied-not-ready", "{said}");
     assert!(said.stderr.contains("at line 2 (SQLSTATE 42P01)"), "{said}");
-    assert!(!format!("{said}{}", said.report()).contains("hush"), "{said}");
+    assert!(
+        !format!("{said}{}", said.report()).contains("hush"),
+        "{said}"
+    );
     assert!(copy.log().contains("relation \"hush\" does not exist"));
     assert!(!copy.is_server_alive());
     assert_closed(&mut copy);
@@ -311,7 +373,10 @@ fn a_hook_that_fails_leaves_the_copy_closed() {
         .args(["--after-start", "SELECT 1/0"])
         .fail(6);
     assert!(said.stderr.contains("--after-start failed"), "{said}");
-    assert!(said.number("moved_bytes") * 2 < said.number("full_copy_bytes"), "{said}");
+    assert!(
+        said.number("moved_bytes") * 2 < said.number("full_copy_bytes"),
+        "{said}"
+    );
     assert!(!copy.is_server_alive());
     assert_closed(&mut copy);
     copying(&copy, &source)
@@ -329,7 +394,9 @@ fn a_run_that_is_killed_while_a_hook_runs_leaves_the_copy_closed() {
     let sleep = format!("\\! touch {}\nSELECT pg_sleep(600)", there.display());
     let in_hook = |copy: &Cluster| {
         let _ = fs::remove_file(&there);
-        let mut running = copying(copy, &source).args(["--before-start", &sleep, "--start"]).spawn();
+        let mut running = copying(copy, &source)
+            .args(["--before-start", &sleep, "--start"])
+            .spawn();
         running.wait_for("the hook runs", |_: &Running| there.exists());
         running
     };
@@ -351,7 +418,10 @@ fn a_run_that_is_killed_while_a_hook_runs_leaves_the_copy_closed() {
     let said = copying(&copy, &source)
         .args(["--before-start", "UPDATE t SET f = 'x'", "--start"])
         .succeed();
-    assert!(said.number("moved_bytes") * 2 < said.number("full_copy_bytes"), "{said}");
+    assert!(
+        said.number("moved_bytes") * 2 < said.number("full_copy_bytes"),
+        "{said}"
+    );
     assert_eq!(copy.sql("SELECT count(*) FROM t WHERE f <> 'x'"), "0");
     assert_eq!(digests(&source).len(), digests(&copy).len());
 }

@@ -49,6 +49,7 @@ mod slots;
 mod standby;
 mod starts;
 mod states;
+mod status;
 mod syncrep;
 mod tls;
 mod told;

@@ -37,8 +37,9 @@ pub(in crate::cli) struct Persistence {
 pub(in crate::cli) async fn persist(
     options: &RebuildOptions,
     ui: &Ui,
+    record: &Record,
     persistence: &Persistence,
-) -> (Result<Outcome, Failure>, Record) {
+) -> Result<Outcome, Failure> {
     for key in &persistence.ignored {
         tracing::debug!("the key \"{key}\" is ignored");
     }
@@ -48,18 +49,20 @@ pub(in crate::cli) async fn persist(
     loop {
         number += 1;
         let begin = Instant::now();
-        let record = Record::begin(options);
+        if number > 1 {
+            record.begin_again(options);
+        }
         let limit = Some(super::STOPS_WITHIN);
         let (result, is_stopped) =
-            rebuild_until_stopped(options, ui, &record, stop.as_mut(), limit).await;
+            rebuild_until_stopped(options, ui, record, stop.as_mut(), limit).await;
         let failure = match result {
             Err(failure) if !is_stopped && may_pass(&failure.refusals, failure.is_of_disk) => {
                 failure
             }
-            result => return (result, record),
+            result => return result,
         };
         let Some(pause) = patience.pause_after(begin.elapsed()) else {
-            return (Err(failure), record);
+            return Err(failure);
         };
         ui.events().warn(Warning {
             code: Code::AttemptFailed,
@@ -71,10 +74,7 @@ pub(in crate::cli) async fn persist(
             ),
         });
         if is_told(stop.as_mut(), pause).await {
-            return (
-                Err(failure.detail("Stopped before the next attempt.")),
-                record,
-            );
+            return Err(failure.detail("Stopped before the next attempt."));
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Surroundings, Target, UsageError, agent, fitting, has_server, primary, reach, target,
+    Surroundings, Target, UsageError, agent, command, fitting, has_server, primary, reach, target,
     verbosity, without_environment, words_of,
 };
 use crate::cli::args::VerifyArguments;
@@ -16,6 +16,8 @@ use crate::ui::Style;
 #[derive(Debug)]
 pub struct Verify {
     pub options: VerifyOptions,
+    /// The words of the command, without secrets.
+    pub command: Vec<String>,
     pub progress: Style,
     pub is_json: bool,
     pub verbosity: i16,
@@ -71,6 +73,7 @@ pub fn verify(typed: VerifyArguments, around: &Surroundings) -> Result<Verify, U
             wait: Duration::from_secs(typed.wait),
             rebuild,
         },
+        command: command(around),
         progress,
         is_json: typed.json,
         verbosity: verbosity(typed.quiet, typed.verbose),

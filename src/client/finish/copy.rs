@@ -211,8 +211,12 @@ async fn before_start(
     disk_clone::remove_private_directory(sockets);
     match (result, stopped) {
         (result, Ok(())) => result,
-        (Ok(()), Err(error)) => Err(unready(error).hint("Stop it, or allow more time with --wait.")),
-        (Err(failure), Err(error)) => Err(failure.detail(format!("Its server still runs: {error}."))),
+        (Ok(()), Err(error)) => {
+            Err(unready(error).hint("Stop it, or allow more time with --wait."))
+        }
+        (Err(failure), Err(error)) => {
+            Err(failure.detail(format!("Its server still runs: {error}.")))
+        }
     }
 }
 
@@ -226,9 +230,11 @@ async fn in_seclusion(
     let start = start_options(run, bindir, None);
     let log_from = disk::length(&start.log_file);
     let started = unless_cancelled(cancel, postmaster::start(&start, options.wait)).await;
-    let pid = started
-        .map_err(unready)?
-        .map_err(|error| unready(error.to_string()).hint("Mend what the log names.").again())?;
+    let pid = started.map_err(unready)?.map_err(|error| {
+        unready(error.to_string())
+            .hint("Mend what the log names.")
+            .again()
+    })?;
     let opened = script::until_open(&options.pgdata, pid, options.wait);
     let door = match unless_cancelled(cancel, opened).await.map_err(unready)? {
         Opened::At(door) => door,
@@ -315,11 +321,7 @@ fn log_file(run: &Run<'_>) -> PathBuf {
     given.unwrap_or_else(|| options.pgdata.join("pg_reseed.start.log"))
 }
 
-fn start_options(
-    run: &Run<'_>,
-    bindir: Option<&Path>,
-    instead: Option<&Starter>,
-) -> StartOptions {
+fn start_options(run: &Run<'_>, bindir: Option<&Path>, instead: Option<&Starter>) -> StartOptions {
     StartOptions {
         pgdata: run.options.pgdata.clone(),
         // Without it the PATH is searched; it is not used when something else starts the server.

@@ -58,7 +58,7 @@ impl Noted {
 }
 
 /// Notes what the source is.
-pub fn note_source(run: &Run<'_>, facts: &SourceFacts) {
+pub fn note_source<O>(run: &Run<'_, O>, facts: &SourceFacts) {
     run.record.note(|outcome| {
         outcome.source_host = Some(facts.host.name.clone());
         outcome.source_data_directory =

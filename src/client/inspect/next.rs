@@ -42,14 +42,14 @@ pub fn rebuild(options: &InspectOptions, source: &InspectSource) -> Result<Strin
     Ok(text)
 }
 
-/// The command that was interrupted, to be typed where this inspection was; `None` where the marker does not know it.
-pub fn again(options: &InspectOptions, run: &Interrupted) -> Option<String> {
+/// The command that was interrupted, to be typed where this one was; `None` where the marker does not know it.
+pub fn again(working_directory: &Path, run: &Interrupted) -> Option<String> {
     if run.command.is_empty() {
         return None;
     }
     let words: Vec<String> = run.command.iter().map(|word| command::word(word)).collect();
     let text = words.join(" ");
-    if run.directory.is_empty() || Path::new(&run.directory) == options.working_directory {
+    if run.directory.is_empty() || Path::new(&run.directory) == working_directory {
         Some(text)
     } else {
         Some(format!("cd {} && {text}", command::word(&run.directory)))

@@ -2,6 +2,7 @@
 
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use crate::client::look::conf;
 use crate::client::look::marker::Marker;
@@ -102,10 +103,7 @@ fn cluster(
     hold: &Hold,
 ) -> Result<TargetCluster, DiskError> {
     let is_held = matches!(hold, Hold::Ours(_));
-    // A marker that a run left behind when it was killed at its very end says nothing: the target may have
-    // been a primary since.
-    let marker = marker(pgdata)?
-        .filter(|_| conf::is_closed(pgdata) || ControlSource::InPlace.decode(pgdata).is_err());
+    let marker = valid_marker(pgdata)?;
     let (control, mut control_problem) = control(pgdata, marker.is_some());
     let backup = control
         .as_ref()
@@ -158,14 +156,7 @@ fn cluster(
             .all(|name| disk::directory(&pgdata.join(name)).is_ok_and(|found| found.is_some())),
         control,
         control_problem,
-        interrupted: marker.map(|marker| Interrupted {
-            started_unix_seconds: marker.started_unix_seconds,
-            start_lsn: marker.start_lsn,
-            is_seed: marker.is_seed,
-            source_host: marker.source_host,
-            command: marker.command,
-            directory: marker.directory,
-        }),
+        interrupted: marker.map(interrupted_by),
         backup,
         history,
         newest_wal_timeline,
@@ -249,6 +240,43 @@ pub fn marker(pgdata: &Path) -> Result<Option<Marker>, DiskError> {
         return Ok(None);
     };
     Ok(Some(serde_json::from_slice(&text).unwrap_or_default()))
+}
+
+/// The marker, if the target is closed. One that a run left behind when it was killed at its very end says nothing: the
+/// target may have been a primary since.
+fn valid_marker(pgdata: &Path) -> Result<Option<Marker>, DiskError> {
+    Ok(marker(pgdata)?
+        .filter(|_| conf::is_closed(pgdata) || ControlSource::InPlace.decode(pgdata).is_err()))
+}
+
+fn interrupted_by(marker: Marker) -> Interrupted {
+    Interrupted {
+        started_unix_seconds: marker.started_unix_seconds,
+        start_lsn: marker.start_lsn,
+        is_seed: marker.is_seed,
+        source_host: marker.source_host,
+        command: marker.command,
+        directory: marker.directory,
+    }
+}
+
+/// The run that was interrupted in a directory, or is still in it.
+///
+/// # Errors
+/// The system's error.
+pub fn interrupted(pgdata: &Path) -> Result<Option<Interrupted>, DiskError> {
+    Ok(valid_marker(pgdata)?.map(interrupted_by))
+}
+
+/// When a rebuild finished in a directory in which no server was started since.
+#[must_use]
+pub fn finished_at(pgdata: &Path) -> Option<SystemTime> {
+    let control = ControlSource::InPlace.decode(pgdata).ok()?;
+    // Nothing writes to it before a server does.
+    control
+        .is_poisoned()
+        .then(|| disk::modified(&pgdata.join("global/pg_control")))
+        .flatten()
 }
 
 /// Where a control file lies.

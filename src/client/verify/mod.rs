@@ -11,6 +11,7 @@ mod passes;
 mod report;
 
 use crate::client::failure::{Failure, Kind, TargetState};
+use crate::client::finish::summary;
 use crate::client::look::target::{self, Hold};
 use crate::client::look::{lineage, twins};
 use crate::client::options::VerifyOptions;
@@ -84,6 +85,7 @@ async fn with_source(
     let configure = run.configure(Purpose::Verify);
     let introduced = source.introduce(&configure, None).await;
     let facts = introduced.map_err(|error| error.untouched())?;
+    summary::note_source(run, &facts);
     twins::complete(&mut standby, &facts, source, &run.options.pgdata, run.key)
         .await
         .map_err(|error| Failure::untouched(&error))?;

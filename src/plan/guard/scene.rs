@@ -4,8 +4,8 @@ use super::{Overrides, Situation, SlotWish, judge};
 use crate::facts::{Condition, SourceFacts, TargetCluster, TargetFacts};
 use crate::pg::control::{ClusterState, ControlFile};
 use crate::plan::refusal::Refusal;
-use crate::plan::standby::Role;
 use crate::plan::samples::{END, control, diverged_target, host, source};
+use crate::plan::standby::Role;
 use crate::plan::tablespaces::{Mapping, TargetPlaces};
 
 /// Everything a guard looks at, owned, so that a test can bend it.
