@@ -24,6 +24,7 @@ pub enum Code {
     LoginFailed,
     LoginOfThisSession,
     ParentGone,
+    ReportNotWritten,
     SeedsMissingDirectory,
     SettingInForce,
     SettingUnknown,
@@ -46,7 +47,7 @@ pub enum Code {
 
 impl Code {
     /// All of them with their names and their meaning, as the manual has it.
-    pub const ALL: [(Code, &str, &str); 37] = [
+    pub const ALL: [(Code, &str, &str); 38] = [
         (
             Code::AttemptFailed,
             "attempt-failed",
@@ -141,6 +142,11 @@ impl Code {
             Code::ParentGone,
             "parent-gone",
             "the process that started pg_reseed patroni has ended, and the run stops",
+        ),
+        (
+            Code::ReportNotWritten,
+            "report-not-written",
+            "the file of --report could not be written at the end",
         ),
         (
             Code::SeedsMissingDirectory,

@@ -9,10 +9,10 @@ use clap::error::ErrorKind;
 use crate::cli::resolve::UsageError;
 use crate::client::failure::{Failure, Kind, TargetState};
 use crate::client::outcome::{Mode, Outcome, VerifyVerdict};
-use crate::errors::printable;
+use crate::errors::{one_line, printable};
 use crate::event::Stage;
 use crate::plan::advice::Advice;
-use crate::ui::Ending;
+use crate::ui::{Ending, json};
 
 /// The exit statuses. The numbers are stable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -407,29 +407,60 @@ pub(super) fn lines(ending: &Ending) -> String {
     text
 }
 
+/// The end of a run that has not begun, in the form that is read.
+pub(super) fn early(
+    status: Status,
+    error: &str,
+    detail: Option<&str>,
+    hints: impl IntoIterator<Item = String>,
+) -> ExitCode {
+    let ending = Ending {
+        exit_status: status.number(),
+        outcome: match status {
+            Status::Usage => "usage",
+            _ => "failed",
+        },
+        target: "untouched",
+        stage: None,
+        refusals: Vec::new(),
+        errors: vec![error.to_owned()],
+        details: detail.iter().map(|&detail| detail.to_owned()).collect(),
+        hints: hints.into_iter().collect(),
+    };
+    if json::are_errors_json() {
+        print_error(&json::never_begun(&ending));
+    } else {
+        print_error(&lines(&ending));
+    }
+    status.code()
+}
+
 /// The end of a wrong command line.
 pub(super) fn usage(error: &UsageError, command: &str) -> ExitCode {
-    let mut text = format!("pg_reseed: error: {}\n", error.error);
-    if let Some(hint) = &error.hint {
-        let _ = writeln!(text, "pg_reseed: hint: {hint}");
-    }
-    let _ = writeln!(
-        text,
-        "pg_reseed: hint: Try \"pg_reseed {command} --help\" for more information."
-    );
-    print_error(&text);
-    Status::Usage.code()
+    let help = format!("Try \"pg_reseed {command} --help\" for more information.");
+    let hints = error.hint.iter().chain(std::iter::once(&help));
+    early(Status::Usage, &error.error, None, hints.cloned())
 }
 
 /// The end of a run whose environment has a value without meaning.
 pub(super) fn wrong_variable(error: &str) -> ExitCode {
-    print_error(&format!("pg_reseed: error: {error}\n"));
-    Status::Usage.code()
+    early(Status::Usage, error, None, None)
 }
 
 /// The end of a command line that clap refused, or that asked for help or the version.
 pub(super) fn clap(error: &clap::Error) -> ExitCode {
-    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+    if error.use_stderr() && json::are_errors_json() {
+        let text = error.to_string();
+        let mut parts = text.split("\n\n").map(one_line);
+        let first = parts.next().unwrap_or_default();
+        let first = first.strip_prefix("error: ").unwrap_or(&first);
+        early(
+            Status::Usage,
+            first.trim(),
+            None,
+            parts.map(|part| part.trim().to_owned()),
+        )
+    } else if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         print_error(&error.to_string());
         Status::Usage.code()
     } else if error.use_stderr() {

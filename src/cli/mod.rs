@@ -45,12 +45,16 @@ use crate::client::record::Record;
 use crate::event::Stage;
 use crate::plan::standby::Role;
 use crate::ui::report::{self, Warned};
-use crate::ui::{Ui, clock, file, log, short};
+use crate::ui::{Ui, clock, file, json, log, short};
+use crate::warning::{Code, Warning};
 
 /// Does what the arguments say.
 pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
     signals::survive_questions();
     let words = managers::by_name(args.collect());
+    if typed::wants_json(&words) {
+        json::errors_too();
+    }
     if let Some(code) = managers::called(&words) {
         return code;
     }
@@ -182,16 +186,26 @@ fn rebuild(meant: &Rebuild, manner: &Manner) -> ExitCode {
     } else {
         Warned::NotYet
     };
+    let report = file::Report {
+        report_version: file::VERSION,
+        started_at: clock::rfc3339(started),
+        finished_at: clock::rfc3339(SystemTime::now()),
+        ending: &ending,
+        outcome,
+    };
+    // While there is a display to warn.
+    if let Some(Report::File(path)) = &meant.report
+        && let Err(error) = report.text().and_then(|text| file::write(path, &text))
+    {
+        ui.events().warn(Warning {
+            code: Code::ReportNotWritten,
+            message: no_report_words(path, &error),
+        });
+    }
     let is_told = ui.end(ending.clone());
-    if let Some(place) = &meant.report {
-        let report = file::Report {
-            report_version: file::VERSION,
-            started_at: clock::rfc3339(started),
-            finished_at: clock::rfc3339(SystemTime::now()),
-            ending: &ending,
-            outcome,
-        };
-        put_report(place, &report);
+    if let Some(Report::StandardOutput) = &meant.report {
+        // Fails when nobody reads any more.
+        let _ = report.text().and_then(|text| io::stdout().write_all(&text));
     }
     if result.is_err() && !is_told {
         exit::print_error(&exit::lines(&ending));
@@ -212,32 +226,18 @@ fn rebuild(meant: &Rebuild, manner: &Manner) -> ExitCode {
     ExitCode::from(ending.exit_status)
 }
 
-fn put_report(place: &Report, report: &file::Report<'_>) {
-    let (written, name) = match place {
-        Report::File(path) => (
-            report.text().and_then(|text| file::write(path, &text)),
-            path.display().to_string(),
-        ),
-        Report::StandardOutput => (
-            report.text().and_then(|text| io::stdout().write_all(&text)),
-            "-".to_owned(),
-        ),
-    };
-    if let Err(error) = written {
-        let warning = format!("pg_reseed: warning: could not write report \"{name}\": {error}\n");
-        exit::print_error(&warning);
-    }
+fn no_report_words(path: &Path, error: &io::Error) -> String {
+    format!("could not write report \"{}\": {error}", path.display())
 }
 
 /// The end of a run whose report could not be written: nothing has begun.
 fn no_report(path: &Path, error: &io::Error) -> ExitCode {
-    let path = path.display();
-    exit::print_error(&format!(
-        "pg_reseed: error: could not write report \"{path}\": {error}\n\
-         pg_reseed: detail: The run has not begun.\n\
-         pg_reseed: hint: Give --report a file in a directory that this user may write to, or - for standard output.\n"
-    ));
-    Status::Failed.code()
+    exit::early(
+        Status::Failed,
+        &no_report_words(path, error),
+        Some("The run has not begun."),
+        ["Give --report a file in a directory that this user may write to, or - for standard output.".to_owned()],
+    )
 }
 
 /// The rebuild, until it ends or is stopped. The first signal asks it to stop, which it does after
@@ -295,8 +295,7 @@ fn abandoned(stage: Option<Stage>, role: Role, error: &str) -> Failure {
 }
 
 fn cannot_begin(error: &str) -> ExitCode {
-    exit::print_error(&format!("pg_reseed: error: {error}\n"));
-    Status::Failed.code()
+    exit::early(Status::Failed, error, None, None)
 }
 
 #[cfg(test)]

@@ -17,6 +17,45 @@ const SECRET_NAMES: [&str; 6] = [
 /// Keys in connection strings.
 const SECRET_KEYS: [&str; 2] = ["scram_client_key", "scram_server_key"];
 
+/// Commands that have `--progress`.
+const SHOW_PROGRESS: [&str; 2] = ["rebuild", "verify"];
+
+/// Short options that may stand before `-P` in one word, since they take no value.
+const FLAGS: &str = "CNnqv";
+
+/// Whether `--progress json` was typed, as far as the words alone tell: also where they are wrong otherwise.
+pub fn wants_json(args: &[OsString]) -> bool {
+    let mut words = args.iter().skip(1).map(|word| word.to_string_lossy());
+    if !words
+        .next()
+        .is_some_and(|command| SHOW_PROGRESS.contains(&&*command))
+    {
+        return false;
+    }
+    let mut style = None;
+    let mut is_next = false;
+    for word in words.take_while(|word| word != "--") {
+        let is_option = word.starts_with('-');
+        if std::mem::take(&mut is_next) && !is_option {
+            style = Some(word.into_owned());
+            continue;
+        }
+        let short = word
+            .strip_prefix('-')
+            .map(|rest| rest.trim_start_matches(|flag| FLAGS.contains(flag)))
+            .and_then(|rest| rest.strip_prefix('P'));
+        let value = match (word.strip_prefix("--progress"), short) {
+            (Some(value), _) if value.is_empty() || value.starts_with('=') => value,
+            (_, Some(value)) => value,
+            _ => continue,
+        };
+        // The last one counts.
+        style = Some(value.trim_start_matches('=').to_owned());
+        is_next = value.is_empty();
+    }
+    style.is_some_and(|style| style == "json")
+}
+
 /// The words of the command, so that it can be typed again: with the variables that had a part in it, and without
 /// secrets. `variables` are their names, `variable` tells their values.
 pub fn words<'a>(
@@ -172,6 +211,37 @@ fn after_colon<'a>(shown: &mut String, behind: &'a str) -> &'a str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_is_wanted_by_the_words_alone() {
+        let wants = |line: &str| {
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            wants_json(&words)
+        };
+        for line in [
+            "pg_reseed rebuild -P json",
+            "pg_reseed rebuild -Pjson --no-such-option",
+            "pg_reseed rebuild -P=json",
+            "pg_reseed verify -nqP json -j",
+            "pg_reseed rebuild --progress json -D",
+            "pg_reseed rebuild -P plain --progress=json",
+        ] {
+            assert!(wants(line), "{line}");
+        }
+        for line in [
+            "pg_reseed",
+            "pg_reseed -P json",
+            "pg_reseed inspect -P json",
+            "pg_reseed rebuild -P json -P",
+            "pg_reseed rebuild -P json -P bar",
+            "pg_reseed rebuild -P -n json",
+            "pg_reseed rebuild -- -P json",
+            "pg_reseed rebuild --progressive json",
+            "pg_reseed rebuild -DP json",
+        ] {
+            assert!(!wants(line), "{line}");
+        }
+    }
 
     #[test]
     fn no_secret_stays_in_what_is_kept() {

@@ -3,6 +3,7 @@
 //! version.
 
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -11,15 +12,64 @@ use crate::errors::quiet_json;
 use crate::event::Event;
 use crate::ui::figures::Figures;
 use crate::ui::status::Standing;
-use crate::ui::{Display, Ending, Level};
+use crate::ui::{Display, Ending, Level, print_line};
 
 /// Distance of the `progress` lines.
 const LINE_DISTANCE: Duration = Duration::from_millis(500);
+
+/// What the lines are, and the version of their format: it grows when an event or a field changes its meaning or goes.
+const SCHEMA: &str = "pg_reseed.progress";
+const VERSION: u32 = 1;
+
+/// Whether all that goes to standard error is JSON, also where no display runs.
+static ERRORS_TOO: AtomicBool = AtomicBool::new(false);
+
+/// Says that whoever reads standard error reads JSON: from here on a panic is a line of it, too.
+pub fn errors_too() {
+    if !ERRORS_TOO.swap(true, Ordering::Relaxed) {
+        std::panic::set_hook(Box::new(|panic| {
+            print_line(&log_line(
+                Level::Error,
+                &format!("the program has a fault: {panic}"),
+            ));
+        }));
+    }
+}
+
+/// Whether errors are JSON.
+#[must_use]
+pub fn are_errors_json() -> bool {
+    ERRORS_TOO.load(Ordering::Relaxed)
+}
+
+/// All that is said of a run that has not begun.
+#[must_use]
+pub fn never_begun(ending: &Ending) -> String {
+    let mut json = Json::begin(Vec::new());
+    json.line(&Line::End(ending));
+    String::from_utf8_lossy(&json.out).into_owned()
+}
+
+/// A line of the log that no display shows any more.
+pub(super) fn log_line(level: Level, text: &str) -> String {
+    let line = Line::Log {
+        level: level.name(),
+        text,
+    };
+    serde_json::to_string(&line).map_or_else(|_| String::new(), |text| quiet_json(&text))
+}
 
 /// One line. The tag is the field `event`.
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Line<'a> {
+    /// The first one.
+    Begin {
+        schema: &'static str,
+        version: u32,
+        pg_reseed_version: &'static str,
+        pid: u32,
+    },
     Stage {
         stage: &'static str,
         seconds: f64,
@@ -57,6 +107,18 @@ pub(super) struct Json<W> {
 impl<W: Write> Json<W> {
     pub(super) fn new(out: W) -> Self {
         Self { out }
+    }
+
+    /// Says first what will be said.
+    pub(super) fn begin(out: W) -> Self {
+        let mut json = Self::new(out);
+        json.line(&Line::Begin {
+            schema: SCHEMA,
+            version: VERSION,
+            pg_reseed_version: env!("CARGO_PKG_VERSION"),
+            pid: std::process::id(),
+        });
+        json
     }
 
     #[cfg(test)]
@@ -134,6 +196,25 @@ mod tests {
 
     use super::*;
     use crate::ui::tests::run_shown;
+
+    #[test]
+    fn the_first_line_says_what_the_others_are() {
+        let ending = Ending {
+            exit_status: 2,
+            outcome: "usage",
+            target: "untouched",
+            stage: None,
+            refusals: vec![],
+            errors: vec!["no\u{9b}such \"option\"".to_owned()],
+            details: vec![],
+            hints: vec!["look".to_owned()],
+        };
+        let text = never_begun(&ending).replace(&format!("{}}}", std::process::id()), "PID}");
+        assert_snapshot!(text, @r#"
+        {"event":"begin","schema":"pg_reseed.progress","version":1,"pg_reseed_version":"0.1.0","pid":PID}
+        {"event":"end","exit_status":2,"outcome":"usage","target":"untouched","stage":null,"refusals":[],"errors":["no\u009bsuch \"option\""],"details":[],"hints":["look"]}
+        "#);
+    }
 
     #[test]
     fn json_is_an_object_per_line() {

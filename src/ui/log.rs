@@ -9,7 +9,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 
-use crate::ui::{Level, Screen, clock, print_line};
+use crate::ui::{Level, Screen, clock, json, print_line};
 
 /// The variable that names levels by module, as in `info,pg_reseed::client=trace`.
 pub const VARIABLE: &str = "PG_RESEED_LOG";
@@ -123,7 +123,11 @@ impl Write for LineWriter {
             None => Err(text),
         };
         if let Err(text) = text {
-            print_line(&text);
+            if self.sink.is_json {
+                print_line(&json::log_line(self.level, &text));
+            } else {
+                print_line(&text);
+            }
         }
         Ok(bytes.len())
     }

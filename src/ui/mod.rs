@@ -10,7 +10,7 @@ pub mod clock;
 mod figures;
 pub mod file;
 pub mod inspection;
-mod json;
+pub mod json;
 pub mod log;
 mod plain;
 pub mod report;
@@ -120,7 +120,10 @@ impl Ui {
         let style = style.resolved(io::stderr().is_terminal());
         let display: Box<dyn Display> = match style {
             Style::Bar => Box::new(bar::Bar::new()),
-            Style::Json => Box::new(json::Json::new(io::stderr())),
+            Style::Json => {
+                json::errors_too();
+                Box::new(json::Json::begin(io::stderr()))
+            }
             Style::None => Box::new(plain::Plain::new(io::stderr(), true, false)),
             Style::Auto | Style::Plain => Box::new(plain::Plain::new(io::stderr(), false, dated)),
         };

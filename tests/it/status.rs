@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 
-use crate::cluster::{Cluster, Pair, Rebuild, Running, Scene, binary, clean, eventually};
+use crate::cluster::{
+    Cluster, Pair, Rebuild, Running, Scene, binary, clean, eventually, eventually_with,
+};
 
 /// Status and output of `pg_reseed status`.
 fn ask(target: &Cluster, options: &[&str]) -> (i32, String) {
@@ -77,8 +79,6 @@ fn a_run_tells_how_far_it_is_and_its_remains_how_to_go_on() {
         (&true.into(), &"rebuild".into())
     );
     assert_eq!(run["stage"], "compare");
-    let percent = run["percent"].as_f64().unwrap();
-    assert!(percent > 0.0 && percent < 100.0, "{said}");
     assert!(run["compared_bytes"].as_u64().unwrap() > 0, "{said}");
     assert_eq!(
         run["source_data_directory"],
@@ -87,12 +87,14 @@ fn a_run_tells_how_far_it_is_and_its_remains_how_to_go_on() {
     assert!(run["command"].as_str().unwrap().contains(" rebuild -D "));
     assert!(said["interrupted"].is_null(), "{said}");
     // A rate needs two looks a second apart, which nobody has made but the run itself.
-    let begun = Instant::now();
-    eventually("its rate is known", Duration::from_secs(20), || {
+    eventually_with(Duration::from_secs(60), || {
         let (_, said) = ask_json(&pair.old);
-        said["runs"][0]["bytes_per_second"].as_u64()
+        let run = &said["runs"][0];
+        let percent = run["percent"].as_f64().unwrap_or(0.0);
+        assert!(percent < 100.0, "{said}");
+        let is_known = percent > 0.0 && run["bytes_per_second"].is_u64();
+        is_known.then_some(()).ok_or_else(|| said.to_string())
     });
-    assert!(begun.elapsed() < Duration::from_secs(20));
     // The name of a directory does not matter.
     let link = scene.path().join("link");
     std::os::unix::fs::symlink(pair.old.pgdata(), &link).unwrap();
@@ -214,11 +216,12 @@ fn runs_that_change_nothing_can_be_asked_too_and_beside_another() {
         .args(["--max-rate", "64k", "--progress", "none"])
         .stdout(std::process::Stdio::null());
     let mut both = [command.spawn().unwrap(), command.spawn().unwrap()];
-    eventually("both are asked", Duration::from_secs(30), || {
+    eventually_with(Duration::from_secs(60), || {
         let (code, said) = ask_json(&pair.new);
         let runs = said["runs"].as_array().unwrap();
         let is_one = |run: &Value| run["kind"] == "verify" && run["stage"] == "compare";
-        (code == 0 && runs.len() == 2 && runs.iter().all(is_one)).then_some(())
+        let are_both = code == 0 && runs.len() == 2 && runs.iter().all(is_one);
+        are_both.then_some(()).ok_or_else(|| said.to_string())
     });
     for child in &mut both {
         child.kill().unwrap();
@@ -314,4 +317,79 @@ fn sigusr1_that_was_ignored_at_the_start_stays_ignored() {
     running.wait_for("it goes on", |running| running.events().len() > ticks + 3);
     let is_status = |event: &Value| event["event"] == "status";
     assert!(!running.events().iter().any(is_status));
+}
+
+/// Whatever goes wrong, whoever reads JSON on standard error reads nothing else, and first what it is.
+#[test]
+fn with_progress_json_nothing_else_stands_on_standard_error() {
+    let scene = Scene::new();
+    let pair = Pair::diverged(&scene);
+    let said = |rebuild: Rebuild, code: i32| {
+        let said = rebuild.fail(code);
+        let lines: Vec<Value> = said
+            .stderr
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}\n{said}")))
+            .collect();
+        let (first, last) = (&lines[0], &lines[lines.len() - 1]);
+        assert_eq!(
+            (&first["event"], &first["schema"]),
+            (&"begin".into(), &"pg_reseed.progress".into())
+        );
+        assert_eq!(first["version"], 1);
+        assert_eq!(
+            (&last["event"], &last["exit_status"]),
+            (&"end".into(), &code.into())
+        );
+        lines
+    };
+    let json = || pair.rebuild().args(["--progress", "json"]);
+    // Wrong by its words, by their meaning, by the environment.
+    for (wrong, word) in [
+        (json().arg("--no-such-option"), "--no-such-option"),
+        (json().args(["--waldir", "here"]), "absolute"),
+        (json().env("PG_RESEED_LOG", "=x=y="), "PG_RESEED_LOG"),
+    ] {
+        let lines = said(wrong, 2);
+        let last = &lines[lines.len() - 1];
+        assert_eq!(last["outcome"], "usage", "{lines:?}");
+        let error = last["errors"][0].as_str().unwrap();
+        assert!(error.contains(word) && !error.contains('\n'), "{lines:?}");
+    }
+    // Before it begins, by a check, and while it runs: what ssh says comes as a part of it.
+    let folder = scene.path().display().to_string();
+    said(json().args(["--report", &folder]), 1);
+    said(json().args(["--max-delete", "0", "-v", "-v"]), 3);
+    let lines = said(
+        json().args(["--from", "exec:echo it has no key >&2; exit 1"]),
+        1,
+    );
+    assert!(
+        lines[lines.len() - 1].to_string().contains("it has no key"),
+        "{lines:?}"
+    );
+    // A report that could be written at first, and not at the end.
+    let place = scene.folder("reports");
+    let report = place.join("report.json");
+    let mut running = json()
+        .args(["--max-rate", "64k", "--report"])
+        .arg(&report)
+        .spawn();
+    running.wait_for("something is compared", is_comparing);
+    fs::remove_dir(&place).unwrap();
+    kill_process(running.pid(), Signal::TERM).unwrap();
+    let ended = running.wait();
+    assert_eq!(ended.code(), 4, "{ended}");
+    let events: Vec<Value> = ended
+        .stderr
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert!(
+        events
+            .iter()
+            .any(|event| event["code"] == "report-not-written"),
+        "{ended}"
+    );
+    assert_eq!(events[events.len() - 1]["event"], "end");
 }
