@@ -81,6 +81,8 @@ pub enum Event {
     Note(String),
     /// WAL that the source keeps for this run, in bytes behind its current end.
     RetainedWal { bytes: u64 },
+    /// What the source may read a second from now on; `None` is no limit.
+    MaxRate(Option<u64>),
 }
 
 /// Figures that grow during a run. Bytes unless the name says blocks or files.

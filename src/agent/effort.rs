@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::buffer::Buffer;
@@ -27,7 +27,7 @@ pub struct Effort {
     read: AtomicU64,
     packed: AtomicU64,
     room: Arc<Semaphore>,
-    limit: Option<Limit>,
+    limit: Arc<Limit>,
 }
 
 /// What reading is for. Where it is limited, each lane that has something to read takes its turn: neither the WAL
@@ -39,21 +39,92 @@ pub enum Lane {
     Wal,
 }
 
-/// A limit on reading.
+/// A limit on reading, which may change at any time.
 #[derive(Debug)]
-struct Limit {
-    /// Bytes a second.
-    rate: u64,
-    /// When the next may be read.
-    next: Mutex<Instant>,
+pub struct Limit {
+    /// Bytes a second; 0 is no limit.
+    rate: watch::Sender<u64>,
+    debt: Mutex<Debt>,
     /// Held by who is next of a lane.
     lanes: [Mutex<()>; 2],
 }
 
+/// What was read, and not yet paid for with time.
+#[derive(Debug)]
+struct Debt {
+    bytes: u64,
+    since: Instant,
+}
+
+impl Default for Limit {
+    fn default() -> Self {
+        Self {
+            rate: watch::Sender::new(0),
+            debt: Mutex::new(Debt {
+                bytes: 0,
+                since: Instant::now(),
+            }),
+            lanes: Default::default(),
+        }
+    }
+}
+
+impl Limit {
+    /// Limits to so many bytes a second from now on, or not at all. Who waits by the rate before waits by this one.
+    pub fn set(&self, max_rate: Option<u64>) {
+        self.rate.send_replace(max_rate.unwrap_or(0));
+    }
+
+    /// Waits until so many bytes may be read.
+    async fn pass(&self, bytes: u64, lane: Lane) {
+        let mut rate = self.rate.subscribe();
+        if *rate.borrow() == 0 {
+            return;
+        }
+        let _next_of_lane = self.lanes[usize::from(lane == Lane::Wal)].lock().await;
+        // At most one of each lane waits here, and the lock is given in the order of asking.
+        let mut debt = self.debt.lock().await;
+        loop {
+            let now = *rate.borrow_and_update();
+            if now == 0 {
+                debt.bytes = 0;
+                return;
+            }
+            let paid = debt.since + time_for(debt.bytes, now);
+            // Time in which nothing was asked for is not saved up.
+            let turn = paid.max(Instant::now());
+            tokio::select! {
+                () = tokio::time::sleep_until(turn) => {
+                    *debt = Debt { bytes, since: turn };
+                    return;
+                }
+                _ = rate.changed() => {
+                    let paid = bytes_in(debt.since.elapsed(), now);
+                    *debt = Debt {
+                        bytes: debt.bytes.saturating_sub(paid),
+                        since: Instant::now(),
+                    };
+                }
+            }
+        }
+    }
+}
+
+/// How long so many bytes take at a rate.
+fn time_for(bytes: u64, rate: u64) -> Duration {
+    let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(rate);
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+}
+
+/// How many bytes a rate allows in a time.
+fn bytes_in(time: Duration, rate: u64) -> u64 {
+    u64::try_from(time.as_nanos() * u128::from(rate) / 1_000_000_000).unwrap_or(u64::MAX)
+}
+
 impl Effort {
-    /// Begins at zero. `max_rate`: most bytes to read in a second.
+    /// Begins at zero.
     #[must_use]
-    pub fn new(compression: Compression, max_rate: Option<u64>) -> Self {
+    pub fn new(compression: Compression, limit: Arc<Limit>) -> Self {
         let permits = usize::try_from(HELD_MAX / PERMIT_BYTES).unwrap_or(usize::MAX);
         Self {
             compression,
@@ -61,12 +132,14 @@ impl Effort {
             read: AtomicU64::new(0),
             packed: AtomicU64::new(0),
             room: Arc::new(Semaphore::new(permits)),
-            limit: max_rate.filter(|rate| *rate > 0).map(|rate| Limit {
-                rate,
-                next: Mutex::new(Instant::now()),
-                lanes: Default::default(),
-            }),
+            limit,
         }
+    }
+
+    /// The limit on reading.
+    #[must_use]
+    pub fn limit(&self) -> Arc<Limit> {
+        Arc::clone(&self.limit)
     }
 
     /// Waits until an answer of so many bytes may be made; it is held until the returned value goes.
@@ -85,17 +158,7 @@ impl Effort {
     /// Waits until so many bytes may be read.
     pub async fn pace(&self, bytes: u64, lane: Lane) {
         self.read.fetch_add(bytes, Ordering::Relaxed);
-        let Some(limit) = &self.limit else {
-            return;
-        };
-        let _next_of_lane = limit.lanes[usize::from(lane == Lane::Wal)].lock().await;
-        // At most one of each lane waits here, and the lock is given in the order of asking.
-        let mut next = limit.next.lock().await;
-        // Time in which nothing was asked for is not saved up.
-        let turn = (*next).max(Instant::now());
-        tokio::time::sleep_until(turn).await;
-        let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(limit.rate);
-        *next = turn + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        self.limit.pass(bytes, lane).await;
     }
 
     /// Packs an answer's body in the way that serves the run best now.
@@ -188,9 +251,47 @@ impl Drop for Held {
 mod tests {
     use super::*;
 
+    fn limited(rate: u64) -> Effort {
+        let limit = Limit::default();
+        limit.set(Some(rate));
+        Effort::new(Compression::None, Arc::new(limit))
+    }
+
+    /// Who waits for a slow rate does not go on waiting when a faster one, or none, is in force.
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_that_changes_holds_at_once() {
+        let effort = Arc::new(limited(1_000));
+        effort.pace(100_000, Lane::Files).await;
+        let began = Instant::now();
+        let waits = tokio::spawn({
+            let effort = Arc::clone(&effort);
+            async move { effort.pace(100_000, Lane::Files).await }
+        });
+        tokio::time::sleep(Duration::from_secs(40)).await;
+        // 60,000 are still to be paid.
+        effort.limit().set(Some(10_000));
+        waits.await.unwrap();
+        assert_eq!(began.elapsed().as_secs(), 46);
+        let waits = tokio::spawn({
+            let effort = Arc::clone(&effort);
+            async move { effort.pace(1, Lane::Wal).await }
+        });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        effort.limit().set(None);
+        waits.await.unwrap();
+        assert_eq!(began.elapsed().as_secs(), 47);
+        effort.pace(u64::MAX, Lane::Files).await;
+        assert_eq!(began.elapsed().as_secs(), 47);
+        // From no limit to one: what was read before costs nothing.
+        effort.limit().set(Some(1_000));
+        effort.pace(1_000, Lane::Files).await;
+        effort.pace(1_000, Lane::Files).await;
+        assert_eq!(began.elapsed().as_secs(), 48);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_limit_spreads_reading_over_time() {
-        let effort = Effort::new(Compression::None, Some(1_000_000));
+        let effort = limited(1_000_000);
         let began = Instant::now();
         for _ in 0..5 {
             effort.pace(500_000, Lane::Files).await;
@@ -207,7 +308,7 @@ mod tests {
     /// WAL does not wait until all files are read that were asked for before it, and does not keep them waiting.
     #[tokio::test(start_paused = true)]
     async fn files_and_wal_take_turns_under_a_limit() {
-        let effort = Arc::new(Effort::new(Compression::None, Some(1_000)));
+        let effort = Arc::new(limited(1_000));
         let order = Arc::new(std::sync::Mutex::new(String::new()));
         let mut tasks = Vec::new();
         for (lane, word) in [(Lane::Files, 'f'), (Lane::Wal, 'w')] {
@@ -232,7 +333,7 @@ mod tests {
 
     #[tokio::test]
     async fn answers_that_nobody_takes_stop_the_making_of_more() {
-        let effort = Effort::new(Compression::None, None);
+        let effort = Effort::new(Compression::None, Arc::default());
         let first = effort.hold(HELD_MAX - PERMIT_BYTES).await.waits(5);
         let second = effort.hold(1).await;
         {
@@ -249,7 +350,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn how_long_answers_wait_tells_how_fast_the_link_is() {
-        let effort = Effort::new(Compression::Auto, None);
+        let effort = Effort::new(Compression::Auto, Arc::default());
         for _ in 0..20 {
             let first = effort.hold(TELLING).await.waits(TELLING);
             let second = effort.hold(TELLING).await.waits(TELLING);

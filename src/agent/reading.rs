@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::answer::{self, Reader};
-use super::effort::Held;
+use super::effort::{Held, Limit};
 use crate::buffer::Buffer;
 use crate::geometry::{EXTENT_BYTES, WHOLE_MAX_BYTES, total_bytes};
 use crate::link::frames::{self, Frame, FrameError, Outgoing};
@@ -36,16 +36,18 @@ pub(super) struct Shared {
     reader: RwLock<Option<Arc<Reader>>>,
     in_flight: AtomicUsize,
     waiting: Arc<Semaphore>,
+    limit: Arc<Limit>,
 }
 
 impl Shared {
     /// Nothing can be read yet.
-    pub(super) fn new() -> Self {
+    pub(super) fn new(limit: Arc<Limit>) -> Self {
         Self {
             workers: OnceLock::new(),
             reader: RwLock::new(None),
             in_flight: AtomicUsize::new(0),
             waiting: Arc::new(Semaphore::new(WAITING_REQUESTS)),
+            limit,
         }
     }
 
@@ -99,6 +101,8 @@ pub(super) async fn receive(
         let Frame { id, head, body } = frame;
         match (codec::decode::<Request>(&head)?, control) {
             (Request::Alive, _) => {}
+            // At once, also while the session is busy with something else.
+            (Request::Limit { max_rate }, Some(_)) => shared.limit.set(max_rate),
             (
                 request @ (Request::Digests { .. }
                 | Request::Blocks { .. }

@@ -96,7 +96,7 @@ async fn lead(
     let (outgoing, to_write) = mpsc::channel(WAITING_ANSWERS);
     let output = frames::unstuck(output, SILENT_AFTER);
     let mut writing = tokio::spawn(frames::write_frames(output, to_write));
-    let shared = Arc::new(Shared::new());
+    let shared = Arc::new(Shared::new(session.limit()));
     // Ends with this function, and all further streams with it.
     let mut further = tokio::task::JoinSet::new();
     if let Request::Configure { jobs, join, .. } = &first {

@@ -10,7 +10,7 @@ use super::ahead::{Ahead, segments_of};
 use super::answer::{Reader, Reply};
 use super::bracket::{self, Bracket, OwnedSlot, server_fault};
 use super::configuration;
-use super::effort::Effort;
+use super::effort::{Effort, Limit};
 use super::host;
 use super::look;
 use super::names;
@@ -80,7 +80,7 @@ impl Session {
     pub fn new(options: ServeOptions) -> Self {
         Self {
             options,
-            effort: Arc::new(Effort::new(Compression::None, None)),
+            effort: Arc::new(Effort::new(Compression::None, Arc::default())),
             configuration: None,
             sql: None,
             facts: None,
@@ -98,6 +98,12 @@ impl Session {
     #[must_use]
     pub fn reader(&self) -> Option<Arc<Reader>> {
         self.reader.clone()
+    }
+
+    /// The limit on reading, which may be changed at any time.
+    #[must_use]
+    pub fn limit(&self) -> Arc<Limit> {
+        self.effort.limit()
     }
 
     /// Something that cancels the statement in flight.
@@ -123,7 +129,9 @@ impl Session {
                 if self.configuration.is_some() || !compression.is_lawful() {
                     return Err(unlawful("this configuration"));
                 }
-                self.effort = Arc::new(Effort::new(compression, max_rate));
+                let limit = self.limit();
+                limit.set(max_rate);
+                self.effort = Arc::new(Effort::new(compression, limit));
                 self.configuration = Some(Configuration {
                     key,
                     jobs: workers::jobs(jobs).min(WALK_THREADS_MAX),
@@ -216,7 +224,9 @@ impl Session {
             | Request::Delta { .. }
             | Request::Control => return Err(unlawful("reading")),
             Request::Join { .. } => return Err(unlawful("joining a session")),
-            Request::Alive => return Err(unlawful("a sign of life")),
+            Request::Alive | Request::Limit { .. } => {
+                return Err(unlawful("a word without answer"));
+            }
         };
         Ok((answer, Buffer::default()))
     }

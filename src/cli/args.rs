@@ -20,6 +20,7 @@ use crate::cli::help;
 use crate::cli::managers::args::{PatroniArguments, RewindArguments};
 use crate::cli::values::{self, Checkpoint, ConfigSide, ResultRole, WalMethod};
 use crate::pg::cluster_name::ClusterName;
+use crate::plan::timetable::Rates;
 use crate::ui::Style;
 use crate::wire::message::Compression;
 
@@ -598,19 +599,23 @@ pub struct EffortArguments {
     )]
     pub compress: Option<Compression>,
 
-    /// Most that the source reads and sends a second: kB, or suffix k, M, G
+    /// Most that the source reads a second: RATE, or a timetable
     ///
     /// How much the agent reads of the source's files in a second at most, and so sends at most, in
     /// kilobytes; the suffixes k, M and G (as in 200M) mean kilobytes, megabytes and gigabytes. At least 32 kB.
     /// Comparing counts too: at 100M, a cluster of 1 TB takes three hours however little of it differs.
+    ///
+    /// Instead of one rate, a timetable: entries TIME,RATE with blanks between, as in "08:00,50M 23:00,off". Each is in
+    /// force until the next one; "off" is no limit. TIME is HH:MM or HH:MM:SS of this host's local time, of all days, or of
+    /// one that is named before it, as in Sat-08:00. The rate changes while the run goes on, and the progress shows it.
     #[arg(
         short = 'r',
         long,
         value_name = "RATE",
-        value_parser = values::parse_rate,
+        value_parser = values::parse_rates,
         help_heading = RUN
     )]
-    pub max_rate: Option<u64>,
+    pub max_rate: Option<Rates>,
 }
 
 /// How progress is shown.

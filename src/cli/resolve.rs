@@ -352,7 +352,7 @@ fn reach(typed: &EffortArguments, from: Agent, around: &Surroundings) -> Reach {
         compression: compression(typed, &from),
         jobs: jobs(typed, around),
         agent_jobs: typed.jobs,
-        max_rate: typed.max_rate,
+        max_rate: typed.max_rate.clone().unwrap_or_default(),
         from,
     }
 }
@@ -851,6 +851,7 @@ mod tests {
 
     use super::*;
     use crate::cli::args::{self, Command};
+    use crate::plan::timetable::Rates;
 
     /// Resolves a command line in an environment that has nothing but `variables`.
     fn resolve(line: &str, variables: &[(&str, &str)]) -> Result<Rebuild, UsageError> {
@@ -961,7 +962,7 @@ mod tests {
         assert_eq!(options.pgdata, Path::new("/home/postgres/data"));
         assert!(matches!(&options.reach.from, Agent::Ssh { user_host, .. } if user_host == "db2"));
         assert_eq!(options.reach.compression, Compression::Auto);
-        assert_eq!(options.reach.max_rate, None);
+        assert_eq!(options.reach.max_rate, Rates::Always(None));
         assert_eq!((options.reach.jobs, options.reach.agent_jobs), (16, None));
         assert_eq!(options.reach.streams, 4);
         assert_eq!(options.wait, Duration::from_secs(60));

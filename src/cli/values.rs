@@ -3,6 +3,7 @@
 use clap::ValueEnum;
 
 use crate::plan::standby::Role;
+use crate::plan::timetable::{self, Rates};
 
 /// Whose configuration files the standby has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -73,6 +74,14 @@ pub fn parse_rate(text: &str) -> Result<u64, String> {
         return Err(format!("the least rate is {RATE_MIN_KB} kB a second"));
     }
     Ok(kilobytes * 1024)
+}
+
+/// One rate, or a timetable of them.
+///
+/// # Errors
+/// What is wrong with the text.
+pub fn parse_rates(text: &str) -> Result<Rates, String> {
+    timetable::parse(text, parse_rate).map_err(|error| error.to_string())
 }
 
 /// A size in bytes, or with the suffix k, M, G or T, each 1024 times the one before.

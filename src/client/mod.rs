@@ -7,6 +7,7 @@
 //! the streams of `asking`).
 
 mod asking;
+mod clock;
 pub mod failure;
 pub mod options;
 pub mod outcome;

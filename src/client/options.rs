@@ -11,6 +11,7 @@ use crate::pg::conninfo::Conninfo;
 use crate::plan::guard::Overrides;
 use crate::plan::standby::Role;
 use crate::plan::tablespaces::Mapping;
+use crate::plan::timetable::Rates;
 use crate::wire::message::Compression;
 
 /// How the source is reached, and how much is done at a time: what all runs have in common.
@@ -23,8 +24,8 @@ pub struct Reach {
     /// Threads that compute at a time on this side, and on the other if that was asked for.
     pub jobs: usize,
     pub agent_jobs: Option<u16>,
-    /// Most bytes that the agent reads in a second.
-    pub max_rate: Option<u64>,
+    /// Most bytes that the agent reads in a second, by the time of this host.
+    pub max_rate: Rates,
 }
 
 /// The options of one rebuild, seed or dry run.

@@ -17,7 +17,7 @@ use crate::client::record::Record;
 use crate::client::run::Run;
 use crate::client::source::{self, Connection, Source};
 use crate::client::survey::survey;
-use crate::client::transfer::streams;
+use crate::client::transfer::{aside, streams};
 use crate::event::{Events, Stage};
 use crate::plan::words::Bytes;
 use crate::wire::message::Request;
@@ -46,6 +46,7 @@ pub async fn rebuild(
     let result = tokio::select! {
         result = with_source(&run, looked, &source, &mut cancel) => result,
         never = streams::widen(&run, &source, &mut connection) => match never {},
+        never = aside::tell(&run, &source) => match never {},
     };
     match result {
         Ok(End::Copied(finished, copy)) => {

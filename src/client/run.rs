@@ -1,14 +1,16 @@
 //! What every step of a run needs.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 
+use crate::client::clock;
 use crate::client::failure::{Failure, TargetState};
 use crate::client::options::{Reach, RebuildOptions};
 use crate::client::record::Record;
 use crate::digest::SessionKey;
-use crate::event::{Events, Stage};
+use crate::event::{Event, Events, Stage};
 use crate::plan::lineage::Remark;
 use crate::plan::slots::Choice;
 use crate::postmaster::again::Ran;
@@ -28,6 +30,8 @@ pub(super) struct Run<'a, O = RebuildOptions> {
     /// Told when the further streams may come.
     pub(super) admitted: Notify,
     pub(super) record: &'a Record,
+    /// The rate that the agent was told last: bytes a second, 0 for no limit.
+    pub(super) told_rate: AtomicU64,
     /// Set once the standby's slot was made, which only lasts if the agent hears that the run has ended well.
     pub(super) made_slot: OnceLock<()>,
     /// The slot that the standby will use, once the source was asked.
@@ -58,6 +62,7 @@ impl<'a, O> Run<'a, O> {
             join: (reach.streams > 1).then_some(JoinToken(token)),
             admitted: Notify::new(),
             record,
+            told_rate: AtomicU64::new(0),
             made_slot: OnceLock::new(),
             choice: OnceLock::new(),
             stopped: OnceLock::new(),
@@ -71,10 +76,20 @@ impl<'a, O> Run<'a, O> {
             key: self.key,
             compression: self.reach.compression,
             jobs: self.reach.agent_jobs,
-            max_rate: self.reach.max_rate,
+            max_rate: self.rate_now(),
             purpose,
             join: self.join,
         }
+    }
+
+    /// The rate that is in force now, which the agent is about to be told.
+    pub(super) fn rate_now(&self) -> Option<u64> {
+        let rate = self.reach.max_rate.at(clock::now());
+        self.told_rate.store(rate.unwrap_or(0), Ordering::Relaxed);
+        if rate.is_some() || self.reach.max_rate.changes() {
+            self.events.tell(&Event::MaxRate(rate));
+        }
+        rate
     }
 
     /// Tells a warning, once, now and in the outcome.

@@ -99,6 +99,8 @@ pub struct Source {
     tell_end: Arc<watch::Sender<Option<End>>>,
     /// Bytes of WAL that the source keeps for the run, as it told last.
     retained: Arc<watch::Sender<u64>>,
+    /// The agent has taken the session's configuration.
+    is_ready: Arc<watch::Sender<bool>>,
     events: Events,
 }
 
@@ -151,6 +153,7 @@ pub async fn connect(from: &From, events: &Events) -> Result<(Source, Connection
         next: Arc::new(AtomicU32::new(1)),
         tell_end: Arc::new(watch::Sender::new(None)),
         retained: Arc::default(),
+        is_ready: Arc::default(),
         events: events.clone(),
     };
     Counters::add(&events.counters().streams, 1);
@@ -319,6 +322,7 @@ impl Source {
         let (Answer::Ready { .. }, _) = ready? else {
             return Err(SourceError::Unfitting("configure"));
         };
+        self.is_ready.send_replace(true);
         match facts? {
             (Answer::Facts(facts), _)
                 if facts.control.is_sane() && facts.tablespaces.len() <= TABLESPACES_MAX =>
@@ -359,6 +363,24 @@ impl Source {
             (Answer::Position { timeline, lsn }, _) => Ok((timeline, lsn)),
             _ => Err(SourceError::Unfitting("position")),
         }
+    }
+
+    /// Waits until the session has its configuration: before that nothing else may be said.
+    pub(super) async fn ready(&self) {
+        let mut told = self.is_ready.subscribe();
+        if told.wait_for(|is_ready| *is_ready).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Says what has no answer.
+    pub(super) async fn say(&self, request: &Request) {
+        let Ok(frame) = Outgoing::new(0, request, Vec::new()) else {
+            return;
+        };
+        Counters::add(&self.events.counters().wire_sent_bytes, frame.wire_bytes());
+        // Whether the link is lost is noticed by those who ask.
+        let _ = self.streams.first().outgoing.send(frame).await;
     }
 
     /// Asks one question and waits for its answer.

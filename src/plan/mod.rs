@@ -23,6 +23,7 @@
 //! - [`adoption`]: what becomes of the source's configuration files in its data directory.
 //! - [`configuration`]: what the source's configuration becomes on a host that has none.
 //! - [`standby`]: the configuration that makes the target a standby.
+//! - [`timetable`]: which rate is in force at what time.
 //! - [`remedy`]: what to do about a file call that failed.
 //! - [`words`]: figures as people read them.
 
@@ -52,6 +53,7 @@ pub mod slots;
 pub mod standby;
 pub mod state;
 pub mod tablespaces;
+pub mod timetable;
 pub mod verifiable;
 pub mod words;
 

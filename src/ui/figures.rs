@@ -45,6 +45,8 @@ pub(super) struct Figures {
     pub(super) bytes_per_second: Option<u64>,
     /// Time until everything planned is compared and fetched; absent while unknown.
     pub(super) seconds_left: Option<u64>,
+    /// What the source may read a second now; absent without a limit.
+    pub(super) max_rate: Option<u64>,
 }
 
 impl Figures {
@@ -68,6 +70,7 @@ pub(super) struct Tracker {
     compare_bytes: u64,
     fetch_bytes: u64,
     retained_wal_bytes: u64,
+    max_rate: Option<u64>,
     samples: VecDeque<(Duration, u64)>,
 }
 
@@ -89,6 +92,7 @@ impl Tracker {
                 self.fetch_bytes = *fetch_bytes;
             }
             Event::RetainedWal { bytes } => self.retained_wal_bytes = *bytes,
+            Event::MaxRate(rate) => self.max_rate = *rate,
             Event::MayAsk(_) | Event::Warning(_) | Event::Note(_) => {}
         }
     }
@@ -115,6 +119,7 @@ impl Tracker {
             retained_wal_bytes: self.retained_wal_bytes,
             bytes_per_second: None,
             seconds_left: None,
+            max_rate: self.max_rate,
         };
         if self.stage == Some(Stage::Compare) {
             let done = figures.compared_bytes.saturating_add(figures.fetched_bytes);

@@ -83,6 +83,9 @@ enum Line<'a> {
     RetainedWal {
         bytes: u64,
     },
+    MaxRate {
+        bytes_per_second: Option<u64>,
+    },
     Note {
         text: &'a str,
     },
@@ -158,6 +161,9 @@ impl<W: Write + Send> Display for Json<W> {
                 fetch_bytes: *fetch_bytes,
             },
             Event::RetainedWal { bytes } => Line::RetainedWal { bytes: *bytes },
+            Event::MaxRate(rate) => Line::MaxRate {
+                bytes_per_second: *rate,
+            },
             Event::Note(text) => Line::Note { text },
             Event::Warning(warning) => Line::Warning {
                 code: warning.code.name(),
@@ -231,8 +237,8 @@ mod tests {
         {"event":"retained_wal","bytes":16777216}
         {"event":"warning","code":"slot-left","text":"The source's disk is slow."}
         {"event":"log","level":"info","text":"a line of the log"}
-        {"event":"progress","stage":"compare","seconds":13.0,"files":1,"compare_bytes":1073741824,"fetch_bytes":8192,"compared_bytes":314572800,"fetched_bytes":0,"differing_blocks":1,"moved_blocks":0,"patched_blocks":0,"moved_bytes":8192,"wire_received_bytes":0,"wire_sent_bytes":0,"written_bytes":0,"removed_files":0,"wal_bytes":0,"retained_wal_bytes":16777216,"bytes_per_second":31457280,"seconds_left":25}
-        {"event":"progress","stage":"compare","seconds":14.0,"files":1,"compare_bytes":1073741824,"fetch_bytes":8192,"compared_bytes":314572800,"fetched_bytes":0,"differing_blocks":1,"moved_blocks":0,"patched_blocks":0,"moved_bytes":8192,"wire_received_bytes":0,"wire_sent_bytes":0,"written_bytes":0,"removed_files":0,"wal_bytes":0,"retained_wal_bytes":16777216,"bytes_per_second":28597527,"seconds_left":27}
+        {"event":"progress","stage":"compare","seconds":13.0,"files":1,"compare_bytes":1073741824,"fetch_bytes":8192,"compared_bytes":314572800,"fetched_bytes":0,"differing_blocks":1,"moved_blocks":0,"patched_blocks":0,"moved_bytes":8192,"wire_received_bytes":0,"wire_sent_bytes":0,"written_bytes":0,"removed_files":0,"wal_bytes":0,"retained_wal_bytes":16777216,"bytes_per_second":31457280,"seconds_left":25,"max_rate":null}
+        {"event":"progress","stage":"compare","seconds":14.0,"files":1,"compare_bytes":1073741824,"fetch_bytes":8192,"compared_bytes":314572800,"fetched_bytes":0,"differing_blocks":1,"moved_blocks":0,"patched_blocks":0,"moved_bytes":8192,"wire_received_bytes":0,"wire_sent_bytes":0,"written_bytes":0,"removed_files":0,"wal_bytes":0,"retained_wal_bytes":16777216,"bytes_per_second":28597527,"seconds_left":27,"max_rate":null}
         {"event":"end","exit_status":3,"outcome":"refused","target":"untouched","stage":"compare","refusals":["server-running"],"errors":["a \"quoted\" reason"],"details":[],"hints":[]}
         "#);
     }

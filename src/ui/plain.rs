@@ -1,6 +1,7 @@
 //! Progress as lines: one per stage and one every ten seconds of work. For logs and cron; in those each line begins
 //! with the time.
 
+use std::fmt::Write as _;
 use std::io::Write;
 use std::time::Duration;
 
@@ -97,7 +98,11 @@ fn step(event: &Event, figures: &Figures) -> Option<String> {
     match event {
         Event::Stage(stage) => Some(words::stage(*stage).to_owned()),
         Event::Planned { .. } => Some(planned(figures)),
-        Event::MayAsk(_) | Event::RetainedWal { .. } | Event::Warning(_) | Event::Note(_) => None,
+        Event::MayAsk(_)
+        | Event::MaxRate(_)
+        | Event::RetainedWal { .. }
+        | Event::Warning(_)
+        | Event::Note(_) => None,
     }
 }
 
@@ -153,14 +158,15 @@ pub(super) fn moved(figures: &Figures) -> String {
 
 /// How fast, and how long still, once it is known.
 pub(super) fn speed(figures: &Figures) -> Option<String> {
-    let rate = words::size(figures.bytes_per_second?);
-    Some(match figures.seconds_left {
-        Some(seconds) => {
-            let left = words::clock(Duration::from_secs(seconds));
-            format!("{rate}/s, {left} left")
-        }
-        None => format!("{rate}/s"),
-    })
+    let mut text = format!("{}/s", words::size(figures.bytes_per_second?));
+    if let Some(most) = figures.max_rate {
+        let _ = write!(text, " of {}/s at most", words::size(most));
+    }
+    if let Some(seconds) = figures.seconds_left {
+        let left = words::clock(Duration::from_secs(seconds));
+        let _ = write!(text, ", {left} left");
+    }
+    Some(text)
 }
 
 #[cfg(test)]

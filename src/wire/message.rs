@@ -45,7 +45,8 @@ impl JoinToken {
     }
 }
 
-/// Number of a request; the answer carries the same. 0 marks a [`Notice`], and [`Request::Alive`].
+/// Number of a request; the answer carries the same. 0 marks a [`Notice`], and requests that
+/// have no answer.
 pub type RequestId = u32;
 
 /// How the agent compresses what it sends.
@@ -224,6 +225,8 @@ pub enum Request {
     /// Digests of all records of the source's WAL from the first that begins at or behind `from` up to each of `ends`,
     /// which rise and are at most 1001 (`pg::wal::marks`). Answer: [`Answer::WalDigests`].
     WalDigests { from: Lsn, ends: Vec<Lsn> },
+    /// Most bytes that the agent may read in a second from now on, if there is a limit. There is no answer.
+    Limit { max_rate: Option<u64> },
 }
 
 /// What the agent answers.

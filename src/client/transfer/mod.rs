@@ -1,6 +1,7 @@
 //! What moves: both sides' lists become work, the work becomes ranges, and what differs in them is asked for,
 //! proven and written, or only counted.
 
+pub mod aside;
 pub mod error;
 pub mod here;
 pub mod judge;

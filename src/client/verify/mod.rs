@@ -19,7 +19,7 @@ use crate::client::outcome::Verification;
 use crate::client::record::Record;
 use crate::client::run::Run;
 use crate::client::source::{self, Source};
-use crate::client::transfer::streams;
+use crate::client::transfer::{aside, streams};
 use crate::disk::DiskError;
 use crate::event::{Events, Stage};
 use crate::facts::TargetFacts;
@@ -50,6 +50,7 @@ pub async fn verify(
     let result = tokio::select! {
         result = with_source(&run, standby, &source) => result,
         never = streams::widen(&run, &source, &mut connection) => match never {},
+        never = aside::tell(&run, &source) => match never {},
     };
     match result {
         Ok(found) => {

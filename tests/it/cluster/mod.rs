@@ -21,8 +21,8 @@ pub use scene::Scene;
 pub use server::{Cluster, Stop};
 pub use template::Template;
 pub use tools::{
-    Dice, alive, as_of_15, binary, bindir, children_of, clean, done, eventually, major, pause,
-    said, tool,
+    Dice, alive, as_of_15, binary, bindir, children_of, clean, done, eventually, eventually_with,
+    major, pause, said, tool,
 };
 
 /// How long anything may take that is not the work itself.
