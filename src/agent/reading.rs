@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, RwLock};
 
 use tokio::io::AsyncRead;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::answer::{self, Reader};
@@ -16,6 +16,7 @@ use crate::buffer::Buffer;
 use crate::geometry::{EXTENT_BYTES, WHOLE_MAX_BYTES, total_bytes};
 use crate::link::frames::{self, Frame, FrameError, Outgoing};
 use crate::link::stdio::Output;
+use crate::plan::shown;
 use crate::wire::codec;
 use crate::wire::message::{ALIVE_EVERY, Answer, Fault, FaultKind, Notice, Request, RequestId};
 use crate::workers::{self, WorkerFailed, Workers};
@@ -37,6 +38,8 @@ pub(super) struct Shared {
     in_flight: AtomicUsize,
     waiting: Arc<Semaphore>,
     limit: Arc<Limit>,
+    /// The name under which the source's DBA shall see the run; empty before it has one.
+    pub(super) shown: watch::Sender<String>,
 }
 
 impl Shared {
@@ -48,6 +51,7 @@ impl Shared {
             in_flight: AtomicUsize::new(0),
             waiting: Arc::new(Semaphore::new(WAITING_REQUESTS)),
             limit,
+            shown: watch::Sender::default(),
         }
     }
 
@@ -103,6 +107,21 @@ pub(super) async fn receive(
             (Request::Alive, _) => {}
             // At once, also while the session is busy with something else.
             (Request::Limit { max_rate }, Some(_)) => shared.limit.set(max_rate),
+            (
+                Request::Shown {
+                    target,
+                    stage,
+                    percent,
+                },
+                Some(_),
+            ) => {
+                let name = shown::application_name(&target, stage, percent);
+                shared.shown.send_if_modified(|shown| {
+                    let is_new = *shown != name;
+                    *shown = name;
+                    is_new
+                });
+            }
             (
                 request @ (Request::Digests { .. }
                 | Request::Blocks { .. }

@@ -178,6 +178,10 @@ async fn steer(
                     }
                     continue;
                 }
+                // These may take minutes.
+                if matches!(request, Request::OpenBracket { .. } | Request::CloseBracket) {
+                    show(&mut session, &shared).await;
+                }
                 let canceller = session.canceller();
                 let answered = unless_gone(&mut gone, session.answer(request)).await;
                 let Some(result) = answered else {
@@ -193,6 +197,7 @@ async fn steer(
                 }
             }
             _ = clock.tick() => {
+                show(&mut session, &shared).await;
                 if let Some(notice) = session.watch().await {
                     shared.publish(session.reader());
                     if unless_gone(&mut gone, tell(&outgoing, &notice)).await.is_none() {
@@ -203,6 +208,15 @@ async fn steer(
         }
     }
     session.end().await;
+}
+
+/// Shows the run under the name that was asked for last: with each tick at most, so that a server that logs all statements
+/// does not log one for each per cent.
+async fn show(session: &mut Session, shared: &Shared) {
+    let name = shared.shown.borrow().clone();
+    if !name.is_empty() {
+        session.show(&name).await;
+    }
 }
 
 /// What `act` comes to, unless the client goes first.

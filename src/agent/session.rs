@@ -68,6 +68,8 @@ pub struct Session {
     ahead: Option<Ahead>,
     tree: Option<Tree>,
     reader: Option<Arc<Reader>>,
+    /// The `application_name` that was set last.
+    shown: String,
 }
 
 fn unlawful(what: &str) -> Fault {
@@ -91,6 +93,7 @@ impl Session {
             ahead: None,
             tree: None,
             reader: None,
+            shown: String::new(),
         }
     }
 
@@ -224,7 +227,7 @@ impl Session {
             | Request::Delta { .. }
             | Request::Control => return Err(unlawful("reading")),
             Request::Join { .. } => return Err(unlawful("joining a session")),
-            Request::Alive | Request::Limit { .. } => {
+            Request::Alive | Request::Limit { .. } | Request::Shown { .. } => {
                 return Err(unlawful("a word without answer"));
             }
         };
@@ -550,6 +553,21 @@ impl Session {
                 self.bracket = None;
                 self.reader = None;
                 Some(Notice::BracketLost { reason })
+            }
+        }
+    }
+
+    /// Shows the run in the source's `pg_stat_activity` under this name. A name that the agent's own connection string
+    /// gives stays.
+    pub async fn show(&mut self, name: &str) {
+        if self.options.dbname.get("application_name").is_some() || self.shown == name {
+            return;
+        }
+        if let Some(sql) = &self.sql {
+            name.clone_into(&mut self.shown);
+            // What is wrong with the session, its next statement tells.
+            if let Err(error) = sql.show_as(name).await {
+                tracing::info!("could not set application_name: {error}");
             }
         }
     }

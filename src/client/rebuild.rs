@@ -46,7 +46,7 @@ pub async fn rebuild(
     let result = tokio::select! {
         result = with_source(&run, looked, &source, &mut cancel) => result,
         never = streams::widen(&run, &source, &mut connection) => match never {},
-        never = aside::tell(&run, &source) => match never {},
+        never = aside::tell(&run, &source, &options.pgdata) => match never {},
     };
     match result {
         Ok(End::Copied(finished, copy)) => {

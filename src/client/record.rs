@@ -106,6 +106,20 @@ impl Record {
         }
     }
 
+    /// The stage, and how much of the comparison is done, in per cent.
+    pub(super) fn progress(&self, counters: &Counters) -> (Option<Stage>, Option<u8>) {
+        let known = self.known();
+        let stage = known.entered.last().map(|(stage, _)| *stage);
+        let planned = known.outcome.planned_bytes().filter(|planned| *planned > 0);
+        drop(known);
+        let done = Counters::read(&counters.compared_bytes)
+            .saturating_add(Counters::read(&counters.fetched_bytes));
+        let percent = planned.map(|planned| {
+            u8::try_from(u128::from(done.min(planned)) * 100 / u128::from(planned)).unwrap_or(100)
+        });
+        (stage, percent)
+    }
+
     /// Remembers something.
     pub(super) fn note(&self, change: impl FnOnce(&mut Outcome)) {
         change(&mut self.known().outcome);

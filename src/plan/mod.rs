@@ -23,6 +23,7 @@
 //! - [`adoption`]: what becomes of the source's configuration files in its data directory.
 //! - [`configuration`]: what the source's configuration becomes on a host that has none.
 //! - [`standby`]: the configuration that makes the target a standby.
+//! - [`shown`]: how the run is called on the source while it lasts.
 //! - [`timetable`]: which rate is in force at what time.
 //! - [`remedy`]: what to do about a file call that failed.
 //! - [`words`]: figures as people read them.
@@ -49,6 +50,7 @@ pub mod retry;
 pub mod rewind;
 pub mod saved;
 pub mod settings;
+pub mod shown;
 pub mod slots;
 pub mod standby;
 pub mod state;

@@ -138,7 +138,7 @@ fn moment(text: &str) -> Option<(Option<u8>, u32)> {
         Some((day, time)) => {
             let day = day.to_ascii_lowercase();
             let is_it = |name: &&str| **name == day || name[..3] == day;
-            let number = WEEKDAYS.iter().position(|name| is_it(name))?;
+            let number = WEEKDAYS.iter().position(is_it)?;
             (Some(u8::try_from(number).ok()?), time)
         }
         None => (None, text),

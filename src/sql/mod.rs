@@ -153,6 +153,20 @@ impl Session {
         Ok(Self { client, version })
     }
 
+    /// Names this session in `pg_stat_activity`: a setting of the session, which assigns no transaction.
+    ///
+    /// # Errors
+    /// The server's refusal.
+    pub async fn show_as(&self, name: &str) -> Result<(), SqlError> {
+        self.client
+            .query(
+                "SELECT pg_catalog.set_config('application_name', $1, false)",
+                &[&name],
+            )
+            .await?;
+        Ok(())
+    }
+
     /// Version of the server.
     #[must_use]
     pub fn version(&self) -> Version {

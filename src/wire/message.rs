@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::{Digest, SessionKey};
 use crate::errors::one_line;
+use crate::event::Stage;
 use crate::facts::{SlotClient, SlotFacts, SourceConfiguration, SourceFacts, Tablespace};
 use crate::geometry::{BitSet, EntryId, Span};
 use crate::pg::lsn::Lsn;
@@ -227,6 +228,13 @@ pub enum Request {
     WalDigests { from: Lsn, ends: Vec<Lsn> },
     /// Most bytes that the agent may read in a second from now on, if there is a limit. There is no answer.
     Limit { max_rate: Option<u64> },
+    /// What the source's DBA shall see of the run: its target, what it does, and how much of the comparison is done.
+    /// There is no answer.
+    Shown {
+        target: String,
+        stage: Stage,
+        percent: Option<u8>,
+    },
 }
 
 /// What the agent answers.

@@ -7,6 +7,7 @@ use std::process::{Child, ChildStdin, ChildStdout};
 use std::time::Duration;
 
 use pg_reseed::digest::{Digest, SessionKey};
+use pg_reseed::event::Stage;
 use pg_reseed::geometry::{BitSet, EntryId, RANGE_BYTES, Span};
 use pg_reseed::manifest::{EntryKind, Listing, Manifest};
 use pg_reseed::pg::lsn::Lsn;
@@ -146,6 +147,49 @@ fn spans(entry: u32, offset: u64, bytes: u32) -> Request {
         }],
         have: Digest([0; 16]),
     }
+}
+
+/// What the source's DBA sees of a run is the client's word, and does nothing but to be read.
+#[test]
+fn a_name_for_the_dba_is_cleaned_and_cut() {
+    let scene = Scene::new();
+    let mut source = scene.cluster("source");
+    source.start();
+    let mut client = Client::new(&source);
+    client.ask(&Client::configure(), Vec::new());
+    client.ask(&Request::Facts { slot: None }, Vec::new());
+    for (number, (target, name)) in (41..).zip([
+        ("db1:/srv/pg/15".to_owned(), "pg_reseed db1:/srv/pg/15 41%"),
+        (
+            "x'; DROP TABLE t; --\\\u{1b}[2J\n\u{e4}".to_owned(),
+            "pg_reseed x???DROP?TABLE?t??--??[2J?? 42%",
+        ),
+        (
+            "y".repeat(100_000),
+            "pg_reseed yyyyyyyyyyyyyyyy..yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy 43%",
+        ),
+    ]) {
+        let shown = Request::Shown {
+            target,
+            stage: Stage::Compare,
+            percent: Some(number),
+        };
+        client.say(&shown).unwrap();
+        source.wait_sql(
+            &format!(
+                "SELECT application_name FROM pg_stat_activity WHERE application_name LIKE 'pg_reseed%{number}\\%'"
+            ),
+            name,
+        );
+    }
+    // Before the session has its configuration there is nothing to show or to limit.
+    let shown = Request::Shown {
+        target: String::new(),
+        stage: Stage::Wal,
+        percent: None,
+    };
+    Client::new(&source).fault(&shown);
+    Client::new(&source).fault(&Request::Limit { max_rate: None });
 }
 
 #[test]

@@ -39,6 +39,7 @@ mod neighbour;
 mod noise;
 mod oracle;
 mod owner;
+mod paced;
 mod patches;
 mod rebuild;
 mod reports;

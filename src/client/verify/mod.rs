@@ -50,7 +50,7 @@ pub async fn verify(
     let result = tokio::select! {
         result = with_source(&run, standby, &source) => result,
         never = streams::widen(&run, &source, &mut connection) => match never {},
-        never = aside::tell(&run, &source) => match never {},
+        never = aside::tell(&run, &source, &options.pgdata) => match never {},
     };
     match result {
         Ok(found) => {

@@ -313,10 +313,16 @@ impl<'a> Scene<'a> {
     fn plan(&self, work: &Work) {
         let compared = work.files.iter().map(|file| file.common);
         let fetched = work.files.iter().map(|file| file.bytes - file.common);
+        let compare_bytes = compared.fold(0, u64::saturating_add);
+        let fetch_bytes = fetched.fold(0, u64::saturating_add);
+        self.run.record.note(|outcome| {
+            outcome.compare_bytes = Some(compare_bytes);
+            outcome.fetch_bytes = Some(fetch_bytes);
+        });
         self.run.events.tell(&Event::Planned {
             files: work.files.len() as u64,
-            compare_bytes: compared.fold(0, u64::saturating_add),
-            fetch_bytes: fetched.fold(0, u64::saturating_add),
+            compare_bytes,
+            fetch_bytes,
         });
     }
 
