@@ -45,10 +45,10 @@ impl Patience {
         }
     }
 
-    /// The pause after an attempt that failed; `None` when there is none left. An attempt that lasted longer than all
-    /// pauses may was work: after it patience begins anew.
-    pub fn pause_after(&mut self, attempt: Duration) -> Option<Duration> {
-        if attempt > self.whole {
+    /// The pause after an attempt that failed; `None` when there is none left. `has_worked` says that it came to move
+    /// what differs: after one that did so for longer than patience lasts, patience begins anew.
+    pub fn pause_after(&mut self, attempt: Duration, has_worked: bool) -> Option<Duration> {
+        if has_worked && attempt > self.whole {
             *self = Self::new(self.whole);
         } else if self.failures > 0 {
             self.used += attempt;
@@ -102,12 +102,12 @@ mod tests {
     fn pauses_grow_and_end() {
         let mut patience = Patience::new(Duration::from_secs(100));
         let mut pauses = Vec::new();
-        while let Some(pause) = patience.pause_after(Duration::ZERO) {
+        while let Some(pause) = patience.pause_after(Duration::ZERO, true) {
             pauses.push(pause.as_secs());
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30, 9]);
         assert_eq!(
-            Patience::new(Duration::ZERO).pause_after(Duration::ZERO),
+            Patience::new(Duration::ZERO).pause_after(Duration::ZERO, false),
             None
         );
     }
@@ -116,11 +116,12 @@ mod tests {
     fn attempts_that_come_to_nothing_use_it_up_and_work_does_not() {
         let mut patience = Patience::new(Duration::from_secs(60));
         let second = Duration::from_secs(1);
-        assert_eq!(patience.pause_after(30 * second), Some(second));
-        assert_eq!(patience.pause_after(30 * second), Some(2 * second));
+        assert_eq!(patience.pause_after(30 * second, false), Some(second));
+        assert_eq!(patience.pause_after(30 * second, true), Some(2 * second));
         assert_eq!(patience.left(), 27 * second);
-        assert_eq!(patience.pause_after(61 * second), Some(second));
+        assert_eq!(patience.pause_after(61 * second, true), Some(second));
         assert_eq!(patience.left(), 59 * second);
-        assert_eq!(patience.pause_after(60 * second), None);
+        // However long nobody answers, that is no work.
+        assert_eq!(patience.pause_after(600 * second, false), None);
     }
 }

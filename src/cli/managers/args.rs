@@ -43,8 +43,8 @@ pub struct PatroniArguments {
     /// When the last of its methods fails, Patroni removes the data directory, also with keep_data. So an attempt that
     /// fails for a reason which may pass is followed by another one, after a pause of one second at first and of half a
     /// minute at last: no agent, a lost link, a source that restarts or fails over, no free slot. This is how many
-    /// seconds pauses and attempts that come to nothing may last together; an attempt that took longer than that was
-    /// work, and begins the count anew. Refusals whose reason does not pass, and errors of this host's disks, end the run
+    /// seconds pauses and attempts that come to nothing may last together; an attempt that moved data for longer than that
+    /// begins the count anew. Refusals whose reason does not pass, and errors of this host's disks, end the run
     /// at once; 0 ends it after every failure.
     #[arg(
         long,

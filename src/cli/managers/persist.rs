@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use crate::cli::rebuild_until_stopped;
 use crate::cli::signals::stop_signal;
-use crate::client::failure::Failure;
+use crate::client::failure::{Failure, TargetState};
 use crate::client::options::RebuildOptions;
 use crate::client::outcome::Outcome;
 use crate::client::record::Record;
+use crate::event::Stage;
 use crate::plan::retry::{Patience, may_pass};
 use crate::ui::Ui;
 use crate::warning::{Code, Warning};
@@ -46,6 +47,7 @@ pub(in crate::cli) async fn persist(
     let mut stop = std::pin::pin!(told_to_stop(ui, persistence.parent));
     let mut patience = Patience::new(persistence.retry_for);
     let mut number = 0_u32;
+    let mut is_half_way = false;
     loop {
         number += 1;
         let begin = Instant::now();
@@ -55,13 +57,20 @@ pub(in crate::cli) async fn persist(
         let limit = Some(super::STOPS_WITHIN);
         let (result, is_stopped) =
             rebuild_until_stopped(options, ui, record, stop.as_mut(), limit).await;
-        let failure = match result {
-            Err(failure) if !is_stopped && may_pass(&failure.refusals, failure.is_of_disk) => {
-                failure
-            }
-            result => return result,
+        let mut failure = match result {
+            Err(failure) => failure,
+            done => return done,
         };
-        let Some(pause) = patience.pause_after(begin.elapsed()) else {
+        // What an earlier attempt has begun, a later one that begins nothing leaves as it is.
+        is_half_way |= failure.state == TargetState::HalfWay;
+        if is_half_way && failure.state == TargetState::Untouched {
+            failure.state = TargetState::HalfWay;
+        }
+        let passes = !is_stopped && may_pass(&failure.refusals, failure.is_of_disk);
+        let pause = passes
+            .then(|| patience.pause_after(begin.elapsed(), has_worked(record, ui)))
+            .flatten();
+        let Some(pause) = pause else {
             return Err(failure);
         };
         ui.events().warn(Warning {
@@ -77,6 +86,12 @@ pub(in crate::cli) async fn persist(
             return Err(failure.detail("Stopped before the next attempt."));
         }
     }
+}
+
+/// Whether an attempt came to move what differs.
+fn has_worked(record: &Record, ui: &Ui) -> bool {
+    let stages = record.outcome(ui.events().counters()).stages;
+    stages.iter().any(|stage| stage.name >= Stage::Compare)
 }
 
 /// Waits for a pause. Whether the run was told to stop meanwhile.
