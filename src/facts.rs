@@ -95,6 +95,8 @@ pub struct SourceFacts {
     pub has_history_file: bool,
     /// No server runs in its data directory: what only a server knows is empty.
     pub is_stopped: bool,
+    /// What it is a copy of, if `--role clone` has made it.
+    pub copy: Option<String>,
 }
 
 /// Whom a server in recovery follows, as far as it can be seen from its host.

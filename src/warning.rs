@@ -34,6 +34,7 @@ pub enum Code {
     SlotSyncIncomplete,
     SlotsRemoved,
     SourceFilesLeftOut,
+    SourceIsCopy,
     SourceWithoutPrimary,
     StreamLost,
     StreamsMissing,
@@ -47,7 +48,7 @@ pub enum Code {
 
 impl Code {
     /// All of them with their names and their meaning, as the manual has it.
-    pub const ALL: [(Code, &str, &str); 38] = [
+    pub const ALL: [(Code, &str, &str); 39] = [
         (
             Code::AttemptFailed,
             "attempt-failed",
@@ -192,6 +193,11 @@ impl Code {
             Code::SourceFilesLeftOut,
             "source-files-left-out",
             "links, special files and what is not readable on the source do not come",
+        ),
+        (
+            Code::SourceIsCopy,
+            "source-is-copy",
+            "the source is a copy of --role clone",
         ),
         (
             Code::SourceWithoutPrimary,

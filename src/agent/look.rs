@@ -9,14 +9,28 @@ use super::lineage;
 use super::options::ServeOptions;
 use super::tree::read_fault;
 use crate::disk::facts as disk_facts;
+use crate::disk::read::read_if_there;
+use crate::facts::clone::Mark;
 use crate::facts::{Running, SlotHolder, SourceFacts, SourceRights, SourceSettings, Tablespace};
+use crate::pg::layout;
 use crate::pg::lsn::unbroken_since;
 use crate::pg::version::Version;
+use crate::plan::clone;
 use crate::plan::relation::end_of_wal;
 use crate::postmaster;
 use crate::sql::Session;
 use crate::wire::message::{Fault, FaultKind};
 use crate::workers;
+
+/// Longest mark of a copy that is read.
+const MARK_MAX: u64 = 1024 * 1024;
+
+/// What the directory is a copy of, if it says so.
+fn copy(pgdata: &Path) -> Option<String> {
+    let text = read_if_there(&pgdata.join(layout::CLONE_MARK), MARK_MAX);
+    let mark: Mark = serde_json::from_slice(&text.ok()??).ok()?;
+    Some(clone::words(&mark))
+}
 
 /// Looks at server and directory, and makes sure that they belong together.
 ///
@@ -125,6 +139,7 @@ pub async fn source(
         slots,
         upstream,
         is_stopped: false,
+        copy: copy(&pgdata),
     })
 }
 
@@ -211,6 +226,7 @@ pub fn stopped(options: &ServeOptions) -> Result<SourceFacts, Fault> {
         slots: Vec::new(),
         upstream: None,
         is_stopped: true,
+        copy: copy(&pgdata),
         control,
     })
 }

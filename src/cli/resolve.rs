@@ -851,6 +851,7 @@ mod tests {
 
     use super::*;
     use crate::cli::args::{self, Command};
+    use crate::client::options::Hook;
     use crate::plan::timetable::Rates;
 
     /// Resolves a command line in an environment that has nothing but `variables`.
@@ -1111,6 +1112,57 @@ mod tests {
         ] {
             let line = format!("-h db2 {line}");
             assert_eq!(resolve(&line, &[]).unwrap().progress, style, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_copy_has_nothing_of_a_standby() {
+        let options = |line: &str| {
+            resolve(&format!("--role clone {line}"), &[])
+                .unwrap()
+                .options
+        };
+        // Who only names the agent has said enough.
+        for line in [
+            "--from ssh://db2",
+            "--from local",
+            "--from exec:x",
+            "-h db2",
+        ] {
+            let options = options(line);
+            assert_eq!(options.role, Role::Clone, "{line}");
+        }
+        let hooks = options("-h db2 --before-start 'SELECT 1' --before-start @mask.sql").hooks;
+        assert_eq!(
+            hooks.before_start,
+            [
+                Hook::Text("SELECT 1".to_owned()),
+                Hook::File("/home/postgres/mask.sql".into())
+            ]
+        );
+        assert!(!format!("{hooks:?}").contains("SELECT"));
+        for (line, error) in [
+            ("-S s", "\"--slot\" makes no sense"),
+            ("-X none", "\"-X none\" makes no sense"),
+            ("--application-name a", "makes no sense"),
+            ("--restore-command a", "makes no sense"),
+            ("--recovery-target-timeline 3", "makes no sense"),
+            ("--raise-settings", "makes no sense"),
+            ("--after-start x", "needs \"--start\""),
+            ("--hook-user ''", "is empty"),
+        ] {
+            let line = format!("--role clone -h db2 {line}");
+            let refused = resolve(&line, &[]).unwrap_err();
+            assert!(refused.error.contains(error), "{line}: {}", refused.error);
+        }
+        for line in [
+            "--before-start x",
+            "--after-start x",
+            "--hook-user x",
+            "--keep-archive-mode",
+        ] {
+            let refused = resolve(&format!("-h db2 {line}"), &[]).unwrap_err();
+            assert!(refused.error.ends_with("needs \"--role clone\""), "{line}");
         }
     }
 

@@ -244,6 +244,30 @@ mod tests {
     }
 
     #[test]
+    fn no_script_is_kept() {
+        let typed = [
+            "x",
+            "--before-start",
+            "SELECT 'hush'",
+            "--after-start=hush",
+            "--before-start",
+            "@f",
+        ];
+        let args = typed.map(OsString::from);
+        assert_eq!(
+            words(&args, [], &|_| None),
+            [
+                "x",
+                "--before-start",
+                "<SQL>",
+                "--after-start=<SQL>",
+                "--before-start",
+                "@f"
+            ]
+        );
+    }
+
+    #[test]
     fn no_secret_stays_in_what_is_kept() {
         for (word, shown) in [
             ("host=b password=geheim user=r", "host=b user=r"),

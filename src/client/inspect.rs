@@ -294,9 +294,14 @@ fn conclude(
         inspection.sentences.push(mend.to_owned());
     }
     if let Some(copy) = cluster.and_then(clone::remark) {
-        inspection.sentences.push(format!(
-            "{copy} The same pg_reseed rebuild --role clone makes it equal to the source again."
-        ));
+        let is_free = cluster.is_some_and(|own| clone::may_be_replaced(own, &relation, facts));
+        if is_free && advice == Advice::LookTwice {
+            inspection.sentences = vec![
+                "pg_reseed rebuild --role clone makes it equal to the source again; what was written to it is lost then."
+                    .to_owned(),
+            ];
+        }
+        inspection.sentences.insert(0, copy);
     }
     if !facts.has_history_file {
         let file = history_file_name(facts.timeline);

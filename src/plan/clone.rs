@@ -352,3 +352,180 @@ pub fn words(mark: &Mark) -> String {
         mark.system_identifier, mark.source_host, mark.stop_lsn
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::clone::MarkFound;
+    use crate::facts::{TargetFacts, TargetSlot};
+    use crate::pg::control::ClusterState;
+    use crate::pg::lsn::Lsn;
+    use crate::pg::timeline::{History, TimelineId};
+    use crate::plan::relation::relate;
+    use crate::plan::samples::{self, control, source, target};
+
+    /// Where the copy that is told of below ended.
+    const STOP: Lsn = Lsn(0x400_0100);
+
+    /// A copy of the source that went on on timeline 3.
+    fn copy() -> TargetCluster {
+        let mut cluster = samples::cluster(0);
+        cluster.control = Some(control(3, 0x600_0028, ClusterState::ShutDown));
+        let text = b"1\t0/3000060\tx\n2\t0/5000000\tx\n";
+        cluster.history = History::parse(TimelineId(3), text).unwrap();
+        cluster.newest_wal_timeline = Some(TimelineId(3));
+        cluster.mark = Some(MarkFound {
+            mark: Mark {
+                system_identifier: source().control.system_identifier.to_string(),
+                source_host: "b".to_owned(),
+                timeline: TimelineId(2),
+                stop_lsn: STOP,
+                wal_end: Lsn(0x500_0000),
+                inode: cluster.identity.inode,
+                ..Mark::default()
+            },
+            changed: vec!["hot_standby".to_owned()],
+        });
+        cluster
+    }
+
+    fn facts(cluster: &TargetCluster) -> TargetFacts {
+        target(crate::facts::Condition::Cluster(Box::new(cluster.clone())))
+    }
+
+    fn is_free(cluster: &TargetCluster, source: &SourceFacts) -> bool {
+        let relation = relate(&facts(cluster), source);
+        may_be_replaced(cluster, &relation, source)
+    }
+
+    #[test]
+    fn a_copy_that_was_written_to_may_be_overwritten_and_nothing_else() {
+        assert_eq!(standing(&copy()), Standing::Copy);
+        assert!(is_free(&copy(), &source()));
+        type Bend = fn(&mut TargetCluster);
+        let doubts: &[(&str, Bend)] = &[
+            ("another cluster", |c| {
+                c.control.as_mut().unwrap().system_identifier = 1;
+            }),
+            ("another cluster", |c| {
+                c.mark = Some(MarkFound::default());
+            }),
+            ("another directory", |c| c.identity.inode += 1),
+            ("a standby", |c| c.has_standby_signal = true),
+            ("archive_mode", |c| {
+                let mark = c.mark.as_mut().unwrap();
+                mark.changed = vec!["archive_mode".to_owned()];
+            }),
+            ("given standbys", |c| {
+                c.slots = vec![TargetSlot {
+                    name: "s".to_owned(),
+                    kind: SlotKind::Physical,
+                    restart_lsn: None,
+                    is_synced: false,
+                }];
+            }),
+            ("promoted since", |c| {
+                let text = b"1\t0/3000060\tx\n2\t0/4F00000\tx\n";
+                c.mark.as_mut().unwrap().mark.stop_lsn = Lsn(0x4F0_0001);
+                c.history = History::parse(TimelineId(3), text).unwrap();
+            }),
+            ("promoted since", |c| {
+                let text = b"2\t0/5000000\tx\n3\t0/7000000\tx\n";
+                c.control = Some(control(4, 0x800_0028, ClusterState::ShutDown));
+                c.history = History::parse(TimelineId(4), text).unwrap();
+                c.newest_wal_timeline = Some(TimelineId(4));
+            }),
+            ("not known", |c| {
+                c.newest_wal_timeline = Some(TimelineId(4));
+            }),
+        ];
+        for (words, bend) in doubts {
+            let mut cluster = copy();
+            bend(&mut cluster);
+            match standing(&cluster) {
+                Standing::Doubtful(doubt) => assert!(doubt.contains(words), "{doubt}"),
+                other => panic!("{words}: {other:?}"),
+            }
+            assert!(!is_free(&cluster, &source()), "{words}");
+        }
+        let mut unmarked = copy();
+        unmarked.mark = None;
+        assert!(!is_free(&unmarked, &source()));
+        // One that lost what the copy was taken from: the copy may be all that is left of it.
+        let mut restored = source();
+        restored.current_lsn = Lsn(0x4F0_0000);
+        assert!(!is_free(&copy(), &restored));
+    }
+
+    #[test]
+    fn a_copy_that_was_never_started_is_one() {
+        let mut cluster = copy();
+        cluster.control = Some(control(2, 0x400_0028, ClusterState::InProduction));
+        cluster.history = source().history;
+        cluster.newest_wal_timeline = Some(TimelineId(2));
+        assert_eq!(standing(&cluster), Standing::Copy);
+    }
+
+    fn settings_of(text: &[u8]) -> BTreeMap<String, String> {
+        effective(text)
+    }
+
+    #[test]
+    fn lines_of_ours_go_and_what_stood_there_comes_back() {
+        let old = b"work_mem = '1MB'\narchive_mode = 'always'\nhba_file = '/etc/hba'\n";
+        let wanted = CloneSettings {
+            keeps_archiving: false,
+            seclusion: Some(Seclusion {
+                sockets: "/tmp/pg_reseed.1".to_owned(),
+                hba_file: "/pg/pg_reseed.hba".to_owned(),
+                ident_file: "/pg/pg_reseed.ident".to_owned(),
+            }),
+        };
+        let base = BTreeMap::from([
+            ("recovery_end_command".to_owned(), "rm".to_owned()),
+            ("recovery_min_apply_delay".to_owned(), "1h".to_owned()),
+        ]);
+        let set = settings(old, &base, &wanted);
+        for line in [
+            ("archive_mode", "off"),
+            ("listen_addresses", ""),
+            ("recovery_end_command", ""),
+            ("recovery_min_apply_delay", "0"),
+        ] {
+            assert!(set.contains(&line), "{line:?}");
+        }
+        let lines = own_lines(old, &set);
+        let closed = conf::rewrite(old, &[], &set);
+        let mut mark = Mark {
+            lines: lines.clone(),
+            ..Mark::default()
+        };
+        assert_eq!(changed(&closed, &mark), [""; 0]);
+        assert_eq!(
+            settings_of(&no_copy_any_more(&closed, &mark)),
+            settings_of(old)
+        );
+        // Open, and closed once more.
+        let (open, rest) = opened(&closed, lines);
+        assert_eq!(settings_of(&open)["hba_file"], "/etc/hba");
+        assert_eq!(settings_of(&open)["archive_mode"], "off");
+        let seclusion = wanted.seclusion.unwrap();
+        let (again, all) = secluded(&open, rest, &seclusion);
+        assert_eq!(settings_of(&again), settings_of(&closed));
+        mark.lines = all;
+        // What somebody has changed is theirs.
+        let theirs = conf::rewrite(&again, &[], &[("archive_mode", "on")]);
+        assert_eq!(changed(&theirs, &mark), ["archive_mode"]);
+        let back = settings_of(&no_copy_any_more(&theirs, &mark));
+        assert_eq!(back["archive_mode"], "on");
+        // Rules of ours go although another mark tells of them.
+        let back = settings_of(&no_copy_any_more(&closed, &Mark::default()));
+        assert!(!back.contains_key("hba_file") && back.contains_key("hot_standby"));
+    }
+
+    #[test]
+    fn names_in_access_rules_are_nothing_but_names() {
+        assert!(hba("all").contains("local all \"all\" peer"));
+        assert_eq!(ident("a", "it\"s"), "pg_reseed \"a\" \"it\"\"s\"\n");
+    }
+}

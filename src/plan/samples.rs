@@ -123,6 +123,7 @@ pub fn source() -> SourceFacts {
         slots: Vec::new(),
         upstream: None,
         is_stopped: false,
+        copy: None,
         has_history_file: true,
     }
 }

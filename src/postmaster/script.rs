@@ -46,7 +46,7 @@ pub enum ScriptError {
     Log { log: String, source: std::io::Error },
     #[error("psql could not connect to the copy: {0}")]
     NoConnection(String),
-    #[error("psql ended with {status}{}", .place.as_ref().map_or_else(String::new, |place| format!(" at {place}")))]
+    #[error("psql stopped with {status}{}", .place.as_ref().map_or_else(String::new, |place| format!(" at {place}")))]
     Failed {
         status: String,
         /// The line of the script, and PostgreSQL's code of the error.

@@ -249,6 +249,7 @@ async fn in_seclusion(
     };
     for script in &hooks.before_start {
         hook(run, script, &door, bindir, cancel).await?;
+        done(run, script);
     }
     let rest = Script {
         name: "CHECKPOINT".to_owned(),
@@ -298,7 +299,6 @@ async fn hook(
     let ran = unless_cancelled(cancel, script::run(&how, &script.sql)).await;
     let name = &script.name;
     let Err(error) = ran.map_err(|error| unready(error).again())? else {
-        run.events.note(format!("Done: {name}."));
         return Ok(());
     };
     let failure = unready(format!("{name} failed: {error}"));
@@ -313,6 +313,10 @@ async fn hook(
         ScriptError::Run { .. } | ScriptError::Log { .. } => failure,
     };
     Err(failure.again())
+}
+
+fn done(run: &Run<'_>, script: &Script) {
+    run.events.note(format!("Done: {}.", script.name));
 }
 
 fn log_file(run: &Run<'_>) -> PathBuf {
@@ -429,6 +433,7 @@ async fn after_start(
     };
     for script in &hooks.after_start {
         let Err(mut failure) = hook(run, script, door, bindir, cancel).await else {
+            done(run, script);
             continue;
         };
         // So that it is closed however the stop ends.

@@ -87,6 +87,14 @@ pub fn remark(run: &Run<'_>, target: &TargetFacts, facts: &SourceFacts) {
             ),
         );
     }
+    if let Some(copy) = &facts.copy {
+        run.warn(
+            Code::SourceIsCopy,
+            format!(
+                "The source says that it is {copy}: make sure that it is the server that you mean."
+            ),
+        );
+    }
     if let Condition::Cluster(cluster) = &target.condition {
         match (run.options.role, clone::remark(cluster)) {
             (Role::Standby | Role::Managed, Some(copy)) => run.warn(
