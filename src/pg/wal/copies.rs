@@ -275,13 +275,14 @@ mod tests {
     use super::*;
     use crate::pg::wal::samples::{Log, block, numbers};
 
-    const MAGIC: [(u32, u16); 6] = [
+    const MAGIC: [(u32, u16); 7] = [
         (13, 0xd106),
         (14, 0xd10d),
         (15, 0xd110),
         (16, 0xd113),
         (17, 0xd116),
         (18, 0xd118),
+        (19, 0xd122),
     ];
 
     type Step = (u8, u8, Vec<u8>, Vec<u8>);
@@ -320,7 +321,7 @@ mod tests {
                 // Another database, the copy itself, hints, a file of its own that says nothing of relations.
                 (10, 0, block(1663, 5, 1259), vec![]),
                 (10, 0, block(1663, 20, 1259), vec![]),
-                (0, 0xb0, block(1663, 1, 1259), vec![]),
+                (0, 0xa0, block(1663, 1, 1259), vec![]),
                 (3, 0, vec![], numbers(&[1])),
                 commit_that_drops(1663, 20),
             ];
@@ -344,7 +345,7 @@ mod tests {
             let drop = if major < 15 { 0x10 } else { 0x20 };
             let changes: [Step; 10] = [
                 (10, 0, block(1663, 1, 1259), vec![]),
-                (0, 0xa0, block(1663, 1, 1259), vec![]),
+                (0, 0xb0, block(1663, 1, 1259), vec![]),
                 (4, drop, vec![], numbers(&[1, 2, 1700, 1663])),
                 copy([1663, 1], [1700, 1]),
                 (7, 0, vec![], numbers(&[1, 1663, 0])),

@@ -5,7 +5,7 @@ use crate::pg::lsn::Lsn;
 /// Length of `XLogRecord`.
 pub const HEADER_BYTES: usize = 24;
 
-/// Numbers of resource managers (`rmgrlist.h`); their order is the same in 13 to 18.
+/// Numbers of resource managers (`rmgrlist.h`); their order is the same in 13 to 19.
 pub mod rmgr {
     pub const XLOG: u8 = 0;
     pub const XACT: u8 = 1;
@@ -24,8 +24,8 @@ const XLOG_DATED: [u8; 3] = [0x00, 0x10, 0x90];
 pub(super) const XACT_OPERATION: u8 = 0x70;
 pub(super) const XACT_ENDS: [u8; 4] = [0x00, 0x20, 0x30, 0x40];
 
-/// `XLOG_FPI_FOR_HINT`: an image of a page of which only hints have changed.
-const XLOG_FPI_FOR_HINT: u8 = 0xb0;
+/// `pg_control.h: XLOG_FPI_FOR_HINT`: an image of a page of which only hints have changed.
+const XLOG_FPI_FOR_HINT: u8 = 0xa0;
 
 /// Bits of `xl_info` that belong to the resource manager (`xlogrecord.h: XLR_RMGR_INFO_MASK`).
 const RMGR_INFO: u8 = 0xf0;
