@@ -10,7 +10,7 @@ use twox_hash::XxHash3_64;
 
 use crate::digest::{DIGEST_BYTES, Digest, SessionKey};
 use crate::geometry::BitSet;
-use crate::pg::canonical::make_canonical;
+use crate::pg::canonical::make_patchable;
 
 /// Length of the digest of a canonical form. It selects, it proves nothing: a fast one will do.
 pub const FORM_BYTES: usize = 8;
@@ -41,7 +41,7 @@ impl Forms {
     pub fn digest(&mut self, key: &SessionKey, block: &[u8]) -> Option<[u8; FORM_BYTES]> {
         self.form.clear();
         self.form.extend_from_slice(block);
-        if !make_canonical(&mut self.form) {
+        if !make_patchable(&mut self.form) {
             return None;
         }
         let (seed, _) = key.0.split_first_chunk().expect("a key has 32 bytes");
@@ -288,7 +288,7 @@ pub fn apply_next(patches: &mut &[u8], block: &mut [u8]) -> Result<Digest, Malfo
         .split_at_checked(usize::from(u16::from_le_bytes(*length)))
         .ok_or(Malformed)?;
     *patches = rest;
-    make_canonical(block);
+    make_patchable(block);
     decode(patch, block)?;
     Ok(Digest(*digest))
 }

@@ -7,6 +7,7 @@ use super::{
 /// `bufpage.h:PD_HAS_FREE_LINES` and `PD_PAGE_FULL`, hints of where there is room. `PD_ALL_VISIBLE` is none: who
 /// changes a tuple clears the visibility map where it is set.
 const PAGE_HINTS: u16 = 0x0003;
+pub(super) const ALL_VISIBLE: u16 = 0x0004;
 
 // `htup_details.h:HeapTupleHeaderData`.
 const XMIN: usize = 0;

@@ -3,7 +3,7 @@
 //!
 //! Two pages that differ in noise alone have one canonical form. Noise is what the masks of
 //! `wal_consistency_checking` clear (`src/backend/access/common/bufmask.c` and the `*_mask` functions of the resource
-//! managers, the same in 13 to 18 unless said below), less what has a meaning on disk, and a little more that replay
+//! managers, the same in 13 to 19 unless said below), less what has a meaning on disk, and a little more that replay
 //! makes otherwise than the primary did and nobody reads. What stays is said where it is kept. A page is recognised
 //! by itself: size of its special space, the page id in its last two bytes (each access method chose one that the
 //! others cannot have), flags.
@@ -124,6 +124,21 @@ pub fn make_canonical(page: &mut [u8]) -> bool {
         form.clear(LSN_AND_CHECKSUM);
     }
     form.is_changed
+}
+
+/// As [`make_canonical`], and without `PD_ALL_VISIBLE` on a page of a table. The flag has a meaning, and so does not
+/// belong to the form by which pages are judged. But from 19 on, whoever reads a page may set it
+/// (`pruneheap.c:heap_page_prune_opt`): what differs by such reading shall not travel as a whole, and the same XOR
+/// brings the flag back.
+pub fn make_patchable(page: &mut [u8]) -> bool {
+    let is_changed = make_canonical(page);
+    if kind(page) != PageKind::Heap {
+        return is_changed;
+    }
+    let flags = word(page, FLAGS);
+    let others = flags & !heap::ALL_VISIBLE;
+    page[FLAGS..FLAGS + 2].copy_from_slice(&others.to_le_bytes());
+    is_changed || flags != others
 }
 
 /// Clears in a canonical form what is no noise, and yet may differ between a primary and its standby under one LSN:

@@ -338,6 +338,27 @@ fn forms_of_forms_are_themselves_and_the_noise_brings_the_page_back() {
 }
 
 #[test]
+fn the_flag_of_visible_rows_is_patched_and_judged() {
+    for sample in samples(8192) {
+        let mut other = sample.page.clone();
+        other[FLAGS] ^= 4;
+        if [&sample.page, &other].map(|page| kind(page)) != [PageKind::Heap; 2] {
+            continue;
+        }
+        assert_ne!(
+            canonical(&sample.page),
+            canonical(&other),
+            "{}",
+            sample.name
+        );
+        let [mut one, mut two] = [sample.page.clone(), other];
+        assert!(make_patchable(&mut one) | make_patchable(&mut two));
+        assert_eq!(one, two, "{}", sample.name);
+        assert!(!make_patchable(&mut two));
+    }
+}
+
+#[test]
 fn pages_of_a_real_table_lose_their_hints_only() {
     for page in MAIN.chunks(8192) {
         assert_eq!(kind(page), PageKind::Heap);
