@@ -18,8 +18,9 @@ use crate::wire::message::{Fault, FaultKind};
 /// Most bytes of all files together: they travel in one message.
 const BYTES_MAX: usize = 2 * 1024 * 1024;
 
-/// What else postgresql-common keeps beside `postgresql.conf`.
-const DEBIAN_FILES: [&str; 3] = ["environment", "pg_ctl.conf", "start.conf"];
+/// What else lies beside `postgresql.conf`: postgresql-common's own files, and from PostgreSQL 19 on the names that
+/// clients call the host by, with their certificates.
+const BESIDE: [&str; 4] = ["environment", "pg_ctl.conf", "pg_hosts.conf", "start.conf"];
 
 /// Reads the configuration that the server names, with all that it includes.
 ///
@@ -53,7 +54,7 @@ pub async fn read(sql: &Session, role: &str) -> Result<SourceConfiguration, Faul
         with_references(Path::new(main), &mut files, &mut directories)?;
     }
     let beside = Path::new(&config_file).parent().unwrap_or(Path::new("/"));
-    for name in DEBIAN_FILES {
+    for name in BESIDE {
         add(&beside.join(name), &mut files)?;
     }
     let bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();

@@ -211,7 +211,7 @@ pub fn stopped(options: &ServeOptions) -> Result<SourceFacts, Fault> {
             max_replication_slots: 0,
             used_replication_slots: 0,
             full_page_writes: control.full_page_writes,
-            data_checksums: control.checksum_version > 0,
+            data_checksums: control.has_checksums(),
             wal_keep_bytes: 0,
             archive_mode: String::new(),
         },

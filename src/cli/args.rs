@@ -856,7 +856,8 @@ pub struct OverrideArguments {
     ///
     /// Goes on although the source's major version is newer than those that this pg_reseed knows. What a later
     /// version keeps elsewhere, or must not be copied, it cannot know. Start the standby and check it before
-    /// you rely on it.
+    /// you rely on it. A version whose control file has another form than the last that is known is refused all the
+    /// same.
     #[arg(long)]
     pub allow_unknown_version: bool,
 }

@@ -441,7 +441,7 @@ fn report_of(
         min_recovery_point: own.map(|control| control.min_recovery_point),
         wal_begin,
         wal_end: cluster.wal_segments_end,
-        data_checksums: control.map(|control| control.checksum_version > 0),
+        data_checksums: control.map(|control| control.has_checksums()),
         block_bytes: control.map(|control| control.block_bytes),
         wal_segment_bytes: control.map(|control| control.wal_segment_bytes),
         tablespaces: cluster

@@ -174,7 +174,7 @@ async fn close_in_order(
         let auto_conf =
             conf::auto_conf(&options.pgdata).map_err(|error| Failure::untouched(&error))?;
         settings::raised(options, &facts, &auto_conf)?;
-        settings::warn_of_slot_sync(run, &auto_conf);
+        settings::warn_of_slot_sync(run, facts.version, &auto_conf);
     }
     let adoption = adoption::home(options, &facts, &target.host, is_seed);
     // The backup begins while the target's server still runs, so that the list of files is judged then: unless that

@@ -90,7 +90,7 @@ pub(super) async fn survey(
     };
     if settings::has_own_configuration(options, findings.is_seed) {
         settings::raised(options, &facts, &old)?;
-        settings::warn_of_slot_sync(run, &old);
+        settings::warn_of_slot_sync(run, facts.version, &old);
     }
     if work.auto_conf.is_none() {
         standby_plan::auto_conf(&old, &BTreeMap::new(), &settings::standby(run, name)?)

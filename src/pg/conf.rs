@@ -7,8 +7,9 @@
 
 use std::collections::BTreeMap;
 
-/// Settings that name files of certificates and keys, which belong to their host.
-pub const KEY_FILES: [&str; 7] = [
+/// Settings that name files of certificates and keys, or (the first, from 19 on) a list of these: their host's own.
+pub const KEY_FILES: [&str; 8] = [
+    "hosts_file",
     "ssl_ca_file",
     "ssl_cert_file",
     "ssl_crl_dir",
@@ -177,8 +178,7 @@ pub fn edit(text: &[u8], mut decide: impl FnMut(&Directive) -> Edit) -> Vec<u8> 
     result
 }
 
-/// Quotes a value for a configuration file: single quotes around it, quotes and backslashes in it
-/// doubled.
+/// Quotes a value for a configuration file: single quotes around it, quotes and backslashes in it doubled.
 ///
 /// # Errors
 /// [`QuoteError`] for a line end, which no quoting carries as it is, and for NUL.

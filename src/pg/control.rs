@@ -2,7 +2,7 @@
 //!
 //! Layouts by `pg_control_version` are those of `src/include/catalog/pg_control.h`; the checks are
 //! those of `get_controlfile` (`src/common/controldata_utils.c`) and `ReadControlFile`
-//! (`src/backend/access/transam/xlog.c`). The data lies in the first 296 bytes of a file of 8192, so
+//! (`src/backend/access/transam/xlog.c`). The data lies in the first 312 bytes of a file of 8192, so
 //! that one sector write replaces it; a CRC-32C covers all that precedes it. Knows no file and no
 //! path: bytes in, a value out. `pg_controldata` prints the same fields.
 
@@ -14,41 +14,85 @@ use super::label::BackupLabel;
 use super::lsn::Lsn;
 use super::timeline::TimelineId;
 
-/// Length of the data in bytes, CRC and padding included; the same in every supported layout.
-pub const DATA_BYTES: usize = 296;
+/// Length in bytes of the longest layout's data, CRC and padding included. The file goes on behind it.
+pub const DATA_BYTES: usize = 312;
 
 /// The impossible checkpoint position that [`poison_checkpoint`] installs: no record starts there.
 pub const POISONED: Lsn = Lsn(0xDEAD);
 
-/// What a layout differs by from the others. All other offsets are common.
+/// What a layout differs by from the others.
 struct Layout {
     control_version: u32,
     /// Where the CRC lies; it covers all before.
     crc_offset: usize,
-    /// Where the default signedness of `char` lies, from 18 on.
-    char_signedness_offset: Option<usize>,
+    /// Whether the default signedness of `char` is stated.
+    states_char_signedness: bool,
+    /// By how much fields lie further behind than in the layout of 18, which all offsets here are of: from which
+    /// offset on, and by how many bytes.
+    shifts: &'static [(usize, usize)],
+    /// Where the number of pages in a segment of an SLRU lies, such as pg_xact.
+    slru_pages_offset: Option<usize>,
 }
 
-const LAYOUTS: [Layout; 3] = [
+const LAYOUTS: [Layout; 4] = [
     // 13 to 16
     Layout {
         control_version: 1300,
         crc_offset: 288,
-        char_signedness_offset: None,
+        states_char_signedness: false,
+        shifts: &[],
+        slru_pages_offset: None,
     },
     // 17
     Layout {
         control_version: 1700,
         crc_offset: 288,
-        char_signedness_offset: None,
+        states_char_signedness: false,
+        shifts: &[],
+        slru_pages_offset: None,
     },
     // 18
     Layout {
         control_version: 1800,
         crc_offset: 292,
-        char_signedness_offset: Some(256),
+        states_char_signedness: true,
+        shifts: &[],
+        slru_pages_offset: None,
+    },
+    // 19
+    Layout {
+        control_version: 1905,
+        crc_offset: 308,
+        states_char_signedness: true,
+        shifts: &[
+            // logicalDecodingEnabled
+            (64, 8),
+            // nextMultiOffset has 64 bits.
+            (84, 12),
+            // The word that had aligned the time is gone.
+            (104, 8),
+            // slru_pages_per_segment
+            (224, 12),
+            // data_checksum_version_init, what initdb chose, before what is now
+            (252, 16),
+        ],
+        slru_pages_offset: Some(232),
     },
 ];
+
+impl Layout {
+    /// Where a field lies that 18 has at `offset`.
+    fn place(&self, offset: usize) -> usize {
+        let shift = self.shifts.iter().rfind(|(from, _)| *from <= offset);
+        offset + shift.map_or(0, |&(_, by)| by)
+    }
+}
+
+/// Pages in a segment of an SLRU (`SLRU_PAGES_PER_SEGMENT` in `src/include/pg_config_manual.h`).
+const SLRU_PAGES: u32 = 32;
+
+/// `src/include/storage/checksum.h`; up to 18 in `bufpage.h`.
+const PG_DATA_CHECKSUM_VERSION: u32 = 1;
 
 /// Offset of `checkPoint`, the position of the last checkpoint's record.
 const CHECKPOINT_OFFSET: usize = 32;
@@ -151,7 +195,7 @@ impl fmt::Display for WalLevel {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ControlFile {
     pub system_identifier: u64,
-    /// 1300 for 13 to 16, 1700, 1800: tells the layout of this file.
+    /// 1300 for 13 to 16, 1700, 1800, 1905: tells the layout of this file.
     pub control_version: u32,
     /// Tells the major: [`major_of_catalog`](super::version::major_of_catalog).
     pub catalog_version: u32,
@@ -171,7 +215,8 @@ pub struct ControlFile {
     pub next_xid: u64,
     pub next_oid: u32,
     pub next_multixact: u32,
-    pub next_multixact_offset: u32,
+    /// Of 32 bits before 19.
+    pub next_multixact_offset: u64,
     pub oldest_xid: u32,
     pub oldest_multixact: u32,
     /// The oldest transaction that ran when the last checkpoint was made; 0 when none could, as at a shutdown.
@@ -209,7 +254,7 @@ pub struct ControlFile {
     pub toast_max_chunk_bytes: u32,
     pub large_object_block_bytes: u32,
     pub float8_by_value: bool,
-    /// 0 when data pages carry no checksums.
+    /// 0 when data pages carry no checksums, 1 when they do: see [`ControlFile::has_checksums`].
     pub checksum_version: u32,
     /// Whether `char` was signed where the cluster was made; stated from 18 on.
     pub default_char_signed: Option<bool>,
@@ -222,6 +267,11 @@ impl ControlFile {
     /// [`ControlError`]. The version is looked at before the checksum, whose place depends on it.
     pub fn decode(bytes: &[u8]) -> Result<Self, ControlError> {
         let (layout, data) = check(bytes)?;
+        if let Some(pages) = layout.slru_pages_offset.map(|at| data.u32_at(at))
+            && pages != SLRU_PAGES
+        {
+            return Err(bad_field("slru_pages_per_segment", pages));
+        }
         let state = data.u32(16);
         let wal_level = data.u32(172);
         Ok(Self {
@@ -238,7 +288,11 @@ impl ControlFile {
             next_xid: data.u64(64),
             next_oid: data.u32(72),
             next_multixact: data.u32(76),
-            next_multixact_offset: data.u32(80),
+            next_multixact_offset: if layout.place(80) == 80 {
+                u64::from(data.u32(80))
+            } else {
+                data.u64(80)
+            },
             oldest_xid: data.u32(84),
             oldest_multixact: data.u32(92),
             oldest_active_xid: data.u32(120),
@@ -271,7 +325,7 @@ impl ControlFile {
             large_object_block_bytes: data.u32(244),
             float8_by_value: data.bool(248),
             checksum_version: data.u32(252),
-            default_char_signed: layout.char_signedness_offset.map(|at| data.bool(at)),
+            default_char_signed: layout.states_char_signedness.then(|| data.bool(256)),
         })
     }
 
@@ -322,6 +376,15 @@ impl ControlFile {
             ..self.clone()
         };
         now == *judged
+    }
+
+    /// Whether every data page carries a checksum that can be relied on.
+    ///
+    /// Betas of 19 could switch checksums while the server ran, with states of their own for the way there and back,
+    /// in which pages without one are no damage; no release can.
+    #[must_use]
+    pub fn has_checksums(&self) -> bool {
+        self.checksum_version == PG_DATA_CHECKSUM_VERSION
     }
 
     /// The last timeline that this cluster is known to have been on.
@@ -391,7 +454,7 @@ impl ControlFile {
 /// Sets the checkpoint position of a control file to [`POISONED`] and renews the checksum.
 ///
 /// A server that finds a backup_label starts from the label's checkpoint and repairs the field;
-/// without the label it panics instead of recovering from the wrong place.
+/// without the label it gives up (by a panic up to 18) instead of recovering from the wrong place.
 ///
 /// # Errors
 /// As [`ControlFile::decode`] for the bytes before the change; then nothing is changed.
@@ -406,15 +469,14 @@ pub fn poison_checkpoint(bytes: &mut [u8]) -> Result<(), ControlError> {
 /// The checks that need no field but the version: length, byte order, layout, checksum.
 fn check(bytes: &[u8]) -> Result<(&'static Layout, Data<'_>), ControlError> {
     let actual = bytes.len();
-    let data = bytes
+    let bytes: &[u8; DATA_BYTES] = bytes
         .first_chunk()
-        .map(Data)
         .ok_or(ControlError::TooShort { actual })?;
-    let control_version = data.u32(8);
+    let control_version = u32_of(bytes, 8);
     let newest = LAYOUTS.last().filter(|newest| {
         // A later major that has left the layout as it is proves it by its checksum.
         control_version > newest.control_version
-            && data.u32(newest.crc_offset) == crc32c::crc32c(&data.0[..newest.crc_offset])
+            && u32_of(bytes, newest.crc_offset) == crc32c::crc32c(&bytes[..newest.crc_offset])
     });
     let layout = LAYOUTS
         .iter()
@@ -428,8 +490,9 @@ fn check(bytes: &[u8]) -> Result<(&'static Layout, Data<'_>), ControlError> {
                 ControlError::UnknownVersion { control_version }
             }
         })?;
-    let expected = data.u32(layout.crc_offset);
-    let actual = crc32c::crc32c(&data.0[..layout.crc_offset]);
+    let data = Data { bytes, layout };
+    let expected = data.u32_at(layout.crc_offset);
+    let actual = crc32c::crc32c(&bytes[..layout.crc_offset]);
     if expected == actual {
         Ok((layout, data))
     } else {
@@ -437,36 +500,49 @@ fn check(bytes: &[u8]) -> Result<(&'static Layout, Data<'_>), ControlError> {
     }
 }
 
-/// The data of a control file. Offsets are this module's constants, all within [`DATA_BYTES`].
+/// The data of a control file. Offsets are this module's constants, those of 18; all lie within [`DATA_BYTES`] in
+/// every layout.
 #[derive(Copy, Clone)]
-struct Data<'a>(&'a [u8; DATA_BYTES]);
+struct Data<'a> {
+    bytes: &'a [u8; DATA_BYTES],
+    layout: &'static Layout,
+}
 
 impl Data<'_> {
-    fn array<const N: usize>(self, offset: usize) -> [u8; N] {
-        *self.0[offset..]
-            .first_chunk()
-            .expect("every field lies within the data")
+    fn u32(self, offset: usize) -> u32 {
+        self.u32_at(self.layout.place(offset))
     }
 
-    fn u32(self, offset: usize) -> u32 {
-        u32::from_le_bytes(self.array(offset))
+    /// At an offset of this layout.
+    fn u32_at(self, offset: usize) -> u32 {
+        u32_of(self.bytes, offset)
     }
 
     fn i32(self, offset: usize) -> i32 {
-        i32::from_le_bytes(self.array(offset))
+        i32::from_le_bytes(array(self.bytes, self.layout.place(offset)))
     }
 
     fn u64(self, offset: usize) -> u64 {
-        u64::from_le_bytes(self.array(offset))
+        u64::from_le_bytes(array(self.bytes, self.layout.place(offset)))
     }
 
     fn i64(self, offset: usize) -> i64 {
-        i64::from_le_bytes(self.array(offset))
+        i64::from_le_bytes(array(self.bytes, self.layout.place(offset)))
     }
 
     fn bool(self, offset: usize) -> bool {
-        self.0[offset] != 0
+        self.bytes[self.layout.place(offset)] != 0
     }
+}
+
+fn array<const N: usize>(bytes: &[u8; DATA_BYTES], offset: usize) -> [u8; N] {
+    *bytes[offset..]
+        .first_chunk()
+        .expect("every field lies within the data")
+}
+
+fn u32_of(bytes: &[u8; DATA_BYTES], offset: usize) -> u32 {
+    u32::from_le_bytes(array(bytes, offset))
 }
 
 fn bad_field(field: &'static str, value: u32) -> ControlError {
@@ -524,7 +600,7 @@ mod tests {
         };
     }
 
-    const CAPTURED: [(u32, &str, &[u8; 512], &str); 13] = [
+    const CAPTURED: [(u32, &str, &[u8; 512], &str); 16] = [
         captured!(13, "production"),
         captured!(13, "standby"),
         captured!(14, "production"),
@@ -538,6 +614,9 @@ mod tests {
         captured!(17, "standby"),
         captured!(18, "production"),
         captured!(18, "standby"),
+        captured!(19, "production"),
+        captured!(19, "standby"),
+        captured!(19, "unchecksummed"),
     ];
 
     /// Length of the file in bytes (`PG_CONTROL_FILE_SIZE`); all behind the data is zero.
@@ -550,7 +629,7 @@ mod tests {
     }
 
     fn sample() -> Vec<u8> {
-        padded(CAPTURED[12].2)
+        padded(CAPTURED[12].2) // 18
     }
 
     /// Bytes with another value at `offset` and a checksum that holds, of layout 1800.
@@ -566,6 +645,11 @@ mod tests {
     fn printed(file: &ControlFile) -> Vec<(&'static str, String)> {
         let on = |truth| (if truth { "on" } else { "off" }).to_owned();
         let xid = file.next_xid;
+        // From 19 on, the lower half is printed with its leading zeros.
+        let lsn = |lsn: Lsn| match file.control_version {
+            1905.. => format!("{:X}/{:08X}", lsn.0 >> 32, lsn.0 & 0xFFFF_FFFF),
+            _ => lsn.to_string(),
+        };
         let mut lines = vec![
             (
                 "pg_control version number",
@@ -577,8 +661,8 @@ mod tests {
                 file.system_identifier.to_string(),
             ),
             ("Database cluster state", file.state.to_string()),
-            ("Latest checkpoint location", file.checkpoint.to_string()),
-            ("Latest checkpoint's REDO location", file.redo.to_string()),
+            ("Latest checkpoint location", lsn(file.checkpoint)),
+            ("Latest checkpoint's REDO location", lsn(file.redo)),
             ("Latest checkpoint's TimeLineID", file.timeline.to_string()),
             (
                 "Latest checkpoint's PrevTimeLineID",
@@ -608,14 +692,14 @@ mod tests {
             ),
             (
                 "Minimum recovery ending location",
-                file.min_recovery_point.to_string(),
+                lsn(file.min_recovery_point),
             ),
             (
                 "Min recovery ending loc's timeline",
                 file.min_recovery_timeline.to_string(),
             ),
-            ("Backup start location", file.backup_start.to_string()),
-            ("Backup end location", file.backup_end.to_string()),
+            ("Backup start location", lsn(file.backup_start)),
+            ("Backup end location", lsn(file.backup_end)),
             (
                 "End-of-backup record required",
                 if file.backup_end_required {
@@ -718,7 +802,7 @@ mod tests {
         assert!(standby.end_of_wal() > standby.checkpoint);
         assert_eq!(stopped.state, ClusterState::ShutDown);
         assert!(stopped.state.is_shut_down());
-        assert_eq!(stopped.checksum_version, 1);
+        assert!(stopped.has_checksums());
         let promoted = ControlFile {
             min_recovery_timeline: TimelineId(2),
             ..standby
@@ -846,10 +930,10 @@ mod tests {
             "the control file has the unknown version 1201"
         );
         assert_eq!(
-            ControlFile::decode(&sample()[..295])
+            ControlFile::decode(&sample()[..311])
                 .unwrap_err()
                 .to_string(),
-            "the control file has 295 bytes, expected at least 296"
+            "the control file has 311 bytes, expected at least 312"
         );
     }
 
@@ -860,19 +944,47 @@ mod tests {
         let known = ControlFile::decode(*data).unwrap();
         assert_eq!(known.control_version, newest.control_version);
         let mut later = data.to_vec();
-        later[8..12].copy_from_slice(&1900_u32.to_le_bytes());
+        later[8..12].copy_from_slice(&2000_u32.to_le_bytes());
         assert_eq!(
             ControlFile::decode(&later),
             Err(ControlError::UnknownVersion {
-                control_version: 1900
+                control_version: 2000
             })
         );
         let crc = crc32c::crc32c(&later[..newest.crc_offset]);
         later[newest.crc_offset..newest.crc_offset + 4].copy_from_slice(&crc.to_le_bytes());
         let decoded = ControlFile::decode(&later).unwrap();
-        assert_eq!(decoded.control_version, 1900);
+        assert_eq!(decoded.control_version, 2000);
         assert_eq!(decoded.system_identifier, known.system_identifier);
         poison_checkpoint(&mut later).unwrap();
+    }
+
+    #[test]
+    fn only_checksums_that_are_on_can_be_relied_on() {
+        // Of a cluster made with checksums, which pg_checksums has disabled: what initdb chose stands before it.
+        let (_, _, data, text) = CAPTURED[15];
+        assert_eq!(data[264..272], [1, 0, 0, 0, 0, 0, 0, 0]);
+        assert!(text.contains("Data page checksum version:           0\n"));
+        assert!(!ControlFile::decode(data).unwrap().has_checksums());
+        let mut switching = ControlFile::decode(CAPTURED[13].2).unwrap();
+        assert!(switching.has_checksums());
+        // `inprogress-off` and `inprogress-on` of the betas.
+        for version in [2, 3] {
+            switching.checksum_version = version;
+            assert!(!switching.has_checksums());
+        }
+    }
+
+    #[test]
+    fn the_segments_of_an_slru_have_one_size() {
+        let mut bytes = CAPTURED[13].2.to_vec();
+        bytes[232..236].copy_from_slice(&64_u32.to_le_bytes());
+        let crc = crc32c::crc32c(&bytes[..308]);
+        bytes[308..312].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(
+            ControlFile::decode(&bytes),
+            Err(bad_field("slru_pages_per_segment", 64))
+        );
     }
 
     #[test]
@@ -921,8 +1033,12 @@ mod tests {
             let (major, _, data, _) = CAPTURED[which];
             let mut bytes = data.to_vec();
             bytes[bit / 8] ^= 1 << (bit % 8);
-            // Up to 17, four bytes of padding follow the checksum.
-            let covered = if major < 18 { 292 } else { 296 };
+            // Where the checksum ends.
+            let covered = match major {
+                ..18 => 292,
+                18 => 296,
+                _ => 312,
+            };
             prop_assert_eq!(ControlFile::decode(&bytes).is_err(), bit < covered * 8);
             prop_assert!(ControlFile::decode(&data[..cut]).is_err());
         }

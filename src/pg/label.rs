@@ -178,7 +178,7 @@ mod tests {
         };
     }
 
-    const CAPTURED: [(&str, &str); 6] = captured!(13, 14, 15, 16, 17, 18);
+    const CAPTURED: [(&str, &str); 7] = captured!(13, 14, 15, 16, 17, 18, 19);
 
     #[test]
     fn labels_of_all_majors_are_read() {
@@ -193,11 +193,15 @@ mod tests {
                 assert!(Lsn::INVALID < label.start_lsn && label.start_lsn < label.checkpoint);
                 assert!(label.start_time.unwrap().ends_with(" UTC"));
                 assert!(!label.is_incremental);
-                let line = format!(
-                    "START WAL LOCATION: {} (file {})\n",
-                    label.start_lsn, label.start_segment
+                // From 19 on, the lower half of an LSN has its leading zeros.
+                let line = text.lines().next().unwrap().replace("0/0", "0/");
+                assert_eq!(
+                    line,
+                    format!(
+                        "START WAL LOCATION: {} (file {})",
+                        label.start_lsn, label.start_segment
+                    )
                 );
-                assert!(text.starts_with(&line));
             }
         }
         assert!(CAPTURED[0].0.contains("BACKUP FROM: master\n"));

@@ -63,7 +63,7 @@ pub enum Kind {
     Symlink,
 }
 
-/// Directories that PostgreSQL keeps at the top of a data directory, the same from 13 to 18.
+/// Directories that PostgreSQL keeps at the top of a data directory, the same from 13 to 19.
 const DIRECTORIES: [&str; 17] = [
     "base",
     "global",
@@ -102,12 +102,13 @@ const EMPTIED: [&str; 10] = [
     "pg_wal/summaries",
 ];
 
-/// Configuration that lies at the top of a data directory unless it was put elsewhere.
-const CONFIGURATION: [&str; 4] = [
+/// Configuration that lies at the top of a data directory unless it was put elsewhere; the last from 19 on.
+const CONFIGURATION: [&str; 5] = [
     "postgresql.conf",
     "postgresql.auto.conf",
     "pg_hba.conf",
     "pg_ident.conf",
+    "pg_hosts.conf",
 ];
 
 /// Default names of keys and certificates (`src/include/libpq/libpq-be.h`, `guc_tables.c`).
@@ -681,6 +682,7 @@ mod tests {
             ("postgresql.auto.conf", File, HostLocal),
             ("pg_hba.conf", File, HostLocal),
             ("pg_ident.conf", File, HostLocal),
+            ("pg_hosts.conf", File, HostLocal),
             ("server.key", File, HostLocal),
             ("log", Directory, HostLocal),
             ("log/postgresql.log", File, HostLocal),
@@ -907,6 +909,7 @@ mod tests {
             (16, include_str!("../../tests/it/data/pg/directories.16")),
             (17, include_str!("../../tests/it/data/pg/directories.17")),
             (18, include_str!("../../tests/it/data/pg/directories.18")),
+            (19, include_str!("../../tests/it/data/pg/directories.19")),
         ] {
             let mut required = required_directories(major).to_vec();
             for (index, directory) in required.iter().enumerate() {
@@ -930,7 +933,7 @@ mod tests {
 
     #[test]
     fn managed_names_are_the_directories_and_the_version() {
-        for directory in required_directories(18) {
+        for directory in required_directories(19) {
             let top = directory.split('/').next().unwrap();
             assert!(is_managed_top_level(top.as_bytes()));
         }

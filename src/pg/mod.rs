@@ -1,6 +1,6 @@
 //! What PostgreSQL's files, names and texts mean: bytes or text in, values out; no file, no server.
 //!
-//! Each module holds one kind of fact for all supported majors (13 to 18) and says where PostgreSQL
+//! Each module holds one kind of fact for all supported majors (13 to 19) and says where PostgreSQL
 //! states it. Nothing here opens a file, asks a clock or decides what a rebuild does. Numbers are
 //! little endian, as on every platform that we build for; a control file of the other byte order is
 //! refused by name. No input makes a function here panic.

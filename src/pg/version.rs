@@ -29,6 +29,19 @@ impl Version {
         self.0 % 10_000
     }
 
+    /// What `max_locks_per_transaction` is where no file sets it.
+    #[must_use]
+    pub fn default_max_locks_per_transaction(self) -> i32 {
+        if self.major() >= 19 { 128 } else { 64 }
+    }
+
+    /// Whether a standby decodes its WAL wherever its primary logs enough for it, whatever its own `wal_level` is
+    /// (`effective_wal_level`, `src/backend/replication/logical/logicalctl.c`).
+    #[must_use]
+    pub fn standby_follows_wal_level(self) -> bool {
+        self.major() >= 19
+    }
+
     /// Whether the tool knows this major's files.
     #[must_use]
     pub fn is_supported(self) -> bool {
@@ -62,16 +75,17 @@ pub struct MajorFacts {
 }
 
 /// The majors whose files are known.
-pub const SUPPORTED_MAJORS: RangeInclusive<u32> = 13..=18;
+pub const SUPPORTED_MAJORS: RangeInclusive<u32> = 13..=19;
 
-/// One row per supported major, in rising order. All were read from running servers.
-pub const MAJORS: [MajorFacts; 6] = [
+/// One row per supported major, in rising order. All were read from running servers, 19 from its release candidate.
+pub const MAJORS: [MajorFacts; 7] = [
     row(13, 202_007_201, 1300),
     row(14, 202_107_181, 1300),
     row(15, 202_209_061, 1300),
     row(16, 202_307_071, 1300),
     row(17, 202_406_281, 1700),
     row(18, 202_506_291, 1800),
+    row(19, 202_610_061, 1905),
 ];
 
 const fn row(major: u32, catalog_version: u32, control_version: u32) -> MajorFacts {
@@ -109,7 +123,7 @@ mod tests {
         assert_eq!(version.to_string(), "15.18");
         assert!(version.is_supported());
         assert!(!Version(120_022).is_supported());
-        assert!(!Version(190_000).is_supported());
+        assert!(!Version(200_000).is_supported());
         assert!("15.18".parse::<Version>().is_err());
     }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::pg::control::ControlFile;
+use crate::pg::version::Version;
 
 /// A setting that is too low.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -20,10 +21,14 @@ pub struct TooLow {
 
 /// What the target's configuration would give that is lower than the source's.
 ///
-/// `configured` is what its files set, names in lower case; what they leave out has the server's default, the same
-/// from 13 to 18. A value that is no plain number is left to the server to judge.
+/// `configured` is what its files set, names in lower case; what they leave out has the server's default
+/// (`guc_tables.c`, from 19 on `guc_parameters.dat`). A value that is no plain number is left to the server to judge.
 #[must_use]
-pub fn too_low(source: &ControlFile, configured: &BTreeMap<String, String>) -> Vec<TooLow> {
+pub fn too_low(
+    source: &ControlFile,
+    version: Version,
+    configured: &BTreeMap<String, String>,
+) -> Vec<TooLow> {
     if configured
         .get("hot_standby")
         .is_some_and(|value| is_false(value))
@@ -41,7 +46,7 @@ pub fn too_low(source: &ControlFile, configured: &BTreeMap<String, String>) -> V
         ),
         (
             "max_locks_per_transaction",
-            64,
+            version.default_max_locks_per_transaction(),
             source.max_locks_per_transaction,
         ),
     ]
@@ -65,6 +70,7 @@ pub fn too_low(source: &ControlFile, configured: &BTreeMap<String, String>) -> V
 #[must_use]
 pub fn slot_sync_lacks(
     configured: &BTreeMap<String, String>,
+    version: Version,
     has_database: bool,
     has_slot: bool,
 ) -> Vec<&'static str> {
@@ -72,9 +78,10 @@ pub fn slot_sync_lacks(
     if !is_on("sync_replication_slots") {
         return Vec::new();
     }
-    let is_logical = configured
-        .get("wal_level")
-        .is_some_and(|level| level.eq_ignore_ascii_case("logical"));
+    let is_logical = version.standby_follows_wal_level()
+        || configured
+            .get("wal_level")
+            .is_some_and(|level| level.eq_ignore_ascii_case("logical"));
     [
         (
             has_database,
@@ -108,7 +115,13 @@ mod tests {
     use super::*;
     use crate::plan::samples;
 
+    const BEFORE_19: Version = Version(180_004);
+
     fn low(settings: &[(&str, &str)]) -> Vec<(&'static str, i32, i32)> {
+        low_in(BEFORE_19, settings)
+    }
+
+    fn low_in(version: Version, settings: &[(&str, &str)]) -> Vec<(&'static str, i32, i32)> {
         let mut source = samples::source().control;
         source.max_connections = 200;
         source.max_worker_processes = 8;
@@ -119,7 +132,7 @@ mod tests {
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
-        too_low(&source, &configured)
+        too_low(&source, version, &configured)
             .into_iter()
             .map(|low| (low.name, low.target, low.source))
             .collect()
@@ -153,6 +166,18 @@ mod tests {
     }
 
     #[test]
+    fn a_default_that_has_changed_is_that_of_the_version() {
+        let mut source = samples::source().control;
+        source.max_locks_per_transaction = 128;
+        let low = |version| too_low(&source, version, &BTreeMap::new());
+        assert_eq!(low(Version(190_000)), []);
+        assert_eq!(low(BEFORE_19)[0].name, "max_locks_per_transaction");
+        // In 19 too, who sets less has less.
+        let little = [("max_locks_per_transaction", "32")];
+        assert!(low_in(Version(190_000), &little).contains(&("max_locks_per_transaction", 32, 64)));
+    }
+
+    #[test]
     fn a_standby_that_lets_no_session_in_may_have_less() {
         for off in ["off", "OFF", "f", "no", "0"] {
             assert_eq!(low(&[("hot_standby", off)]), [], "{off}");
@@ -169,7 +194,7 @@ mod tests {
                 .iter()
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
                 .collect();
-            slot_sync_lacks(&configured, database, slot).join(", ")
+            slot_sync_lacks(&configured, BEFORE_19, database, slot).join(", ")
         };
         assert_eq!(lacks(&[], false, false), "");
         assert_eq!(
@@ -188,5 +213,18 @@ mod tests {
         ];
         assert_eq!(lacks(&complete, true, true), "");
         assert_eq!(lacks(&complete, true, false), "a slot (--slot)");
+        // From 19 on the primary's WAL decides.
+        let on = [
+            ("sync_replication_slots", "on"),
+            ("hot_standby_feedback", "on"),
+        ];
+        let configured = on
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into();
+        assert_eq!(
+            slot_sync_lacks(&configured, BEFORE_19, true, true),
+            ["wal_level = logical"]
+        );
+        assert!(slot_sync_lacks(&configured, Version(190_000), true, true).is_empty());
     }
 }

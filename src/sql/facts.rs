@@ -58,7 +58,7 @@ impl Session {
              CASE WHEN pg_is_in_recovery() \
                THEN (SELECT full_page_writes FROM pg_control_checkpoint()) \
                ELSE current_setting('full_page_writes')::bool END, \
-             current_setting('data_checksums')::bool, \
+             current_setting('data_checksums') = 'on', \
              current_user::text, \
              has_function_privilege('pg_catalog.{start_function}({start_arguments})', 'EXECUTE'), \
              (SELECT rolsuper OR rolreplication FROM pg_roles WHERE rolname = current_user), \
@@ -144,7 +144,7 @@ impl Session {
             .client
             .query(
                 "SELECT name, setting FROM pg_settings WHERE setting <> '' AND name IN ('config_file', \
-                 'hba_file', 'ident_file', 'external_pid_file', 'log_directory', 'stats_temp_directory', \
+                 'hba_file', 'hosts_file', 'ident_file', 'external_pid_file', 'log_directory', 'stats_temp_directory', \
                  'krb_server_keyfile', 'ssl_ca_file', 'ssl_cert_file', 'ssl_crl_dir', 'ssl_crl_file', \
                  'ssl_dh_params_file', 'ssl_key_file')",
                 &[],

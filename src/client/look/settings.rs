@@ -13,6 +13,7 @@ use crate::pg::conf as pg_conf;
 use crate::pg::conninfo::Conninfo;
 use crate::pg::layout;
 use crate::pg::timeline::history_file_name;
+use crate::pg::version::Version;
 use crate::plan::clone::{CloneSettings, Seclusion};
 use crate::plan::configuration;
 use crate::plan::guard;
@@ -211,7 +212,7 @@ pub fn raised(
         return Ok(Vec::new());
     }
     let configured = with_auto_conf(base, auto_conf);
-    let low = settings::too_low(&facts.control, &configured);
+    let low = settings::too_low(&facts.control, facts.version, &configured);
     if options.raise_settings {
         let raised = low.iter().map(|low| (low.name, low.source.to_string()));
         return Ok(raised.collect());
@@ -221,14 +222,14 @@ pub fn raised(
 }
 
 /// Warns of what slot synchronisation lacks, if the target's own configuration asks for it.
-pub fn warn_of_slot_sync(run: &Run<'_>, auto_conf: &[u8]) {
+pub fn warn_of_slot_sync(run: &Run<'_>, version: Version, auto_conf: &[u8]) {
     let options = run.options;
     if !options.role.has_settings() {
         return;
     }
     let configured = with_auto_conf(own_base(options), auto_conf);
     let has_database = options.primary.get("dbname").is_some();
-    let lacks = settings::slot_sync_lacks(&configured, has_database, run.slot().is_some());
+    let lacks = settings::slot_sync_lacks(&configured, version, has_database, run.slot().is_some());
     if !lacks.is_empty() {
         run.warn(
             Code::SlotSyncIncomplete,

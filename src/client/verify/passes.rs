@@ -188,8 +188,8 @@ impl<'a> Scene<'a> {
         Terms {
             law: Law {
                 threshold: controls.threshold(),
-                source_has_checksums: theirs.checksum_version > 0,
-                standby_has_checksums: ours.checksum_version > 0,
+                source_has_checksums: theirs.has_checksums(),
+                standby_has_checksums: ours.has_checksums(),
             },
             xacts: Arc::new(Xacts::new(
                 Arc::clone(&self.roots),

@@ -19,11 +19,14 @@ const FIRST_IS_CONTRECORD: u16 = 0x0001;
 /// `xlp_info`: the header is a long one.
 const LONG_HEADER: u16 = 0x0002;
 /// `xlp_info`: the rest of the record before was never written, by a crash; what stands here follows the record
-/// before that.
-const FIRST_IS_OVERWRITE_CONTRECORD: u16 = 0x0008;
+/// before that. Up to 18, the bit that it has since 19 had another meaning.
+const FIRST_IS_OVERWRITE_CONTRECORD_TILL_18: u16 = 0x0008;
+const FIRST_IS_OVERWRITE_CONTRECORD_SINCE_19: u16 = 0x0004;
 
 /// `XLOG_PAGE_MAGIC` of 15: from here on the bits of a block's image are others.
 const MAGIC_15: u16 = 0xd110;
+/// `XLOG_PAGE_MAGIC` of 19: from here on a bit of a page's header is another.
+const MAGIC_19: u16 = 0xd122;
 
 /// Longest record that a server writes (`xlogrecord.h: XLogRecordMaxSize`).
 const RECORD_BYTES_MAX: usize = 1020 * 1024 * 1024;
@@ -207,8 +210,14 @@ where
             }
         }
         self.magic = Some(magic);
+        let overwrite = if magic >= MAGIC_19 {
+            FIRST_IS_OVERWRITE_CONTRECORD_SINCE_19
+        } else {
+            FIRST_IS_OVERWRITE_CONTRECORD_TILL_18
+        };
         Ok(PageHead {
             info,
+            is_overwrite: info & overwrite != 0,
             remaining_bytes: u32_at(page, 16) as usize,
             bytes: if is_first {
                 LONG_PAGE_HEADER
@@ -271,7 +280,7 @@ where
                 }
                 at = Lsn(at.0 + page_bytes as u64);
                 let head = some!(self.load(at)?);
-                if head.info & FIRST_IS_OVERWRITE_CONTRECORD != 0 {
+                if head.is_overwrite {
                     self.next = at;
                     continue 'record;
                 }
@@ -309,6 +318,8 @@ where
 /// What a page's header says.
 struct PageHead {
     info: u16,
+    /// What stands here takes the place of a record whose rest was never written.
+    is_overwrite: bool,
     /// Bytes of the record that goes on here.
     remaining_bytes: usize,
     /// Length of the header.
@@ -456,14 +467,24 @@ mod tests {
     /// `XLOG_OVERWRITE_CONTRECORD`: what a crash cut off is passed over, and the next record follows the last whole.
     #[test]
     fn a_record_that_a_crash_cut_off_is_passed_over() {
-        let mut log = Log::new(0xd110);
+        assert_eq!(what_follows_a_cut(0xd110, 8), End::Empty);
+        assert_eq!(what_follows_a_cut(MAGIC_19, 4), End::Empty);
+        // The bits of the others.
+        assert_eq!(what_follows_a_cut(0xd118, 4), End::Incomplete);
+        assert_eq!(what_follows_a_cut(MAGIC_19, 8), End::Incomplete);
+    }
+
+    /// Why a log ends in which a page with this bit follows a record that is cut off. What stands in that page was
+    /// read, unless the end came before it.
+    fn what_follows_a_cut(magic: u16, bit: u16) -> End {
+        let mut log = Log::new(magic);
         let first = log.push(9, 0, &[], &[1; 100]);
         let kept = log.bytes();
         let cut = log.push(9, 0, &[], &[2; 9000]);
         let mut bytes = log.bytes();
         let after = {
             // A log of the first record alone gives its successor the right xl_prev; it is moved to the next page.
-            let mut again = Log::new(0xd110);
+            let mut again = Log::new(magic);
             again.push(9, 0, &[], &[1; 100]);
             let at = again.push(9, 0xd0, &[], &[3; 40]);
             let offset = (at.0 - again.begin().0) as usize;
@@ -471,18 +492,21 @@ mod tests {
         };
         assert_eq!(kept[..100], bytes[..100]);
         bytes.truncate(8192);
-        bytes.extend(0xd110_u16.to_le_bytes());
-        bytes.extend(8_u16.to_le_bytes());
+        bytes.extend(magic.to_le_bytes());
+        bytes.extend(bit.to_le_bytes());
         bytes.extend(1_u32.to_le_bytes());
         bytes.extend((log.begin().0 + 8192).to_le_bytes());
         bytes.extend([0; 8]);
         bytes.extend(after);
         bytes.resize(3 * 8192, 0);
         let (found, _, end) = read_all(&log, bytes);
-        assert_eq!(end, End::Empty);
         let found: Vec<_> = found.iter().map(|(lsn, data)| (*lsn, data[0])).collect();
-        assert_eq!(found, [(first, 1), (Lsn(log.begin().0 + 8192 + 24), 3)]);
+        let behind = (Lsn(log.begin().0 + 8192 + 24), 3);
+        let is_passed_over = end == End::Empty;
+        assert_eq!(found[0], (first, 1));
+        assert_eq!(found.get(1), is_passed_over.then_some(&behind));
         assert!(cut > first);
+        end
     }
 
     #[test]

@@ -106,8 +106,8 @@ mod tests {
                 s.cluster().major = Some(12);
             }),
             ("unsupported-version", |s| {
-                s.source.version = Version(190_000);
-                s.cluster().major = Some(19);
+                s.source.version = Version(200_000);
+                s.cluster().major = Some(20);
             }),
             ("other-major", |s| s.cluster().major = Some(14)),
             ("other-layout", |s| s.control().block_bytes = 16_384),
@@ -134,7 +134,7 @@ mod tests {
                 s.overrides.allow_unknown_version = true;
             })
         };
-        assert_eq!(allowed(19), [""; 0]);
+        assert_eq!(allowed(20), [""; 0]);
         assert_eq!(allowed(12), ["unsupported-version"]);
     }
 }

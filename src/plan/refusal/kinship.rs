@@ -96,7 +96,7 @@ pub(super) fn samples() -> Vec<Refusal> {
     let (lsn, timeline) = (Lsn(0x300_0060), TimelineId(2));
     vec![
         Refusal::UnsupportedVersion {
-            version: Version(190_000),
+            version: Version(200_000),
         },
         Refusal::OtherMajor {
             target: 14,

@@ -291,16 +291,23 @@ fn timeline_reached(cluster: &TargetCluster) -> Option<TimelineId> {
 /// XLogPageHeaderData`, `XLogLongPageHeaderData`).
 const PAGE_HEADERS: [u64; 2] = [24, 40];
 
-/// Length of a checkpoint's record: 24 bytes of `XLogRecord`, 2 of data header, 88 of `CheckPoint`,
-/// aligned to 8; the same from 13 to 18. A page header in its middle comes on top.
-const CHECKPOINT_RECORD_BYTES: u64 = 120;
+/// Length of a checkpoint's record: 24 bytes of `XLogRecord`, 2 of data header, 88 of `CheckPoint`, from 19 on 96,
+/// aligned to 8. A page header in its middle comes on top.
+fn checkpoint_record_bytes(control: &ControlFile) -> u64 {
+    if control.control_version < 1900 {
+        120
+    } else {
+        128
+    }
+}
 
 /// The best lower bound of the target's end of WAL: exact after a clean shutdown, but for a page
 /// header. The control file names the start of the checkpoint's record; a target whose only own
 /// record is its shutdown checkpoint has diverged all the same.
 #[must_use]
 pub fn end_of_wal(control: &ControlFile) -> Lsn {
-    let after_checkpoint = Lsn(control.checkpoint.0.saturating_add(CHECKPOINT_RECORD_BYTES));
+    let length = checkpoint_record_bytes(control);
+    let after_checkpoint = Lsn(control.checkpoint.0.saturating_add(length));
     control.end_of_wal().max(after_checkpoint)
 }
 
@@ -318,6 +325,17 @@ mod tests {
         let (mut cluster, mut source) = (cluster(0x310_0028), source());
         bend(&mut cluster, &mut source);
         relate(&target(Condition::Cluster(Box::new(cluster))), &source)
+    }
+
+    #[test]
+    fn the_end_of_wal_lies_behind_the_shutdown_checkpoint() {
+        let mut control = control(1, 0x300_0100, ClusterState::ShutDown);
+        assert_eq!(end_of_wal(&control), Lsn(0x300_0178));
+        // As a server of 19 ended and its standby said: checkpoint at 0/03000100, end of WAL at 0/03000180.
+        control.control_version = 1905;
+        assert_eq!(end_of_wal(&control), Lsn(0x300_0180));
+        control.min_recovery_point = Lsn(0x400_0000);
+        assert_eq!(end_of_wal(&control), Lsn(0x400_0000));
     }
 
     fn shut_down_at(cluster: &mut TargetCluster, timeline: u32, checkpoint: u64) {
@@ -523,7 +541,7 @@ mod tests {
         #[test]
         fn divergence_is_what_lies_behind_the_fork_random(checkpoint in 0x28_u64..0x800_0000) {
             let relation = related(|cluster, _| shut_down_at(cluster, 1, checkpoint));
-            let end = checkpoint + CHECKPOINT_RECORD_BYTES;
+            let end = checkpoint + 120;
             match relation {
                 Relation::Diverged { lost_bytes, .. } => prop_assert_eq!(FORK.0 + lost_bytes, end),
                 Relation::CleanAncestor { .. } => prop_assert!(end <= FORK.0),

@@ -22,7 +22,9 @@ pub fn major() -> u32 {
     *MAJOR.get_or_init(|| {
         let said = done(tool("postgres").arg("--version"));
         let version = said.split_whitespace().nth(2).unwrap();
-        version.split('.').next().unwrap().parse().unwrap()
+        // 18.4, 19rc1
+        let digits = version.split(|c: char| !c.is_ascii_digit()).next();
+        digits.unwrap().parse().unwrap()
     })
 }
 

