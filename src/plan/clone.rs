@@ -166,9 +166,10 @@ pub fn no_copy_any_more(text: &[u8], mark: &Mark) -> Vec<u8> {
     let is_ours = effective(&text)
         .get("hba_file")
         .is_some_and(|file| file.ends_with(CLONE_HBA));
-    match is_ours {
-        true => conf::rewrite(&text, &SECLUDING, &[]),
-        false => text,
+    if is_ours {
+        conf::rewrite(&text, &SECLUDING, &[])
+    } else {
+        text
     }
 }
 
@@ -364,6 +365,8 @@ mod tests {
     use crate::plan::relation::relate;
     use crate::plan::samples::{self, control, source, target};
 
+    type Bend = fn(&mut TargetCluster);
+
     /// Where the copy that is told of below ended.
     const STOP: Lsn = Lsn(0x400_0100);
 
@@ -402,7 +405,6 @@ mod tests {
     fn a_copy_that_was_written_to_may_be_overwritten_and_nothing_else() {
         assert_eq!(standing(&copy()), Standing::Copy);
         assert!(is_free(&copy(), &source()));
-        type Bend = fn(&mut TargetCluster);
         let doubts: &[(&str, Bend)] = &[
             ("another cluster", |c| {
                 c.control.as_mut().unwrap().system_identifier = 1;
@@ -466,10 +468,6 @@ mod tests {
         assert_eq!(standing(&cluster), Standing::Copy);
     }
 
-    fn settings_of(text: &[u8]) -> BTreeMap<String, String> {
-        effective(text)
-    }
-
     #[test]
     fn lines_of_ours_go_and_what_stood_there_comes_back() {
         let old = b"work_mem = '1MB'\narchive_mode = 'always'\nhba_file = '/etc/hba'\n";
@@ -501,25 +499,22 @@ mod tests {
             ..Mark::default()
         };
         assert_eq!(changed(&closed, &mark), [""; 0]);
-        assert_eq!(
-            settings_of(&no_copy_any_more(&closed, &mark)),
-            settings_of(old)
-        );
+        assert_eq!(effective(&no_copy_any_more(&closed, &mark)), effective(old));
         // Open, and closed once more.
         let (open, rest) = opened(&closed, lines);
-        assert_eq!(settings_of(&open)["hba_file"], "/etc/hba");
-        assert_eq!(settings_of(&open)["archive_mode"], "off");
+        assert_eq!(effective(&open)["hba_file"], "/etc/hba");
+        assert_eq!(effective(&open)["archive_mode"], "off");
         let seclusion = wanted.seclusion.unwrap();
         let (again, all) = secluded(&open, rest, &seclusion);
-        assert_eq!(settings_of(&again), settings_of(&closed));
+        assert_eq!(effective(&again), effective(&closed));
         mark.lines = all;
         // What somebody has changed is theirs.
         let theirs = conf::rewrite(&again, &[], &[("archive_mode", "on")]);
         assert_eq!(changed(&theirs, &mark), ["archive_mode"]);
-        let back = settings_of(&no_copy_any_more(&theirs, &mark));
+        let back = effective(&no_copy_any_more(&theirs, &mark));
         assert_eq!(back["archive_mode"], "on");
         // Rules of ours go although another mark tells of them.
-        let back = settings_of(&no_copy_any_more(&closed, &Mark::default()));
+        let back = effective(&no_copy_any_more(&closed, &Mark::default()));
         assert!(!back.contains_key("hba_file") && back.contains_key("hot_standby"));
     }
 

@@ -140,9 +140,10 @@ fn own(text: &mut String, cluster: &ClusterReport) {
         let age = copy.age_seconds.map_or_else(String::new, |seconds| {
             format!(" Made {} ago.", took(seconds))
         });
-        let ready = match copy.is_ready {
-            true => "",
-            false => " It is not ready: its hooks have not all succeeded.",
+        let ready = if copy.is_ready {
+            ""
+        } else {
+            " It is not ready: its hooks have not all succeeded."
         };
         row(text, "Copy", format_args!("{}{age}{ready}", copy.in_words));
     }

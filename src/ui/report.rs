@@ -251,9 +251,10 @@ fn copy(text: &mut String, outcome: &Outcome) {
             clock::stamp(taken)
         ),
     );
-    let runs = match copy.is_running {
-        true => "it runs on",
-        false => "it will have",
+    let runs = if copy.is_running {
+        "it runs on"
+    } else {
+        "it will have"
     };
     let name = copy.cluster_name.as_ref();
     let name = name.map_or_else(String::new, |name| format!(", cluster_name \"{name}\""));

@@ -34,12 +34,12 @@ pub async fn judge_server(
     }
     let (pgdata, config_file) = (&options.pgdata, options.config_file.as_deref());
     // What is empty, whoever writes the standby's settings writes anew.
-    let mut refusals: Vec<Refusal> = match options.role != Role::Managed {
-        true => without_content(pgdata, config_file)
+    let mut refusals: Vec<Refusal> = match options.role {
+        Role::Managed => Vec::new(),
+        Role::Standby | Role::Clone => without_content(pgdata, config_file)
             .err()
             .into_iter()
             .collect(),
-        false => Vec::new(),
     };
     let said = said(options, bindir).await;
     refusals.extend(serves(pgdata, config_file, said.as_deref()).err());
