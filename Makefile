@@ -1,4 +1,4 @@
-# make demo | test | test-matrix | lint | cargo-deny | audit | bench (ARGS=...) | bench-kernels | install (PREFIX=/usr/local DESTDIR=)
+# make demo | test | test-matrix | test-patroni | test-repmgr | test-pg-rewind | lint | cargo-deny | audit | bench (ARGS=...) | bench-kernels | install (PREFIX=/usr/local DESTDIR=)
 PREFIX ?= /usr/local
 CARGO ?= cargo
 
@@ -23,7 +23,7 @@ target = $(or $(CARGO_TARGET_DIR),target)
 # counts, unless somebody says where it is.
 built = $(shell ls -t $(addsuffix /release/pg_reseed,$(sort $(target) $(places))) 2> /dev/null | head -n 1)
 
-.PHONY: build demo test test-matrix lint lint-sources lint-crates cargo-deny audit bench bench-kernels install
+.PHONY: build demo test test-matrix test-patroni test-patroni-quick test-repmgr test-pg-rewind lint lint-sources lint-crates cargo-deny audit bench bench-kernels install
 
 build:
 	$(CARGO) build --release --locked
@@ -44,6 +44,16 @@ test:
 test-matrix:
 	tests/matrix
 
+# pg_reseed under managers that are not ours; what they need is brought. ARGS is for the rig: see its first lines.
+test-patroni test-repmgr test-pg-rewind:
+	@test -x /usr/bin/python3 || apt-get install -y --no-install-recommends python3
+	tests/managers/$(@:test-%=%) $(ARGS)
+
+# The part of it that every CI run has, with the program that the tests have built.
+test-patroni-quick:
+	$(CARGO) build --locked
+	PG_RESEED_RIG_BINARY='$(target)/debug/pg_reseed' tests/managers/patroni quick
+
 lint: lint-sources lint-crates
 
 lint-sources:
@@ -52,6 +62,7 @@ lint-sources:
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --locked --no-deps --document-private-items
 	bash -n demo/run benches/peers/rsync-standby tests/pg-versions tests/matrix tests/journeys fuzz/run .ci/run
 	sh -n tests/run-as-unprivileged
+	/usr/bin/python3 -c 'import ast, sys; [ast.parse(open(name).read(), name) for name in sys.argv[1:]]' tests/managers/*
 
 lint-crates: cargo-deny
 	$(CARGO) deny --locked check --hide-inclusion-graph bans licenses sources

@@ -16,7 +16,6 @@ import json
 import os
 import pwd
 import random
-import re
 import shutil
 import signal
 import socket
@@ -290,10 +289,9 @@ def reap_until_end_of(pid):
 
 def end_descendants():
     """Ends whatever this process began and what that began, until nothing is left."""
-    end = time.monotonic() + 20
-    while time.monotonic() < end:
-        for pid in descendants_of(os.getpid()):
-            signal_to(pid, signal.SIGKILL)
+    begin = time.monotonic()
+    while time.monotonic() < begin + 30:
+        end_these(descendants_of(os.getpid()), begin)
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
@@ -304,14 +302,21 @@ def end_descendants():
 
 def end_all_but_me():
     """The same, asked for by the story: servers that left their manager are children of the process above."""
+    begin = time.monotonic()
 
-    def left():
+    def none_left():
         found = [pid for pid in descendants_of(os.getppid()) if pid != os.getpid() and is_alive(pid)]
-        for pid in found:
-            signal_to(pid, signal.SIGKILL)
+        end_these(found, begin)
         return not found
 
-    until("all processes of the rig end", left, 20, 0.05)
+    until("all processes of the rig end", none_left, 30, 0.05)
+
+
+def end_these(pids, begin):
+    """A server gets ten seconds, for it takes its shared memory away; others have nothing that outlasts them."""
+    for pid in pids:
+        is_server = words_of(pid)[0].split(":")[0].endswith("postgres") and time.monotonic() < begin + 10
+        signal_to(pid, signal.SIGQUIT if is_server else signal.SIGKILL)
 
 
 def signal_to(pid, which):
@@ -332,7 +337,7 @@ def words_of(pid):
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
-        return []
+        return [""]
 
 
 # ------------------------------------------------------------------------------------------- pieces
@@ -432,12 +437,16 @@ def size(count):
     return f"{count / 1048576:.1f} MB" if count >= 1048576 else f"{count / 1024:.0f} kB"
 
 
-def figures_of_rewind(said):
-    """What a pg_rewind that is pg_reseed says of its run; another one says none of it."""
-    hold("pg_reseed" in said, f"no word of pg_reseed: {said[-600:]}")
-    compared, moved = (re.search(rf"^ *{word} +(.*)$", said, re.MULTILINE) for word in ("Compared", "Moved"))
-    hold(compared and moved, f"no figures of pg_reseed: {said[-600:]}")
-    return f"compared {compared[1]}, moved {moved[1]}"
+def delta_of(report):
+    """The figures of a run that brought an old primary back, which must have been a delta."""
+    hold(report["outcome"] == "done", f"{report['outcome']}: {report['errors']}")
+    hold(report["mode"] == "rebuild" and report["divergence"], f"no delta of a diverged directory: {report['relation']}")
+    hold(report["moved_bytes"] < report["full_copy_bytes"] / 2, f"no delta: {figures_of(report)}")
+    return (f"{figures_of(report)}, {size(report['divergence']['lost_bytes'])} of WAL lost, {report['seconds']:.0f} s")
+
+
+def figures_of(report):
+    return f"{report['mode']} moved {size(report['moved_bytes'])} of {size(report['full_copy_bytes'])}"
 
 
 class Table:
