@@ -170,6 +170,64 @@ pub struct Recovery {
     pub primary_slot_name: Option<String>,
 }
 
+/// The run of pg_reseed that has the lock on a data directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    pub pid: u32,
+    pub user: String,
+    pub host: String,
+    /// What it does: `rebuild`, `inspect` ...
+    pub command: String,
+    pub job: Option<String>,
+    pub age_seconds: Option<u64>,
+}
+
+impl Holder {
+    /// The job of a process, by its command line or its environment.
+    #[must_use]
+    pub fn job_of(line: &[String], environment: &[String]) -> Option<String> {
+        let typed = line.iter().enumerate().filter_map(|(at, word)| {
+            if word == "--job" {
+                line.get(at + 1).map(String::as_str)
+            } else {
+                word.strip_prefix("--job=")
+            }
+        });
+        let set = environment
+            .iter()
+            .filter_map(|word| word.strip_prefix("PG_RESEED_JOB="));
+        let job = typed.last().or_else(|| set.last());
+        job.filter(|job| !job.is_empty()).map(str::to_owned)
+    }
+}
+
+/// A clause.
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            pid,
+            user,
+            host,
+            command,
+            job,
+            age_seconds,
+        } = self;
+        write!(
+            f,
+            "it is process {pid} of user \"{user}\" on \"{host}\", pg_reseed {command}"
+        )?;
+        if let Some(job) = job {
+            write!(f, " of job \"{job}\"")?;
+        }
+        if let Some(age) = age_seconds {
+            let (minutes, seconds) = (age / 60, age % 60);
+            let (hours, minutes) = (minutes / 60, minutes % 60);
+            write!(f, ", which has run for {hours}:{minutes:02}:{seconds:02}")?;
+        }
+        Ok(())
+    }
+}
+
 /// Whether the target's WAL is the source's, record by record. A timeline's number and begin do not tell: two standbys
 /// that were promoted at one position both call what follows by the same number.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -385,8 +443,9 @@ pub struct TargetCluster {
     pub stream: Option<OwnStream>,
     /// Symbolic links inside the data directory where a rebuild must write and none may be.
     pub unexpected_links: Vec<String>,
-    /// Whether another pg_reseed works on it.
+    /// Whether another pg_reseed works on it, and which, as far as that can be seen.
     pub is_locked: bool,
+    pub locked_by: Option<Holder>,
     /// How its server is reached, and whom it follows.
     pub standing: Standing,
     pub shared_wal: SharedWal,

@@ -147,7 +147,7 @@ impl Code {
         (
             Code::ReportNotWritten,
             "report-not-written",
-            "the file of --report could not be written at the end",
+            "the file of --report or --metrics could not be written at the end",
         ),
         (
             Code::SeedsMissingDirectory,

@@ -411,6 +411,7 @@ fn short_help_of_rebuild() {
 
     Run options:
       -n, --dry-run                  Compare and report, change nothing
+          --if-needed                Do nothing when the target streams from the source
           --stop                     Stop a server that runs in the target first
           --start                    Start the standby and wait until it streams
       -l, --log-file <FILE>          Log file of the server that --start starts
@@ -422,10 +423,13 @@ fn short_help_of_rebuild() {
       -r, --max-rate <RATE>          Most that the source reads and sends a second: kB, or suffix k, M,
                                      G
       -N, --no-sync                  Do not wait for data to be safe on disk
+          --job <NAME>               Take options from this job of the configuration files
+          --job-file <FILE>          Take the job from this file
 
     Output options:
       -P, --progress [<STYLE>]  Show progress, and how: auto, bar, plain, json, none
           --report <FILE>       Write the result to this file as JSON; - is standard output
+          --metrics <FILE>      Write figures for Prometheus to this file
       -v, --verbose...          Log more to standard error (repeatable)
       -q, --quiet               No progress and no summary
 
@@ -564,6 +568,7 @@ fn short_help_of_all() {
            pg_reseed inspect [OPTION]...
            pg_reseed verify [OPTION]...
            pg_reseed serve [OPTION]...
+           pg_reseed jobs check [OPTION]...
            pg_reseed help [COMMAND]
            pg_reseed version
 
@@ -572,6 +577,7 @@ fn short_help_of_all() {
       inspect  Tell what a data directory is and what it needs
       verify   Compare a standby with its source, change nothing
       serve    Serve a source's data directory to pg_reseed rebuild
+      jobs     Check the configuration files
 
     General options:
       -?, --help     Print help: -? in short, --help in full

@@ -44,7 +44,7 @@ const ROOMS: [&[&str]; 6] = [
     &["transfer"],
     &["finish"],
     &[
-        "carry", "inspect", "prepare", "rebuild", "status", "survey", "verify",
+        "carry", "inspect", "needed", "prepare", "rebuild", "status", "survey", "verify",
     ],
 ];
 
@@ -117,7 +117,7 @@ const FORBIDDEN_ON: [(u8, &[&str], &str); 3] = [
 ];
 
 /// Libraries and the one module that may name them: a library that has one home can be replaced.
-const HOMES: [(&str, &[&str]); 22] = [
+const HOMES: [(&str, &[&str]); 23] = [
     ("blake3", &["digest"]),
     ("clap", &["cli", "ui"]),
     ("crc32c", &["pg"]),
@@ -135,8 +135,10 @@ const HOMES: [(&str, &[&str]); 22] = [
     ("rustls", &["link"]),
     ("sd_notify", &["cli"]),
     ("shlex", &["client", "link", "postmaster"]),
+    ("strsim", &["cli"]),
     ("tokio_postgres", &["sql"]),
     ("webpki", &["link"]),
+    ("toml", &["cli"]),
     ("tracing_subscriber", &["ui"]),
     ("walkdir", &["disk"]),
     ("zstd", &["wire"]),

@@ -18,7 +18,7 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::cli::help;
 use crate::cli::managers::args::{PatroniArguments, RewindArguments};
-use crate::cli::values::{self, Checkpoint, ConfigSide, ResultRole, WalMethod};
+use crate::cli::values::{self, Checkpoint, ConfigSide, JobsAction, ResultRole, WalMethod};
 use crate::pg::cluster_name::ClusterName;
 use crate::plan::timetable::Rates;
 use crate::ui::Style;
@@ -45,7 +45,7 @@ use crate::wire::message::Compression;
     // The last one counts, as in psql and pg_basebackup; lists add up all the same.
     args_override_self = true,
     max_term_width = 100,
-    override_usage = "pg_reseed rebuild [OPTION]...\n       pg_reseed inspect [OPTION]...\n       pg_reseed verify [OPTION]...\n       pg_reseed status [OPTION]...\n       pg_reseed serve [OPTION]...\n       pg_reseed patroni [OPTION]...\n       pg_reseed rewind [OPTION]...\n       pg_reseed help [COMMAND]\n       pg_reseed version"
+    override_usage = "pg_reseed rebuild [OPTION]...\n       pg_reseed inspect [OPTION]...\n       pg_reseed verify [OPTION]...\n       pg_reseed status [OPTION]...\n       pg_reseed serve [OPTION]...\n       pg_reseed jobs check [OPTION]...\n       pg_reseed patroni [OPTION]...\n       pg_reseed rewind [OPTION]...\n       pg_reseed help [COMMAND]\n       pg_reseed version"
 )]
 pub struct Arguments {
     /// Print help: -? in short, --help in full
@@ -68,6 +68,7 @@ pub enum Command {
     Verify(Box<VerifyArguments>),
     Status(StatusArguments),
     Serve(ServeArguments),
+    Jobs(JobsArguments),
     Patroni(PatroniArguments),
     Rewind(RewindArguments),
 }
@@ -100,7 +101,7 @@ pub struct RebuildArguments {
         value_name = "PGDATA",
         env = "PGDATA",
         hide_env_values = true,
-        required_unless_present = "cluster",
+        required_unless_present_any = ["cluster", "job", "job_file"],
         help_heading = TARGET
     )]
     pub pgdata: Option<PathBuf>,
@@ -401,6 +402,17 @@ pub struct RebuildArguments {
     #[arg(short = 'n', long, help_heading = RUN)]
     pub dry_run: bool,
 
+    /// Do nothing when the target streams from the source
+    ///
+    /// Looks first, as pg_reseed inspect does, and does nothing, with status 0, when a server runs in PGDATA that streams
+    /// from this very source, and both sides' WAL, compared record by record, is one: then the target is what a rebuild
+    /// would make of it, however far it lags. In any other case the run goes on as without this option; also for a standby
+    /// that is stopped, or whose replay is paused, or of whose WAL too little is left to tell, since nothing shows then that
+    /// it is a standby that streams. A server that runs is a reason to refuse then, unless --stop is given too. What the
+    /// other options say of the standby, such as --slot, is not compared with what it has.
+    #[arg(long, help_heading = RUN)]
+    pub if_needed: bool,
+
     /// Stop a server that runs in the target first
     ///
     /// If a server runs in PGDATA, stops it as pg_ctl stop -m fast does, once all checks have passed, the backup has
@@ -482,6 +494,9 @@ pub struct RebuildArguments {
     pub noise_patch: bool,
 
     #[command(flatten)]
+    pub job: JobArguments,
+
+    #[command(flatten)]
     pub progress: ProgressArguments,
 
     /// Write the result to this file as JSON; - is standard output
@@ -493,6 +508,17 @@ pub struct RebuildArguments {
     /// output, and the summary to standard error.
     #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
     pub report: Option<PathBuf>,
+
+    /// Write figures for Prometheus to this file
+    ///
+    /// Writes figures of the run to this file, in the text format of Prometheus, for the textfile collector of
+    /// node_exporter, which reads what is called *.prom: when the target was last rebuilt with success, or found to need
+    /// nothing; and of the last run its end, its exit status, the time that each stage took, what was compared, differed and
+    /// moved, and how much WAL of the target was lost. See METRICS. The file appears at once and whole, and everybody may
+    /// read it. A run that fails keeps the time of the last success of the file before. Each job needs a file of its own. A
+    /// dry run writes none. That the file can be written is tried before the run begins.
+    #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
+    pub metrics: Option<PathBuf>,
 
     /// Log more to standard error (repeatable)
     ///
@@ -616,6 +642,25 @@ pub struct EffortArguments {
         help_heading = RUN
     )]
     pub max_rate: Option<Rates>,
+}
+
+/// A command line that stands in a file.
+#[derive(Debug, Args)]
+pub struct JobArguments {
+    /// Take options from this job of the configuration files
+    ///
+    /// Takes the options that stand in the configuration files as this job: the file NAME.toml in /etc/pg_reseed, or the
+    /// table [NAME] in one of the files there; see pg_reseed-jobs(1). What is typed beside it wins, and lists add up. The
+    /// environment variable PG_RESEED_JOB does the same, and PG_RESEED_CONFIG_DIR names another directory. pg_reseed
+    /// inspect and verify take of a job what they have options for and what means the same to them.
+    #[arg(long, value_name = "NAME", env = "PG_RESEED_JOB", hide_env = true, help_heading = RUN)]
+    pub job: Option<String>,
+
+    /// Take the job from this file
+    ///
+    /// Takes the job from this file instead of those of /etc/pg_reseed. Without --job it is the only one in the file.
+    #[arg(long, value_name = "FILE", help_heading = RUN)]
+    pub job_file: Option<PathBuf>,
 }
 
 /// How progress is shown.
@@ -890,7 +935,7 @@ pub struct InspectArguments {
         value_name = "PGDATA",
         env = "PGDATA",
         hide_env_values = true,
-        required_unless_present = "cluster",
+        required_unless_present_any = ["cluster", "job", "job_file"],
         help_heading = TARGET
     )]
     pub pgdata: Option<PathBuf>,
@@ -910,6 +955,9 @@ pub struct InspectArguments {
 
     #[command(flatten)]
     pub connection: ConnectionArguments,
+
+    #[command(flatten)]
+    pub job: JobArguments,
 
     /// Tell the verdict by the exit status
     ///
@@ -957,7 +1005,7 @@ pub struct VerifyArguments {
         value_name = "PGDATA",
         env = "PGDATA",
         hide_env_values = true,
-        required_unless_present = "cluster",
+        required_unless_present_any = ["cluster", "job", "job_file"],
         help_heading = TARGET
     )]
     pub pgdata: Option<PathBuf>,
@@ -1010,6 +1058,9 @@ pub struct VerifyArguments {
 
     #[command(flatten)]
     pub effort: EffortArguments,
+
+    #[command(flatten)]
+    pub job: JobArguments,
 
     #[command(flatten)]
     pub progress: ProgressArguments,
@@ -1163,6 +1214,34 @@ pub struct ServeArguments {
     pub tls_crl: Option<PathBuf>,
 }
 
+/// Check the configuration files
+///
+/// Reads the configuration files in which jobs stand, and checks each job as pg_reseed rebuild --job would read it. Nothing
+/// is run and nobody is asked. Each job gets a line on standard output, and each file that cannot be read.
+#[derive(Debug, Args)]
+#[command(override_usage = "pg_reseed jobs check [--job-file FILE] [--json]")]
+pub struct JobsArguments {
+    /// What to do: check
+    ///
+    /// What to do with the jobs. There is nothing but check.
+    #[arg(value_enum, value_name = "ACTION", hide_possible_values = true, help_heading = JOBS)]
+    pub action: JobsAction,
+
+    /// Check the jobs of this file
+    ///
+    /// Checks the jobs of this file instead of those in /etc/pg_reseed, or in the directory that the environment
+    /// variable PG_RESEED_CONFIG_DIR names.
+    #[arg(long, value_name = "FILE", help_heading = JOBS)]
+    pub job_file: Option<PathBuf>,
+
+    /// Print JSON
+    ///
+    /// Prints a JSON array of objects with the fields job, file, line, error and hint; error is null when the job is
+    /// right, and job is null of a file that cannot be read.
+    #[arg(long, help_heading = JOBS)]
+    pub json: bool,
+}
+
 const TARGET: &str = "Target options";
 const SOURCE: &str = "Source options";
 const STANDBY: &str = "Standby connection options";
@@ -1171,6 +1250,7 @@ const COPY: &str = "Options of a copy (--role clone)";
 const OUTPUT: &str = "Output options";
 const OVERRIDES: &str = "Overrides of refusals";
 const SERVE: &str = "Options";
+const JOBS: &str = "Options";
 const TLS: &str = "TLS options";
 const GENERAL: &str = "General options";
 

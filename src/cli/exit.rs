@@ -12,6 +12,7 @@ use crate::client::outcome::{Mode, Outcome, VerifyVerdict};
 use crate::errors::{one_line, printable};
 use crate::event::Stage;
 use crate::plan::advice::Advice;
+use crate::plan::standby::Role;
 use crate::ui::{Ending, json};
 
 /// The exit statuses. The numbers are stable.
@@ -140,6 +141,19 @@ impl Status {
             Status::HalfWay,
             "Nothing runs, but one was interrupted: PostgreSQL cannot start in the directory until the same command has \
              been run again and has finished.",
+        ),
+    ];
+
+    /// Those of `jobs`.
+    pub const OF_JOBS: [(Status, &str); 3] = [
+        (Status::Done, "There are jobs, and all are right."),
+        (
+            Status::Failed,
+            "A job is wrong, a file cannot be read, or there is no job at all.",
+        ),
+        (
+            Status::Usage,
+            "The options are wrong, or the directory cannot be read.",
         ),
     ];
 
@@ -295,13 +309,16 @@ pub(super) fn ending(
         Ok(outcome) => Ending {
             exit_status: Status::of_outcome(outcome).number(),
             outcome: match (outcome.mode, outcome.damaged.is_empty()) {
+                _ if outcome.needed == Some(false) => "not-needed",
                 (Some(Mode::DryRun), _) => "dry-run",
                 (Some(Mode::NotNeeded), _) => "not-needed",
                 (_, true) => "done",
                 (_, false) => "done-with-damaged-pages",
             },
             target: match outcome.mode {
+                _ if outcome.needed == Some(false) => "standby",
                 Some(Mode::DryRun | Mode::NotNeeded) => "untouched",
+                _ if outcome.role == Role::Clone => "copy",
                 _ => "standby",
             },
             stage,
@@ -477,6 +494,17 @@ pub(super) fn clap(error: &clap::Error) -> ExitCode {
 pub(super) fn print(text: &str) -> ExitCode {
     let _ = std::io::stdout().write_all(text.as_bytes());
     Status::Done.code()
+}
+
+/// A wrong command line may be wrong by what its job says.
+pub(super) fn hint_at(job: Option<&str>) {
+    if let Some(job) = job
+        && !json::are_errors_json()
+    {
+        print_error(&format!(
+            "pg_reseed: hint: The options of {job} count too.\n"
+        ));
+    }
 }
 
 /// Standard error may be gone; there is nobody left to tell.

@@ -172,6 +172,20 @@ const REWIND: &[Example] = &[
     },
 ];
 
+const JOBS: &[Example] = &[
+    Example {
+        what: "All jobs of /etc/pg_reseed, before a timer runs them",
+        commands: &["pg_reseed jobs check"],
+    },
+    Example {
+        what: "What a job would do, and then the job",
+        commands: &[
+            "pg_reseed rebuild --job nightly --dry-run",
+            "pg_reseed rebuild --job nightly",
+        ],
+    },
+];
+
 /// The examples of a command; those of the program for any other name.
 #[must_use]
 pub fn examples(command: &str) -> &'static [Example] {
@@ -183,6 +197,7 @@ pub fn examples(command: &str) -> &'static [Example] {
         "serve" => SERVE,
         "patroni" => PATRONI,
         "rewind" => REWIND,
+        "jobs" => JOBS,
         _ => PROGRAM,
     }
 }
@@ -196,6 +211,7 @@ pub fn statuses(command: &str) -> Vec<(u8, &'static str)> {
         "status" => &Status::OF_STATUS[..],
         "serve" => &Status::OF_SERVE[..],
         "patroni" | "rewind" => &Status::OF_MANAGERS[..],
+        "jobs" => &Status::OF_JOBS[..],
         _ => &Status::MEANINGS[..],
     };
     some.iter()
@@ -262,6 +278,7 @@ mod tests {
             "verify",
             "status",
             "serve",
+            "jobs",
         ] {
             for example in examples(command) {
                 for text in example.commands {

@@ -7,6 +7,7 @@ pub mod args;
 mod attend;
 pub mod exit;
 pub mod help;
+mod jobs;
 mod looking;
 pub mod managers;
 mod passfile;
@@ -45,7 +46,7 @@ use crate::client::record::Record;
 use crate::event::Stage;
 use crate::plan::standby::Role;
 use crate::ui::report::{self, Warned};
-use crate::ui::{Ui, clock, file, json, log, short};
+use crate::ui::{Ui, clock, file, json, log, metrics, short};
 use crate::warning::{Code, Warning};
 
 /// Does what the arguments say.
@@ -58,36 +59,48 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
     if let Some(code) = managers::called(&words) {
         return code;
     }
+    let expanded = match jobs::expand(&words, &variable) {
+        Ok(expanded) => expanded,
+        Err(error) => return exit::usage(&error, "jobs"),
+    };
+    let job = expanded.job;
     let is_rewind = words.get(1).is_some_and(|word| word == "rewind");
-    match args::parse(words.iter().cloned()) {
+    match args::parse(expanded.words.into_iter()) {
         Err(error) if is_rewind => managers::rewind_clap(&error),
-        Err(error) => exit::clap(&error),
+        Err(error) => {
+            let status = exit::clap(&error);
+            if error.use_stderr() {
+                exit::hint_at(job.as_deref());
+            }
+            status
+        }
         Ok(arguments) => match arguments.command {
             Command::Rebuild(typed) => resolved(
                 "rebuild",
-                &words,
+                (&words, job.as_deref()),
                 |around| resolve::rebuild(*typed, around),
                 |meant| rebuild(meant, &Manner::default()),
             ),
             Command::Inspect(typed) => resolved(
                 "inspect",
-                &words,
+                (&words, job.as_deref()),
                 |around| resolve::inspect(*typed, around),
                 looking::inspect,
             ),
             Command::Verify(typed) => resolved(
                 "verify",
-                &words,
+                (&words, job.as_deref()),
                 |around| resolve::verify(*typed, around),
                 looking::verify,
             ),
             Command::Status(typed) => resolved(
                 "status",
-                &words,
+                (&words, None),
                 |around| resolve::status(typed, around),
                 status::status,
             ),
             Command::Serve(typed) => serve::serve(typed),
+            Command::Jobs(typed) => surroundings(&words, |around| jobs::check(&typed, around)),
             Command::Rewind(typed) => managers::as_pg_rewind(&typed, &words),
             // Its words are not all defined.
             Command::Patroni(_) => managers::as_replica_method(&words),
@@ -105,21 +118,29 @@ struct Manner {
 /// Gives meaning to what was typed for a command, and does it.
 fn resolved<T>(
     command: &str,
-    words: &[OsString],
+    (words, job): (&[OsString], Option<&str>),
     resolve: impl FnOnce(&Surroundings) -> Result<T, UsageError>,
     act: impl FnOnce(&T) -> ExitCode,
 ) -> ExitCode {
     match surroundings(words, resolve) {
         Ok(meant) => act(&meant),
-        Err(error) => exit::usage(&error, command),
+        Err(error) => {
+            let status = exit::usage(&error, command);
+            exit::hint_at(job);
+            status
+        }
     }
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 /// Asks with what the process knows besides its arguments.
 fn surroundings<T>(words: &[OsString], ask: impl FnOnce(&Surroundings) -> T) -> T {
     let conf_root = std::env::var_os("PG_CLUSTER_CONF_ROOT").map(PathBuf::from);
     ask(&Surroundings {
-        variable: &|name| std::env::var(name).ok(),
+        variable: &variable,
         words,
         working_directory: &std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
         processors: std::thread::available_parallelism().map_or(1, usize::from),
@@ -135,7 +156,12 @@ fn rebuild(meant: &Rebuild, manner: &Manner) -> ExitCode {
     if let Some(Report::File(path)) = &meant.report
         && let Err(error) = file::check(path)
     {
-        return no_report(path, &error);
+        return no_file("report", path, &error);
+    }
+    if let Some(path) = &meant.metrics
+        && let Err(error) = file::check(path)
+    {
+        return no_file("metrics", path, &error);
     }
     // A log tells when; on a terminal one sees it.
     let is_dated = !io::stderr().is_terminal();
@@ -199,8 +225,25 @@ fn rebuild(meant: &Rebuild, manner: &Manner) -> ExitCode {
     {
         ui.events().warn(Warning {
             code: Code::ReportNotWritten,
-            message: no_report_words(path, &error),
+            message: not_written("report", path, &error),
         });
+    }
+    // A dry run says nothing of the target, and must not hide that the last run failed.
+    if let Some(path) = &meant.metrics
+        && !meant.options.dry_run
+    {
+        let run = metrics::Run {
+            started,
+            finished: SystemTime::now(),
+            ending: &ending,
+            outcome,
+        };
+        if let Err(error) = run.write(path) {
+            ui.events().warn(Warning {
+                code: Code::ReportNotWritten,
+                message: not_written("metrics", path, &error),
+            });
+        }
     }
     let is_told = ui.end(ending.clone());
     if let Some(Report::StandardOutput) = &meant.report {
@@ -212,6 +255,7 @@ fn rebuild(meant: &Rebuild, manner: &Manner) -> ExitCode {
     }
     let summary = match &result {
         _ if !meant.shows_summary => None,
+        Ok(outcome) if outcome.needed == Some(false) => Some(short::not_needed(outcome)),
         Ok(outcome) => Some(report::summary(outcome, warned)),
         Err(_) => short::summary(&ending, outcome),
     };
@@ -226,17 +270,22 @@ fn rebuild(meant: &Rebuild, manner: &Manner) -> ExitCode {
     ExitCode::from(ending.exit_status)
 }
 
-fn no_report_words(path: &Path, error: &io::Error) -> String {
-    format!("could not write report \"{}\": {error}", path.display())
+fn not_written(what: &str, path: &Path, error: &io::Error) -> String {
+    format!("could not write {what} \"{}\": {error}", path.display())
 }
 
-/// The end of a run whose report could not be written: nothing has begun.
-fn no_report(path: &Path, error: &io::Error) -> ExitCode {
+/// The end of a run whose report or metrics could not be written: nothing has begun.
+fn no_file(what: &str, path: &Path, error: &io::Error) -> ExitCode {
+    let or = if what == "report" {
+        ", or - for standard output"
+    } else {
+        ""
+    };
     exit::early(
         Status::Failed,
-        &no_report_words(path, error),
+        &not_written(what, path, error),
         Some("The run has not begun."),
-        ["Give --report a file in a directory that this user may write to, or - for standard output.".to_owned()],
+        [format!("Give --{what} a file in a directory that this user may write to{or}.")],
     )
 }
 

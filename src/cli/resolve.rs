@@ -15,6 +15,7 @@ use crate::cli::args::{
     AGENT_VARIABLES, AgentArguments, ConnectionArguments, EffortArguments, InspectArguments,
     OverrideArguments, RebuildArguments, ServeArguments, TlsArguments,
 };
+use crate::cli::jobs;
 use crate::cli::typed;
 use crate::cli::values::{Checkpoint, ConfigSide, WalMethod};
 use crate::client::look::debian::Recorded;
@@ -83,6 +84,8 @@ pub struct Rebuild {
     pub options: RebuildOptions,
     pub progress: Style,
     pub report: Option<Report>,
+    /// Where the metrics go.
+    pub metrics: Option<PathBuf>,
     pub shows_summary: bool,
     /// Number of `-v`; -1 is `-q`.
     pub verbosity: i16,
@@ -173,6 +176,10 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
         around,
     )?;
     let found_cluster = cluster.clone().filter(|_| !is_named);
+    let metrics = typed
+        .metrics
+        .map(|file| outside("--metrics", "metrics", file, &pgdata, around))
+        .transpose()?;
     let report = typed
         .report
         .map(|file| report(file, &pgdata, around))
@@ -259,6 +266,7 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
         recovery_target_timeline: typed.recovery_target_timeline,
         raise_settings: typed.raise_settings,
         keep_diverged_wal: typed.keep_diverged_wal,
+        if_needed: typed.if_needed,
         stop: typed.stop,
         start: starts,
         starter: match (typed.start_command, cluster) {
@@ -287,6 +295,7 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
             .map(|file| absolute("-l", file, around))
             .transpose()?,
         max_wal_retained: typed.max_wal_retained,
+        job: typed.job.job.filter(|name| !name.is_empty()),
         is_typed: around.is_typed,
         command: command(around),
         working_directory: around.working_directory.to_owned(),
@@ -298,6 +307,7 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
         options,
         progress,
         report,
+        metrics,
         shows_summary: !typed.quiet,
         verbosity: verbosity(typed.quiet, typed.verbose),
         found_cluster,
@@ -333,10 +343,15 @@ fn managed(typed: &RebuildArguments) -> Result<(), UsageError> {
 
 /// What was typed, with what of the environment gives it meaning.
 fn command(around: &Surroundings) -> Vec<String> {
-    let variables = ["PGDATA", "PG_CLUSTER_CONF_ROOT"]
-        .into_iter()
-        .chain(AGENT_VARIABLES.map(|(_, variable)| variable))
-        .chain(ENVIRONMENT.iter().map(|(variable, _)| *variable));
+    let variables = [
+        "PGDATA",
+        "PG_CLUSTER_CONF_ROOT",
+        jobs::JOB_VARIABLE,
+        jobs::DIRECTORY_VARIABLE,
+    ]
+    .into_iter()
+    .chain(AGENT_VARIABLES.map(|(_, variable)| variable))
+    .chain(ENVIRONMENT.iter().map(|(variable, _)| *variable));
     typed::words(around.words, variables, around.variable)
 }
 
@@ -799,14 +814,25 @@ fn report(file: PathBuf, pgdata: &Path, around: &Surroundings) -> Result<Report,
     if file.as_os_str() == "-" {
         return Ok(Report::StandardOutput);
     }
-    let file = absolute("--report", file, around)?;
+    outside("--report", "report", file, pgdata, around).map(Report::File)
+}
+
+/// A file of ours, which must not lie in the data directory.
+fn outside(
+    option: &str,
+    what: &str,
+    file: PathBuf,
+    pgdata: &Path,
+    around: &Surroundings,
+) -> Result<PathBuf, UsageError> {
+    let file = absolute(option, file, around)?;
     if file.starts_with(pgdata) {
         let file = file.display();
         return Err(UsageError::new(format_args!(
-            "the report \"{file}\" would lie in the data directory"
+            "the {what} \"{file}\" would lie in the data directory"
         )));
     }
-    Ok(Report::File(file))
+    Ok(file)
 }
 
 /// A path that stays right whatever the working directory becomes, and that messages can show.

@@ -48,6 +48,12 @@ pub enum WalMethod {
     None,
 }
 
+/// What is done with jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum JobsAction {
+    Check,
+}
+
 /// Least rate that can be asked for, as `pg_basebackup --max-rate` has it (PostgreSQL
 /// `src/include/backup/basebackup.h:MAX_RATE_LOWER`).
 const RATE_MIN_KB: u64 = 32;

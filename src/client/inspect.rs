@@ -32,7 +32,7 @@ use crate::pg::version::tablespace_directory;
 use crate::plan::advice::{Advice, advise, advise_alone};
 use crate::plan::clone;
 use crate::plan::lineage::{Lineage, Remark, lineage as lineage_of};
-use crate::plan::relation::relate;
+use crate::plan::relation::{Relation, relate};
 use crate::plan::slots;
 use crate::plan::state::{Beside, State, state};
 use crate::plan::words;
@@ -88,7 +88,8 @@ pub async fn inspect(options: &InspectOptions, events: &Events) -> Result<Inspec
     if let Some(source) = &options.source {
         let slot = slots::wanted(options.slot.as_deref(), &target);
         let slot = slot.map(str::to_owned);
-        let asked = ask(source, slot, (&mut target, pgdata), events).await?;
+        let place = (&mut target, &**pgdata);
+        let asked = ask(source, slot, place, Proof::WhereNeeded, events).await?;
         conclude(&mut inspection, options, source, &target, &asked)?;
     } else {
         let state = state(&target, None, &log(&target, pgdata));
@@ -174,18 +175,32 @@ fn log(target: &TargetFacts, pgdata: &Path) -> Vec<String> {
     lines[first..].iter().map(|line| one_line(line)).collect()
 }
 
+/// When both sides' WAL is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Proof {
+    /// Where the relation rests on it.
+    WhereNeeded,
+    /// Always, where there is something to compare.
+    Always,
+}
+
 /// The source, as it answered.
-struct Asked {
-    facts: SourceFacts,
+pub(super) struct Asked {
+    pub facts: SourceFacts,
     seen: Seen,
     /// What the target's server said after that.
     later: Option<Live>,
 }
 
-async fn ask(
+/// Asks the source, and the target's server once more after it.
+///
+/// # Errors
+/// The source does not answer, or one side's WAL cannot be read.
+pub(super) async fn ask(
     source: &InspectSource,
     slot: Option<String>,
     (target, pgdata): (&mut TargetFacts, &Path),
+    proof: Proof,
     events: &Events,
 ) -> Result<Asked, Failure> {
     let (asked, connection) = source::connect(&source.from, events)
@@ -211,8 +226,11 @@ async fn ask(
         Ok(facts) => {
             let later = lineage::ask_again(target).await;
             let seen = beside::look(target, &facts, &asked, &source.primary).await;
-            twins::complete(target, &facts, &asked, pgdata, key)
-                .await
+            let compared = match proof {
+                Proof::WhereNeeded => twins::complete(target, &facts, &asked, pgdata, key).await,
+                Proof::Always => twins::prove(target, &facts, &asked, pgdata, key).await,
+            };
+            compared
                 .map(|()| Asked { facts, seen, later })
                 .map_err(|error| Failure::untouched(&error))
         }
@@ -228,13 +246,16 @@ async fn ask(
     }
 }
 
-fn conclude(
-    inspection: &mut Inspection,
-    options: &InspectOptions,
-    source: &InspectSource,
-    target: &TargetFacts,
-    asked: &Asked,
-) -> Result<(), Failure> {
+/// What follows from what both sides said.
+pub(super) struct Judged {
+    pub relation: Relation,
+    pub lineage: Lineage,
+    pub state: State,
+    pub advice: Advice,
+}
+
+/// Judges. `log` are the last lines of the log of the target's server.
+pub(super) fn judge(target: &TargetFacts, asked: &Asked, log: &[String]) -> Judged {
     let facts = &asked.facts;
     let relation = relate(target, facts);
     let lineage = lineage_of(target, facts, &lineage::local_addresses(facts));
@@ -244,8 +265,30 @@ fn conclude(
         is_named: asked.seen.is_named,
         later: asked.later.as_ref(),
     };
-    let state = state(target, Some(beside), &log(target, &options.pgdata));
+    let state = state(target, Some(beside), log);
     let advice = advise(target, facts, &relation, &state).along(&lineage);
+    Judged {
+        relation,
+        lineage,
+        state,
+        advice,
+    }
+}
+
+fn conclude(
+    inspection: &mut Inspection,
+    options: &InspectOptions,
+    source: &InspectSource,
+    target: &TargetFacts,
+    asked: &Asked,
+) -> Result<(), Failure> {
+    let facts = &asked.facts;
+    let Judged {
+        relation,
+        lineage,
+        state,
+        advice,
+    } = judge(target, asked, &log(target, &options.pgdata));
     let elsewhere = elsewhere(&state);
     settle(inspection, state);
     let cluster = match &target.condition {

@@ -23,6 +23,7 @@ mod transfer;
 
 mod carry;
 pub mod inspect;
+mod needed;
 mod prepare;
 pub mod rebuild;
 pub mod status;

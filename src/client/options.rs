@@ -65,6 +65,8 @@ pub struct RebuildOptions {
     pub raise_settings: bool,
     /// Where the WAL goes that only the target has, before it is removed.
     pub keep_diverged_wal: Option<PathBuf>,
+    /// Do nothing when the target is a standby of the source that streams.
+    pub if_needed: bool,
     /// Stop a server that runs in the target first.
     pub stop: bool,
     /// Start the target afterwards and wait until it streams.
@@ -90,6 +92,8 @@ pub struct RebuildOptions {
     pub starter: Option<Starter>,
     /// Most bytes of WAL that the source may keep for the run.
     pub max_wal_retained: Option<u64>,
+    /// The job whose options these are.
+    pub job: Option<String>,
     /// A person typed the command: one who can be asked.
     pub is_typed: bool,
     /// The words of the command that was typed, without secrets.

@@ -138,6 +138,10 @@ pub struct Outcome {
     pub mode: Option<Mode>,
     /// What the result is, or shall be.
     pub role: Role,
+    /// Whether a rebuild was needed; absent where `--if-needed` did not ask.
+    pub needed: Option<bool>,
+    /// The job whose options these were.
+    pub job: Option<String>,
     pub pg_reseed_version: &'static str,
     /// What was typed, for a shell, without secrets.
     pub command: String,
@@ -152,6 +156,8 @@ pub struct Outcome {
     pub timeline: Option<TimelineId>,
     pub relation: Option<RelationReport>,
     pub divergence: Option<DivergenceReport>,
+    /// Bytes in a block of a relation, once the source has said.
+    pub block_bytes: Option<u32>,
     /// What `--keep-diverged-wal` saved.
     pub kept_wal: Option<KeptWal>,
     /// WAL of the target that was never archived.

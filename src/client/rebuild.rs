@@ -10,6 +10,7 @@ use crate::client::failure::{Failure, TargetState};
 use crate::client::finish::copy::{self, Copy};
 use crate::client::finish::launch::{Finished, start_and_watch};
 use crate::client::look::hooks;
+use crate::client::needed;
 use crate::client::options::RebuildOptions;
 use crate::client::outcome::Outcome;
 use crate::client::prepare::{Looked, look, prepare};
@@ -19,6 +20,7 @@ use crate::client::source::{self, Connection, Source};
 use crate::client::survey::survey;
 use crate::client::transfer::{aside, streams};
 use crate::event::{Events, Stage};
+use crate::plan::needed::Need;
 use crate::plan::words::Bytes;
 use crate::wire::message::Request;
 
@@ -37,6 +39,17 @@ pub async fn rebuild(
 ) -> Result<Outcome, Failure> {
     let hooks = hooks::read(options)?;
     let run = Run::begin(options, &options.reach, events, record)?;
+    if options.if_needed {
+        let looked = tokio::select! {
+            biased;
+            () = cancelled(&mut cancel) => Err(interrupted(TargetState::Untouched)),
+            looked = needed::look(&run) => looked,
+        };
+        if looked? == Need::None {
+            events.stage(Stage::Done);
+            return Ok(record.outcome(events.counters()));
+        }
+    }
     let connected = tokio::select! {
         biased;
         () = cancelled(&mut cancel) => Err(interrupted(TargetState::Untouched)),

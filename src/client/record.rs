@@ -48,6 +48,7 @@ impl Record {
         Outcome {
             mode: options.dry_run.then_some(Mode::DryRun),
             role: options.role,
+            job: options.job.clone(),
             pg_reseed_version: env!("CARGO_PKG_VERSION"),
             command: command::line(&options.command),
             pgdata: options.pgdata.display().to_string(),

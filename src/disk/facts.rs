@@ -33,7 +33,12 @@ pub fn host() -> HostIdentity {
 /// Name of the effective user, as `/etc/passwd` has it; the number where it does not.
 #[must_use]
 pub fn user() -> String {
-    let uid = rustix::process::geteuid().as_raw();
+    name_of(rustix::process::geteuid().as_raw())
+}
+
+/// Name of a user, as `/etc/passwd` has it; the number where it does not.
+#[must_use]
+pub fn name_of(uid: u32) -> String {
     let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     passwd
         .lines()

@@ -40,6 +40,7 @@ pub mod guard;
 pub mod in_force;
 pub mod leaving;
 pub mod lineage;
+pub mod needed;
 pub mod overrides;
 pub mod refusal;
 pub mod relation;

@@ -152,6 +152,7 @@ pub fn cluster(checkpoint: u64) -> TargetCluster {
         stream: None,
         unexpected_links: Vec::new(),
         is_locked: false,
+        locked_by: None,
         standing: Standing::default(),
         shared_wal: SharedWal::default(),
         unarchived: UnarchivedWal::default(),

@@ -1,7 +1,8 @@
 //! The result of a run for programs: the report, a file that is whole or not there.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -58,11 +59,19 @@ pub fn check(path: &Path) -> io::Result<()> {
 /// # Errors
 /// When a file cannot be written or renamed.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_for(path, bytes, None)
+}
+
+/// As [`write`](fn@write), with these permission bits whatever the umask is.
+///
+/// # Errors
+/// As [`write`](fn@write).
+pub fn write_for(path: &Path, bytes: &[u8], mode: Option<u32>) -> io::Result<()> {
     if is_special(path) {
         return File::options().write(true).open(path)?.write_all(bytes);
     }
     let beside = beside(path);
-    let written = write_and_rename(&beside, path, bytes);
+    let written = write_and_rename(&beside, path, bytes, mode);
     if written.is_err() {
         let _ = fs::remove_file(&beside);
     }
@@ -74,8 +83,11 @@ fn is_special(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
 }
 
-fn write_and_rename(beside: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn write_and_rename(beside: &Path, path: &Path, bytes: &[u8], mode: Option<u32>) -> io::Result<()> {
     let mut file = new_file(beside)?;
+    if let Some(mode) = mode {
+        file.set_permissions(Permissions::from_mode(mode))?;
+    }
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(beside, path)
@@ -166,7 +178,8 @@ mod tests {
         ending.exit_status = 0;
         let done = fields(&ending, &crate::ui::report::tests::rebuilt());
         assert_eq!(failed, done);
-        assert_snapshot!(done.join("\n"), @r"
+        assert_snapshot!(done.join("\n"), @"
+        block_bytes
         command
         compare_bytes
         compared_bytes
@@ -182,6 +195,7 @@ mod tests {
         finished_at
         full_copy_bytes
         hints
+        job
         kept
         kept_wal
         left_bytes
@@ -189,6 +203,7 @@ mod tests {
         mode
         moved_blocks
         moved_bytes
+        needed
         next_steps
         outcome
         patched_blocks

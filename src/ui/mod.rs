@@ -12,6 +12,7 @@ pub mod file;
 pub mod inspection;
 pub mod json;
 pub mod log;
+pub mod metrics;
 mod plain;
 pub mod report;
 mod rows;
@@ -49,8 +50,8 @@ pub enum Style {
 #[derive(Debug, Clone, Serialize)]
 pub struct Ending {
     pub exit_status: u8,
-    /// `done`, `done-with-damaged-pages`, `dry-run`, `refused`, `failed`, `rebuilt-not-streaming`, `copied-not-started` or
-    /// `copied-not-ready`.
+    /// `done`, `done-with-damaged-pages`, `not-needed`, `dry-run`, `refused`, `failed`, `rebuilt-not-streaming`,
+    /// `copied-not-started` or `copied-not-ready`.
     pub outcome: &'static str,
     /// State of the target: `standby`, `copy`, `closed-copy`, `untouched` or `half-way`.
     pub target: &'static str,

@@ -6,6 +6,16 @@ use crate::event::Stage;
 use crate::ui::rows::{moved_blocks, row, saved_wal, source, time, wire};
 use crate::ui::{Ending, words};
 
+/// What it says of one that had nothing to do.
+#[must_use]
+pub fn not_needed(outcome: &Outcome) -> String {
+    let pgdata = one_line(&outcome.pgdata);
+    let source = one_line(outcome.source_host.as_deref().unwrap_or_default());
+    format!(
+        "\"{pgdata}\" needs no rebuild: it streams from \"{source}\", and its WAL is the source's.\n"
+    )
+}
+
 /// What the standard output of a run says that did not come to its end; nothing where it has done nothing worth telling,
 /// since it ended before it touched anything of either side.
 #[must_use]

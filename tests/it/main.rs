@@ -30,6 +30,7 @@ mod histories;
 mod hostile_agent;
 mod hostile_client;
 mod inspect;
+mod jobs;
 mod lab;
 mod layouts;
 mod links;

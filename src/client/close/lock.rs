@@ -51,9 +51,16 @@ impl Close<'_> {
             }
             hold => hold,
         };
-        let Hold::Ours(held) = hold else {
-            let pgdata = options.pgdata.display().to_string();
-            return Err(Failure::refused(&[Refusal::Locked { pgdata }]));
+        let held = match hold {
+            Hold::Ours(held) => held,
+            other => {
+                let pgdata = options.pgdata.display().to_string();
+                let holder = match other {
+                    Hold::Others(holder) => holder,
+                    _ => None,
+                };
+                return Err(Failure::refused(&[Refusal::Locked { pgdata, holder }]));
+            }
         };
         let marker = serde_json::to_vec_pretty(&self.marker())
             .map_err(|error| Failure::untouched(&error))?;

@@ -66,6 +66,7 @@ pub fn note_source<O>(run: &Run<'_, O>, facts: &SourceFacts) {
         outcome.server_version = Some(facts.version.to_string());
         outcome.system_identifier = Some(facts.control.system_identifier.to_string());
         outcome.timeline = Some(facts.timeline);
+        outcome.block_bytes = Some(facts.control.block_bytes);
     });
 }
 

@@ -11,6 +11,7 @@ use crate::client::options::RebuildOptions;
 use crate::disk::DiskError;
 use crate::disk::close::is_our_pid_file;
 use crate::disk::facts as disk;
+use crate::disk::holder;
 use crate::disk::read::read_if_there;
 use crate::disk::target::Held;
 use crate::disk::wal::written_end;
@@ -18,8 +19,8 @@ use crate::disk::walk::{self, Kind};
 use crate::errors::chain;
 use crate::facts::clone::MarkFound;
 use crate::facts::{
-    Condition, Interrupted, OwnStream, Running, SharedWal, Standing, TargetCluster, TargetFacts,
-    Unstarted,
+    Condition, Holder, Interrupted, OwnStream, Running, SharedWal, Standing, TargetCluster,
+    TargetFacts, Unstarted,
 };
 use crate::path::RelPath;
 use crate::pg::control::ControlFile;
@@ -40,7 +41,8 @@ pub enum Hold {
     /// Nothing is there to be held, or it is not ours.
     Nothing,
     Ours(Held),
-    Others,
+    /// Another run's, as far as it can be seen.
+    Others(Option<Holder>),
 }
 
 /// Takes the lock on the target: what is seen from here on, no other run changes.
@@ -51,7 +53,7 @@ pub fn hold(pgdata: &Path) -> Result<Hold, DiskError> {
     match disk::directory(pgdata)? {
         Some(facts) if facts.is_owner => Ok(match Held::take(pgdata)? {
             Some(held) => Hold::Ours(held),
-            None => Hold::Others,
+            None => Hold::Others(holder::holder(pgdata)),
         }),
         _ => Ok(Hold::Nothing),
     }
@@ -176,7 +178,11 @@ fn cluster(
         running,
         pid_file: pid_file.unwrap_or_default(),
         unexpected_links: unexpected_links(pgdata, listed)?,
-        is_locked: matches!(hold, Hold::Others),
+        is_locked: matches!(hold, Hold::Others(_)),
+        locked_by: match hold {
+            Hold::Others(holder) => holder.clone(),
+            _ => None,
+        },
         standing: Standing::default(),
         shared_wal: SharedWal::default(),
         unarchived,

@@ -45,6 +45,23 @@ pub async fn complete(
     Ok(())
 }
 
+/// As [`complete`], whatever both sides' relation rests on.
+///
+/// # Errors
+/// As [`complete`].
+pub async fn prove(
+    target: &mut TargetFacts,
+    facts: &SourceFacts,
+    source: &Source,
+    pgdata: &Path,
+    key: SessionKey,
+) -> Result<(), TwinsError> {
+    if let Condition::Cluster(cluster) = &mut target.condition {
+        cluster.shared_wal = compare(cluster, facts, source, pgdata, key).await?;
+    }
+    Ok(())
+}
+
 /// How often both logs are read at most: while servers run, what one side has read may be recycled before the other looks.
 const READINGS: usize = 5;
 

@@ -36,7 +36,10 @@ pub(super) fn judge(target: &TargetFacts, overrides: &Overrides) -> Vec<Refusal>
             }
             if cluster.is_locked {
                 // The other run may hold postmaster.pid: that is no server.
-                refusals.push(Refusal::Locked { pgdata: pgdata() });
+                refusals.push(Refusal::Locked {
+                    pgdata: pgdata(),
+                    holder: cluster.locked_by.clone(),
+                });
                 return refusals;
             }
             match &cluster.running {

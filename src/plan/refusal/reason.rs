@@ -1,6 +1,6 @@
 //! All reasons to refuse, with their values and their stable names. A kind has its words in the file of its name.
 
-use crate::facts::SlotHolder;
+use crate::facts::{Holder, SlotHolder};
 use crate::pg::lsn::Lsn;
 use crate::pg::timeline::TimelineId;
 use crate::pg::version::Version;
@@ -29,6 +29,8 @@ pub enum Refusal {
     },
     Locked {
         pgdata: String,
+        /// As far as it can be seen.
+        holder: Option<Holder>,
     },
     ServerRunning {
         pgdata: String,

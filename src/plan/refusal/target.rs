@@ -2,7 +2,7 @@
 
 use super::reason::Refusal;
 use super::words::{Words, words};
-use crate::plan::words::some_of;
+use crate::plan::words::{capital, some_of};
 
 pub(super) fn words_of(refusal: &Refusal) -> Option<Words> {
     Some(match refusal {
@@ -36,9 +36,14 @@ pub(super) fn words_of(refusal: &Refusal) -> Option<Words> {
                 "Check -D. If its content can be given up, empty the directory and run the same command again: it seeds the standby."
             },
         ),
-        Refusal::Locked { pgdata } => words(
+        Refusal::Locked { pgdata, holder } => words(
             format!("another pg_reseed is at work in \"{pgdata}\""),
-            "Two at once would destroy each other's work.",
+            match holder {
+                Some(holder) => format!("{}.", capital(&holder.to_string())),
+                None => "Who it is cannot be seen from here: it may run in another container, or on another host. Two \
+                         at once would destroy each other's work."
+                    .to_owned(),
+            },
             "Wait until the other run has ended.",
         ),
         Refusal::ServerRunning { pgdata, pid } => words(
@@ -106,7 +111,10 @@ pub(super) fn samples() -> Vec<Refusal> {
             problem: s(),
             is_data_directory: true,
         },
-        Refusal::Locked { pgdata: s() },
+        Refusal::Locked {
+            pgdata: s(),
+            holder: None,
+        },
         Refusal::ServerRunning {
             pgdata: s(),
             pid: 1,

@@ -55,6 +55,19 @@ impl Rebuild {
         Self::without_name(target, conninfo).args(["--application-name", target.name()])
     }
 
+    /// `rebuild` of `target` as a job says.
+    pub fn of_job(target: &Cluster, directory: &Path, job: &str) -> Self {
+        let mut command = clean(Command::new(binary()));
+        command
+            .args(["rebuild", "--job", job])
+            .env("PG_RESEED_CONFIG_DIR", directory);
+        Self {
+            command,
+            folder: target.home().to_owned(),
+            report: target.home().join("report.json"),
+        }
+    }
+
     /// `rebuild` without `--from` and without `--application-name`.
     pub fn without_name(target: &Cluster, conninfo: &str) -> Self {
         let mut command = clean(Command::new(binary()));
