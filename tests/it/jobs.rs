@@ -246,15 +246,15 @@ fn who_has_the_lock_is_named() {
             .chain(["from = 'exec:sleep 600'\n".to_owned()])
             .collect::<String>(),
     );
-    let running = Rebuild::of_job(&pair.old, &job.directory, "waiting").spawn();
+    let mut running = Rebuild::of_job(&pair.old, &job.directory, "waiting").spawn();
     let holder = running.pid();
-    crate::cluster::eventually("the lock is taken", || {
+    running.wait_for("the lock is taken", |_| {
         let locks = fs::read_to_string("/proc/locks").unwrap();
         let pid = holder.as_raw_nonzero().to_string();
+        let has = |line: &str| line.split_whitespace().any(|word| word == pid);
         locks
             .lines()
-            .any(|line| line.contains("FLOCK") && line.split_whitespace().any(|word| word == pid))
-            .then_some(())
+            .any(|line| line.contains("FLOCK") && has(line))
     });
     let second = job.nights(3);
     let stderr = String::from_utf8_lossy(&second.stderr);
