@@ -285,7 +285,9 @@ fn no_file(what: &str, path: &Path, error: &io::Error) -> ExitCode {
         Status::Failed,
         &not_written(what, path, error),
         Some("The run has not begun."),
-        [format!("Give --{what} a file in a directory that this user may write to{or}.")],
+        [format!(
+            "Give --{what} a file in a directory that this user may write to{or}."
+        )],
     )
 }
 

@@ -16,7 +16,7 @@ use crate::cli::exit::{self, Status};
 use crate::cli::managers::args::RewindArguments;
 use crate::cli::managers::persist::Persistence;
 use crate::cli::resolve::{self, UsageError};
-use crate::cli::{Manner, surroundings};
+use crate::cli::{Manner, jobs, surroundings, variable};
 
 /// The name by which `pg_rewind`'s callers know it.
 const PG_REWIND: &str = "pg_rewind";
@@ -58,7 +58,6 @@ pub(super) fn as_replica_method(words: &[OsString]) -> ExitCode {
             .flat_map(|command| command.get_arguments())
             .any(|argument| argument.get_long() == Some(name))
     };
-    let variable = |name: &str| std::env::var(name).ok();
     let call = match patroni::translate(&words[2..], &is_known, &variable) {
         Ok(call) => call,
         Err(error) => return failed(exit::usage(&error, "patroni")),
@@ -79,7 +78,6 @@ pub(super) fn as_replica_method(words: &[OsString]) -> ExitCode {
 
 /// In `pg_rewind`'s place.
 pub(super) fn as_pg_rewind(typed: &RewindArguments, words: &[OsString]) -> ExitCode {
-    let variable = |name: &str| std::env::var(name).ok();
     let call = match rewind::translate(typed, &variable) {
         Ok(call) => call,
         Err(error) => return rewind_usage(&error),
@@ -100,9 +98,17 @@ fn rebuild_with(
     words: Vec<OsString>,
     manner: impl FnOnce(&mut resolve::Rebuild) -> Manner,
 ) -> ExitCode {
-    let arguments = match definitions::parse(words.into_iter()) {
+    let expanded = match jobs::expand(&words, &variable) {
+        Ok(expanded) => expanded,
+        Err(error) => return exit::usage(&error, "jobs"),
+    };
+    let arguments = match definitions::parse(expanded.words.into_iter()) {
         Ok(arguments) => arguments,
-        Err(error) => return exit::clap(&error),
+        Err(error) => {
+            let status = exit::clap(&error);
+            exit::hint_at(expanded.job.as_deref());
+            return status;
+        }
     };
     let Command::Rebuild(arguments) = arguments.command else {
         return Status::Usage.code();
