@@ -403,6 +403,7 @@ fn short_help_of_rebuild() {
       -h, --host <HOST>                          Source's host name or socket directory
       -p, --port <PORT>                          Source's port
       -U, --username <USERNAME>                  Role that replicates
+          --role <ROLE>                          What PGDATA becomes: standby, or managed
           --application-name <NAME>              Name of the standby in the source's views
           --restore-command <COMMAND>            The standby's restore_command
           --archive-cleanup-command <COMMAND>    The standby's archive_cleanup_command
@@ -569,6 +570,8 @@ fn short_help_of_all() {
            pg_reseed verify [OPTION]...
            pg_reseed serve [OPTION]...
            pg_reseed jobs check [OPTION]...
+           pg_reseed patroni [OPTION]...
+           pg_reseed rewind [OPTION]...
            pg_reseed help [COMMAND]
            pg_reseed version
 
@@ -578,6 +581,8 @@ fn short_help_of_all() {
       verify   Compare a standby with its source, change nothing
       serve    Serve a source's data directory to pg_reseed rebuild
       jobs     Check the configuration files
+      patroni  Create a replica for Patroni
+      rewind   Do what pg_rewind does, by comparing
 
     General options:
       -?, --help     Print help: -? in short, --help in full

@@ -320,7 +320,7 @@ pub struct RebuildArguments {
 
     /// What PGDATA becomes: standby, managed, or clone
     ///
-    /// What PGDATA becomes. "standby" is a standby of the source, with all settings that it needs. "managed" is for a
+    /// What PGDATA becomes. "standby", the default, is a standby of the source, with all settings that it needs. "managed" is for a
     /// cluster manager, or a person, that writes these settings afterwards: none is written, no slot is used or made, and
     /// -d is needed only where it names the source's host. standby.signal is there all the same, so that a server which
     /// is started in PGDATA does not become a second primary. What a former role left in postgresql.auto.conf is taken
@@ -342,6 +342,8 @@ pub struct RebuildArguments {
         value_enum,
         value_name = "ROLE",
         default_value_t = ResultRole::Standby,
+        hide_default_value = true,
+        hide_possible_values = true,
         help_heading = STANDBY
     )]
     pub role: ResultRole,
@@ -1283,11 +1285,15 @@ fn in_environment(command: clap::Command) -> clap::Command {
     {
         return command;
     }
-    AGENT_VARIABLES
-        .iter()
-        .fold(command, |command, (id, variable)| {
-            command.mut_arg(id, |argument| argument.env(variable).hide_env(true))
-        })
+    command.mut_args(|argument| {
+        let variable = AGENT_VARIABLES
+            .iter()
+            .find(|(id, _)| argument.get_id() == id);
+        match variable {
+            Some((_, variable)) => argument.env(variable).hide_env(true),
+            None => argument,
+        }
+    })
 }
 
 fn at_length(command: clap::Command) -> clap::Command {

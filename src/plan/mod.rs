@@ -49,6 +49,7 @@ pub mod reopening;
 pub mod replay;
 pub mod retry;
 pub mod rewind;
+pub mod role;
 pub mod saved;
 pub mod settings;
 pub mod shown;

@@ -13,12 +13,11 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
-
 use crate::facts::clone::OwnLine;
 use crate::pg::conf::{self, ConfError, QuoteError};
 use crate::pg::conninfo::{Conninfo, ConninfoError};
 use crate::plan::clone::{self, CloneSettings};
+pub use crate::plan::role::Role;
 
 /// The setting that no server knows. A name with a dot would be taken for an extension's.
 pub const LOCK_SETTING: &str = "pg_reseed_rebuild_unfinished_run_the_same_command_again";
@@ -53,31 +52,6 @@ const TRIGGER: &str = "promote_trigger_file";
 
 const TIMELINE: &str = "recovery_target_timeline";
 const FOLLOW_NEWEST: &str = "latest";
-
-/// What the target shall be.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Role {
-    /// A standby of the source: the run writes its settings.
-    #[default]
-    Standby,
-    /// A standby whose settings somebody else writes, as Patroni and repmgr do. `standby.signal` is there all the same:
-    /// a directory that starts as a second primary is the worst that can happen.
-    Managed,
-    /// A read-write copy that is no member of anything.
-    Clone,
-}
-
-impl Role {
-    /// Whether the run writes whom the standby follows, and how.
-    #[must_use]
-    pub fn has_settings(self) -> bool {
-        match self {
-            Role::Standby => true,
-            Role::Managed | Role::Clone => false,
-        }
-    }
-}
 
 /// What the standby shall do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

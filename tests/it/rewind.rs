@@ -110,6 +110,16 @@ fn a_target_that_follows_as_it_is_is_left_alone() {
         assert_eq!(said.word("mode"), "not-needed");
         assert_untouched(&before, pair.old.pgdata());
     }
+    // One that crashed may hide anything: it is compared.
+    let said = {
+        let mut crashed = scene.copy("crashed", &pair.old);
+        crashed.write("standby.signal", "");
+        crashed.write("postgresql.auto.conf", "");
+        crashed.start();
+        crashed.stop(Stop::Immediate);
+        rewind(&scene, &crashed, &pair.new).succeed()
+    };
+    assert_eq!(said.word("mode"), "rebuild", "{said}");
     // What -R writes, it writes all the same.
     rewind(&scene, &pair.old, &pair.new).arg("-R").succeed();
     pair.old.start();
