@@ -44,13 +44,12 @@ pub fn check(typed: &JobsArguments, around: &Surroundings<'_>) -> ExitCode {
         Ok(text_of(&checked, place.path()))
     };
     match text {
-        Ok(text) => exit::print(&text),
-        Err(error) => return crate::cli::cannot_begin(&error.to_string()),
-    }
-    if is_right {
-        Status::Done.code()
-    } else {
-        Status::Failed.code()
+        Ok(text) if is_right => exit::print(&text),
+        Ok(text) => {
+            exit::print(&text);
+            Status::Failed.code()
+        }
+        Err(error) => crate::cli::cannot_begin(&error.to_string()),
     }
 }
 

@@ -52,7 +52,11 @@ pub fn settle(run: &Run<'_>, target: &TargetFacts, hold: &Hold) -> Result<(), Fa
     }
     let (Hold::Ours(held), Condition::Cluster(cluster)) = (hold, &target.condition) else {
         let pgdata = options.pgdata.display().to_string();
-        return Err(Failure::refused(&[Refusal::Locked { pgdata }]));
+        let holder = match hold {
+            Hold::Others(holder) => holder.clone(),
+            _ => None,
+        };
+        return Err(Failure::refused(&[Refusal::Locked { pgdata, holder }]));
     };
     let name = settings::application_name(options, &target.host.name, false);
     let wanted = settings::standby(run, name.as_deref())?;
