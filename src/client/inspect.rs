@@ -26,6 +26,7 @@ use crate::disk::size;
 use crate::errors::one_line;
 use crate::event::Events;
 use crate::facts::{Condition, Live, Running, SourceFacts, TargetCluster, TargetFacts};
+use crate::pg::control::ControlFile;
 use crate::pg::lsn::unbroken_since;
 use crate::pg::timeline::history_file_name;
 use crate::pg::version::tablespace_directory;
@@ -484,7 +485,7 @@ fn report_of(
         min_recovery_point: own.map(|control| control.min_recovery_point),
         wal_begin,
         wal_end: cluster.wal_segments_end,
-        data_checksums: control.map(|control| control.has_checksums()),
+        data_checksums: control.map(ControlFile::has_checksums),
         block_bytes: control.map(|control| control.block_bytes),
         wal_segment_bytes: control.map(|control| control.wal_segment_bytes),
         tablespaces: cluster
