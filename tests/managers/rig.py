@@ -28,6 +28,10 @@ from pathlib import Path
 
 TREE = Path(__file__).resolve().parents[2]
 PG = Path("/usr/lib/postgresql/15")
+# Every row of pgbench's tables counts.
+SUMS = " UNION ALL ".join(
+    f"SELECT '{table}', count(*), sum(hashtextextended(t::text, 0)::numeric) FROM pgbench_{table} t"
+    for table in ("accounts", "branches", "history", "tellers"))
 PYPI = ["patroni[etcd3]==4.1.*", "psycopg[binary]==3.*"]
 
 
@@ -87,10 +91,10 @@ def apt(*words, **more):
 
 
 def installed(what, *packages):
-    """Sees to a file of Debian's that has to be in its own place."""
-    if Path(what).exists():
+    """Sees to what has to be in Debian's own place: a file, or what a command that succeeds proves."""
+    if not out(what, check=False).returncode if isinstance(what, list) else Path(what).exists():
         return
-    hold(os.geteuid() == 0, f"{what} is missing: apt-get install {' '.join(packages)}")
+    hold(os.geteuid() == 0, f"missing: apt-get install {' '.join(packages)}")
     say(f"installing {' '.join(packages)}")
     # No cluster "main": a rig makes its own.
     conf = Path("/etc/postgresql-common/createcluster.d/pg_reseed-rig.conf")
@@ -146,9 +150,7 @@ def venv():
         out([new / "bin/python", "-m", "pip", "install", "-q", "--disable-pip-version-check", *PYPI], 600)
 
     installed("/usr/bin/python3", "python3")
-    # Debian has what makes such environments in a package of its own.
-    if out(["/usr/bin/python3", "-c", "import ensurepip"], check=False).returncode:
-        installed("/usr/share/doc/python3-venv", "python3-venv")
+    installed(["/usr/bin/python3", "-c", "import ensurepip"], "python3-venv")
     return fresh("venv", make) / "bin"
 
 
@@ -447,6 +449,33 @@ def delta_of(report):
 
 def figures_of(report):
     return f"{report['mode']} moved {size(report['moved_bytes'])} of {size(report['full_copy_bytes'])}"
+
+
+def same_rows_and_blocks(source, standby, verify, env):
+    """The standby holds what its source does, row by row and, as pg_reseed verify sees it, block by block.
+
+    Both are quiet, and are nodes with a method `sql`. What one of them changed after its last checkpoint can be compared after
+    the next one only (status 7): both make one before each try.
+    """
+
+    def replayed():
+        lsn = source.sql("SELECT pg_current_wal_lsn()")
+        until(f"{standby.name} replays", lambda: standby.sql(f"SELECT pg_last_wal_replay_lsn() >= '{lsn}'") == "t")
+
+    def verified():
+        source.sql("CHECKPOINT")
+        replayed()
+        standby.sql("CHECKPOINT")
+        done = out([*verify, "--quiet", "--passes", "1"], 120, check=False, env=env)
+        hold(done.returncode in (0, 7), f"verify of {standby.name}: status {done.returncode}: "
+                                        f"{(done.stdout + done.stderr)[-600:]}")
+        return done.returncode == 0
+
+    until("the load's sessions end", lambda: source.sql(
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgbench'") == "0")
+    replayed()
+    hold(standby.sql(SUMS) == source.sql(SUMS), f"{standby.name} has other rows than {source.name}")
+    until(f"all blocks of {standby.name} can be compared", verified, 120)
 
 
 class Table:
