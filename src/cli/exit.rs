@@ -13,7 +13,7 @@ use crate::errors::{one_line, printable};
 use crate::event::Stage;
 use crate::plan::advice::Advice;
 use crate::plan::standby::Role;
-use crate::ui::{Ending, json};
+use crate::ui::{Ending, journal, json};
 
 /// The exit statuses. The numbers are stable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -509,6 +509,8 @@ pub(super) fn hint_at(job: Option<&str>) {
 
 /// Standard error may be gone; there is nobody left to tell.
 pub(super) fn print_error(text: &str) {
+    let marked = journal::is_read().then(|| journal::marked(text));
+    let text = marked.as_deref().unwrap_or(text);
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 

@@ -1,6 +1,6 @@
 //! Commands that only look: `inspect` and `verify`. They run behind a display, and print what was found.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -89,8 +89,7 @@ fn show<T: Serialize>(
     look: impl AsyncFnOnce(&Events) -> Result<T, Failure>,
     say: impl FnOnce(&T) -> Said,
 ) -> ExitCode {
-    // A log tells when; on a terminal one sees it.
-    let started = Ui::start(manner.progress, !io::stderr().is_terminal());
+    let started = Ui::start(manner.progress, None);
     let (ui, runtime) = match started.and_then(|ui| Ok((ui, Runtime::new()?))) {
         Ok(both) => both,
         Err(error) => return cannot_begin(&format!("could not start threads: {error}")),

@@ -13,6 +13,7 @@ pub mod managers;
 mod passfile;
 pub mod resolve;
 mod serve;
+mod service;
 mod signals;
 mod status;
 #[cfg(test)]
@@ -36,6 +37,7 @@ use crate::cli::attend::{What, attend};
 use crate::cli::exit::Status;
 use crate::cli::managers::persist::{Persistence, persist};
 use crate::cli::resolve::{Rebuild, Report, Surroundings, UsageError};
+use crate::cli::service::Manager;
 use crate::cli::signals::stop_signal;
 use crate::client;
 use crate::client::failure::{Failure, TargetState};
@@ -46,7 +48,7 @@ use crate::client::record::Record;
 use crate::event::Stage;
 use crate::plan::standby::Role;
 use crate::ui::report::{self, Warned};
-use crate::ui::{Ui, clock, file, json, log, metrics, short};
+use crate::ui::{Teller, Ui, clock, file, json, log, metrics, short};
 use crate::warning::{Code, Warning};
 
 /// Does what the arguments say.
@@ -163,9 +165,9 @@ fn rebuild(meant: &Rebuild, manner: &Manner) -> ExitCode {
     {
         return no_file("metrics", path, &error);
     }
-    // A log tells when; on a terminal one sees it.
-    let is_dated = !io::stderr().is_terminal();
-    let started_ui = Ui::start(meant.progress, is_dated);
+    let teller =
+        Manager::take().map(|manager| -> Teller { Box::new(move |line: &str| manager.tell(line)) });
+    let started_ui = Ui::start(meant.progress, teller);
     let (ui, runtime) = match started_ui.and_then(|ui| Ok((ui, Runtime::new()?))) {
         Ok(both) => both,
         Err(error) => return cannot_begin(&format!("could not start threads: {error}")),

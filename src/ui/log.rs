@@ -9,7 +9,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 
-use crate::ui::{Level, Screen, clock, json, print_line};
+use crate::ui::{Level, Screen, clock, journal, json, print_line};
 
 /// The variable that names levels by module, as in `info,pg_reseed::client=trace`.
 pub const VARIABLE: &str = "PG_RESEED_LOG";
@@ -18,7 +18,10 @@ pub const VARIABLE: &str = "PG_RESEED_LOG";
 #[derive(Clone)]
 pub struct Sink {
     screen: Option<Arc<Screen>>,
-    is_json: bool,
+    /// Level and time are told elsewhere.
+    is_bare: bool,
+    /// Lines that go straight to standard error have their importance before them.
+    is_journal: bool,
 }
 
 impl Sink {
@@ -27,14 +30,16 @@ impl Sink {
     pub fn standard_error() -> Self {
         Self {
             screen: None,
-            is_json: false,
+            is_bare: journal::is_read(),
+            is_journal: journal::is_read(),
         }
     }
 
-    pub(super) fn screen(screen: &Arc<Screen>, is_json: bool) -> Self {
+    pub(super) fn screen(screen: &Arc<Screen>, is_bare: bool) -> Self {
         Self {
             screen: Some(Arc::clone(screen)),
-            is_json,
+            is_bare,
+            is_journal: false,
         }
     }
 }
@@ -50,14 +55,14 @@ pub fn start(verbosity: i16, sink: Sink) -> Result<(), String> {
         })?,
         _ => EnvFilter::new(directives(verbosity)),
     };
-    let is_json = sink.is_json;
+    let is_bare = sink.is_bare;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(false)
         .with_target(false)
         .with_writer(sink);
     // Twice in one process only in tests, where the first one stays.
-    let _ = if is_json {
+    let _ = if is_bare {
         builder.without_time().with_level(false).try_init()
     } else {
         builder.with_timer(Timer).try_init()
@@ -125,6 +130,8 @@ impl Write for LineWriter {
         if let Err(text) = text {
             if self.sink.is_json {
                 print_line(&json::log_line(self.level, &text));
+            } else if self.sink.is_journal {
+                print_line(&format!("{}{text}", self.level.priority()));
             } else {
                 print_line(&text);
             }

@@ -10,6 +10,7 @@ pub mod clock;
 mod figures;
 pub mod file;
 pub mod inspection;
+pub mod journal;
 pub mod json;
 pub mod log;
 pub mod metrics;
@@ -18,6 +19,7 @@ pub mod report;
 mod rows;
 pub mod short;
 pub mod status;
+mod telling;
 pub mod verification;
 mod words;
 
@@ -33,6 +35,9 @@ use serde::Serialize;
 use crate::event::{Counters, Event, Events, Listener, Stage};
 use crate::ui::figures::{Figures, Tracker};
 use crate::ui::status::{Board, Standing};
+use crate::ui::telling::Telling;
+
+pub use crate::ui::telling::Teller;
 
 /// How progress is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -62,6 +67,38 @@ pub struct Ending {
     pub errors: Vec<String>,
     pub details: Vec<String>,
     pub hints: Vec<String>,
+}
+
+/// What stands before a line for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Before {
+    Nothing,
+    /// The time: the line goes to a file.
+    Time,
+    /// Its importance: the line goes to systemd's journal, which knows the time.
+    Priority,
+}
+
+impl Before {
+    /// As standard error is read: on a terminal one sees the time, a log tells it.
+    #[must_use]
+    pub fn of_standard_error() -> Self {
+        if io::stderr().is_terminal() {
+            Before::Nothing
+        } else if journal::is_read() {
+            Before::Priority
+        } else {
+            Before::Time
+        }
+    }
+
+    /// The same without the time: warnings alone are read by people.
+    fn undated(self) -> Self {
+        match self {
+            Before::Time => Before::Nothing,
+            other => other,
+        }
+    }
 }
 
 /// How important a line of the log is.
@@ -109,15 +146,16 @@ pub struct Ui {
     events: Events,
     thread: JoinHandle<bool>,
     is_json: bool,
+    before: Before,
 }
 
 impl Ui {
-    /// Starts to show a run on standard error, the lines of a plain display with the time before them if they are
-    /// `dated`.
+    /// Starts to show a run on standard error, and to tell `teller`, if there is one, where it is.
     ///
     /// # Errors
     /// When the system has no thread left.
-    pub fn start(style: Style, dated: bool) -> io::Result<Self> {
+    pub fn start(style: Style, teller: Option<Teller>) -> io::Result<Self> {
+        let before = Before::of_standard_error();
         let style = style.resolved(io::stderr().is_terminal());
         let display: Box<dyn Display> = match style {
             Style::Bar => Box::new(bar::Bar::new()),
@@ -125,8 +163,12 @@ impl Ui {
                 json::errors_too();
                 Box::new(json::Json::begin(io::stderr()))
             }
-            Style::None => Box::new(plain::Plain::new(io::stderr(), true, false)),
-            Style::Auto | Style::Plain => Box::new(plain::Plain::new(io::stderr(), false, dated)),
+            Style::None => Box::new(plain::Plain::new(io::stderr(), true, before.undated())),
+            Style::Auto | Style::Plain => Box::new(plain::Plain::new(io::stderr(), false, before)),
+        };
+        let display = match teller {
+            Some(teller) => Box::new(Telling::new(display, teller)),
+            None => display,
         };
         let counters = Arc::new(Counters::default());
         let screen = Arc::new(Screen::default());
@@ -144,6 +186,7 @@ impl Ui {
             board,
             thread,
             is_json: style == Style::Json,
+            before,
         })
     }
 
@@ -180,7 +223,10 @@ impl Ui {
     /// Where the log goes while the run lasts.
     #[must_use]
     pub fn log_sink(&self) -> log::Sink {
-        log::Sink::screen(&self.screen, self.is_json)
+        log::Sink::screen(
+            &self.screen,
+            self.is_json || self.before == Before::Priority,
+        )
     }
 
     /// Shows what is still to be shown, and stops. Says whether the display told how the run ended.

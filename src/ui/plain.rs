@@ -9,7 +9,7 @@ use crate::errors::one_line;
 use crate::event::{Event, Stage};
 use crate::ui::figures::Figures;
 use crate::ui::status::Standing;
-use crate::ui::{Display, Level, clock, words};
+use crate::ui::{Before, Display, Level, clock, words};
 
 /// Distance of the progress lines.
 const LINE_DISTANCE: Duration = Duration::from_secs(10);
@@ -18,16 +18,15 @@ const LINE_DISTANCE: Duration = Duration::from_secs(10);
 pub(super) struct Plain<W> {
     out: W,
     is_silent: bool,
-    /// Lines begin with the time: they go to a log.
-    is_dated: bool,
+    before: Before,
 }
 
 impl<W: Write> Plain<W> {
-    pub(super) fn new(out: W, is_silent: bool, is_dated: bool) -> Self {
+    pub(super) fn new(out: W, is_silent: bool, before: Before) -> Self {
         Self {
             out,
             is_silent,
-            is_dated,
+            before,
         }
     }
 
@@ -37,8 +36,11 @@ impl<W: Write> Plain<W> {
     }
 
     /// Standard error may be gone; the run matters more than its display.
-    fn line(&mut self, text: &str) {
-        let _ = writeln!(self.out, "{}{text}", clock::before(self.is_dated));
+    fn line(&mut self, level: Level, text: &str) {
+        let _ = match self.before {
+            Before::Priority => writeln!(self.out, "{}{text}", level.priority()),
+            before => writeln!(self.out, "{}{text}", clock::before(before == Before::Time)),
+        };
         let _ = self.out.flush();
     }
 }
@@ -50,21 +52,26 @@ impl<W: Write + Send> Display for Plain<W> {
 
     fn event(&mut self, event: &Event, figures: &Figures) {
         if let Some(text) = notice(event) {
-            if !self.is_silent || matches!(event, Event::Warning(_)) {
-                self.line(&text);
+            let is_warning = matches!(event, Event::Warning(_));
+            if !self.is_silent || is_warning {
+                let level = if is_warning { Level::Warn } else { Level::Info };
+                self.line(level, &text);
             }
         } else if !self.is_silent
             && let Some(text) = step(event, figures)
         {
             let clock = words::clock(Duration::from_secs_f64(figures.seconds));
-            self.line(&format!("pg_reseed: {clock} {text}"));
+            self.line(Level::Info, &format!("pg_reseed: {clock} {text}"));
         }
     }
 
     fn tick(&mut self, figures: &Figures) {
         if !self.is_silent && figures.stage == Some(Stage::Compare) {
             let clock = words::clock(Duration::from_secs_f64(figures.seconds));
-            self.line(&format!("pg_reseed: {clock} {}", progress(figures)));
+            self.line(
+                Level::Info,
+                &format!("pg_reseed: {clock} {}", progress(figures)),
+            );
         }
     }
 
@@ -74,9 +81,13 @@ impl<W: Write + Send> Display for Plain<W> {
         }
     }
 
-    fn log(&mut self, _level: Level, text: &str) {
-        // It has a time of its own.
-        let _ = writeln!(self.out, "{text}");
+    fn log(&mut self, level: Level, text: &str) {
+        // It has a time of its own, but in the journal.
+        let priority = match self.before {
+            Before::Priority => level.priority(),
+            _ => "",
+        };
+        let _ = writeln!(self.out, "{priority}{text}");
         let _ = self.out.flush();
     }
 }
@@ -178,7 +189,7 @@ mod tests {
 
     #[test]
     fn plain_is_a_line_per_step() {
-        let shown = run_shown(|out| Plain::new(out, false, false));
+        let shown = run_shown(|out| Plain::new(out, false, Before::Nothing));
         assert_snapshot!(shown, @r"
         pg_reseed: 0:00:00 looking at both sides
         pg_reseed: note: The target is an old primary.
@@ -192,7 +203,7 @@ mod tests {
 
     #[test]
     fn silent_is_warnings_and_log_only() {
-        let shown = run_shown(|out| Plain::new(out, true, false));
+        let shown = run_shown(|out| Plain::new(out, true, Before::Nothing));
         assert_snapshot!(shown, @r"
         pg_reseed: warning: The source's disk is slow.
         a line of the log
@@ -200,8 +211,27 @@ mod tests {
     }
 
     #[test]
+    fn the_journal_is_told_what_is_important() {
+        let shown = run_shown(|out| Plain::new(out, false, Before::Priority));
+        for line in shown.lines() {
+            let wanted = if line.contains("warning: ") {
+                "<4>"
+            } else {
+                "<6>"
+            };
+            assert!(
+                line.starts_with(wanted) && !line.contains(" UTC "),
+                "{line}"
+            );
+        }
+        assert!(
+            shown.contains("<4>pg_reseed: warning: ") && shown.contains("\n<6>a line of the log\n")
+        );
+    }
+
+    #[test]
     fn a_log_tells_the_time_of_each_line() {
-        let shown = run_shown(|out| Plain::new(out, false, true));
+        let shown = run_shown(|out| Plain::new(out, false, Before::Time));
         let lines = shown.lines().filter(|line| line.contains("pg_reseed: "));
         for line in lines {
             let (time, _) = line.split_once(" UTC pg_reseed: ").unwrap();
