@@ -1,4 +1,4 @@
-# make demo | test | test-matrix | test-patroni | test-repmgr | test-pg-rewind | lint | cargo-deny | audit | bench (ARGS=...) | bench-kernels | install (PREFIX=/usr/local DESTDIR=)
+# make demo | test | test-matrix | test-units | test-patroni | test-repmgr | test-pg-rewind | lint | cargo-deny | audit | bench (ARGS=...) | bench-kernels | install (PREFIX=/usr/local DESTDIR=)
 PREFIX ?= /usr/local
 CARGO ?= cargo
 
@@ -23,7 +23,7 @@ target = $(or $(CARGO_TARGET_DIR),target)
 # counts, unless somebody says where it is.
 built = $(shell ls -t $(addsuffix /release/pg_reseed,$(sort $(target) $(places))) 2> /dev/null | head -n 1)
 
-.PHONY: build demo test test-matrix test-patroni test-patroni-quick test-repmgr test-pg-rewind lint lint-sources lint-crates cargo-deny audit bench bench-kernels install
+.PHONY: build demo test test-units test-matrix test-patroni test-patroni-quick test-repmgr test-pg-rewind lint lint-sources lint-crates cargo-deny audit bench bench-kernels install
 
 build:
 	$(CARGO) build --release --locked
@@ -54,13 +54,18 @@ test-patroni-quick:
 	$(CARGO) build --locked
 	PG_RESEED_RIG_BINARY='$(target)/debug/pg_reseed' tests/managers/patroni quick
 
+# Units, alert rules, dashboard and metrics, by the programs that will read them.
+test-units:
+	$(CARGO) build --locked
+	tests/units
+
 lint: lint-sources lint-crates
 
 lint-sources:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --locked --no-deps --document-private-items
-	bash -n demo/run benches/peers/rsync-standby tests/pg-versions tests/matrix tests/journeys fuzz/run .ci/run
+	bash -n demo/run benches/peers/rsync-standby tests/pg-versions tests/matrix tests/journeys tests/units fuzz/run .ci/run
 	sh -n tests/run-as-unprivileged
 	/usr/bin/python3 -c 'import ast, sys; [ast.parse(open(name).read(), name) for name in sys.argv[1:]]' tests/managers/*
 
