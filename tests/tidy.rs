@@ -117,7 +117,7 @@ const FORBIDDEN_ON: [(u8, &[&str], &str); 3] = [
 ];
 
 /// Libraries and the one module that may name them: a library that has one home can be replaced.
-const HOMES: [(&str, &[&str]); 23] = [
+const HOMES: [(&str, &[&str]); 24] = [
     ("blake3", &["digest"]),
     ("clap", &["cli", "ui"]),
     ("crc32c", &["pg"]),

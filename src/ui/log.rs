@@ -128,7 +128,7 @@ impl Write for LineWriter {
             None => Err(text),
         };
         if let Err(text) = text {
-            if self.sink.is_json {
+            if json::are_errors_json() {
                 print_line(&json::log_line(self.level, &text));
             } else if self.sink.is_journal {
                 print_line(&format!("{}{text}", self.level.priority()));

@@ -77,7 +77,7 @@ impl<W: Write + Send> Display for Plain<W> {
 
     fn status(&mut self, standing: &Standing) {
         for line in standing.lines() {
-            self.line(&line);
+            self.line(Level::Info, &line);
         }
     }
 
