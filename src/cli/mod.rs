@@ -305,7 +305,7 @@ async fn rebuild_until_stopped(
 ) -> (Result<Outcome, Failure>, bool) {
     let (cancel, is_cancelled) = watch::channel(false);
     let running = client::rebuild::rebuild(options, ui.events(), record, is_cancelled);
-    let mut running = std::pin::pin!(running);
+    let mut running = Box::pin(running);
     tokio::select! {
         result = &mut running => return (result, false),
         () = stop => {}

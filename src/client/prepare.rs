@@ -408,9 +408,10 @@ pub(super) async fn facts(
     } else {
         Purpose::Rebuild
     });
-    let slot = match run.options.role.has_settings() {
-        true => slots::wanted(run.options.slot.as_deref(), target),
-        false => None,
+    let slot = if run.options.role.has_settings() {
+        slots::wanted(run.options.slot.as_deref(), target)
+    } else {
+        None
     };
     let facts = source
         .introduce(&configure, slot.map(str::to_owned))

@@ -1,10 +1,5 @@
 //! What can be typed for the managers' doors: definitions for the parser, the help and the manual pages.
 
-#![expect(
-    rustdoc::broken_intra_doc_links,
-    reason = "square brackets in help texts are optional parts"
-)]
-
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args};

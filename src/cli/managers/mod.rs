@@ -60,7 +60,10 @@ pub(super) fn as_replica_method(words: &[OsString]) -> ExitCode {
     };
     let call = match patroni::translate(&words[2..], &is_known, &variable) {
         Ok(call) => call,
-        Err(error) => return failed(exit::usage(&error, "patroni")),
+        Err(error) => {
+            exit::usage(&error, "patroni");
+            return Status::Failed.code();
+        }
     };
     let persistence = Persistence {
         retry_for: call.retry_for,
@@ -128,12 +131,8 @@ fn succeeded_or_failed(code: ExitCode) -> ExitCode {
     if is_one_of(Status::Done) || is_one_of(Status::DamagedPages) {
         Status::Done.code()
     } else {
-        failed(code)
+        Status::Failed.code()
     }
-}
-
-fn failed(_: ExitCode) -> ExitCode {
-    Status::Failed.code()
 }
 
 /// The end of a command line that `pg_rewind` would not take.

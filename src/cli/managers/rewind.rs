@@ -1,6 +1,7 @@
 //! `pg_rewind`'s command line, as the words of a rebuild (PostgreSQL `src/bin/pg_rewind/pg_rewind.c:main`).
 
 use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::path::Path;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -195,7 +196,7 @@ pub(super) fn usage_text(error: &UsageError) -> String {
     let mut text = format!("pg_rewind: error: {}\n", error.error);
     let hint = error.hint.as_deref();
     let hint = hint.unwrap_or("Try \"pg_rewind --help\" for more information.");
-    text.push_str(&format!("pg_rewind: hint: {hint}\n"));
+    let _ = writeln!(text, "pg_rewind: hint: {hint}");
     text
 }
 
