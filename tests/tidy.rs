@@ -175,6 +175,7 @@ const LONGER: &[(&str, &str)] = &[
     ),
     ("pg/layout.rs", "one table of names; a third is its tests"),
     ("plan/action.rs", "two thirds are tests"),
+    ("plan/standby.rs", "half is its tests"),
     ("it/guards.rs", "one test for each guard"),
     ("tidy.rs", "one rule a line; a quarter is its tests"),
 ];

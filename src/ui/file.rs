@@ -183,6 +183,7 @@ mod tests {
         command
         compare_bytes
         compared_bytes
+        copy
         damaged
         details
         differing_blocks
