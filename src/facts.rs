@@ -186,17 +186,17 @@ impl Holder {
     /// The job of a process, by its command line or its environment.
     #[must_use]
     pub fn job_of(line: &[String], environment: &[String]) -> Option<String> {
-        let typed = line.iter().enumerate().filter_map(|(at, word)| {
+        let mut typed = line.iter().enumerate().filter_map(|(at, word)| {
             if word == "--job" {
                 line.get(at + 1).map(String::as_str)
             } else {
                 word.strip_prefix("--job=")
             }
         });
-        let set = environment
+        let mut set = environment
             .iter()
             .filter_map(|word| word.strip_prefix("PG_RESEED_JOB="));
-        let job = typed.last().or_else(|| set.last());
+        let job = typed.next_back().or_else(|| set.next_back());
         job.filter(|job| !job.is_empty()).map(str::to_owned)
     }
 }

@@ -72,8 +72,8 @@ impl Job {
         serde_json::from_slice(&fs::read(self.report()).unwrap()).unwrap()
     }
 
-    /// The metrics without their labels but the stage.
-    fn metrics(&self) -> BTreeMap<String, f64> {
+    /// The metrics without their labels but the stage, in thousandths.
+    fn metrics(&self) -> BTreeMap<String, u64> {
         let text = fs::read_to_string(&self.metrics).unwrap();
         let mode = fs::metadata(&self.metrics).unwrap().mode() & 0o777;
         assert_eq!(mode, 0o644);
@@ -90,7 +90,9 @@ impl Job {
                 let stage = stage.and_then(|rest| rest.split('"').next());
                 let name = name.strip_prefix("pg_reseed_").unwrap();
                 let name = stage.map_or(name.to_owned(), |stage| format!("{name}/{stage}"));
-                (name, value.parse().unwrap())
+                let (whole, rest) = value.split_once('.').unwrap_or((value, "000"));
+                assert_eq!(rest.len(), 3, "{line}");
+                (name, (whole.to_owned() + rest).parse().unwrap())
             })
             .collect()
     }
@@ -118,21 +120,21 @@ fn a_nightly_job_rebuilds_then_does_nothing_and_tells_prometheus() {
     // A delta.
     job.nights(0);
     let first = job.metrics();
-    assert_eq!(first["last_run_exit_status"], 0.0);
-    assert_eq!(first["last_run_needed"], 1.0);
+    assert_eq!(first["last_run_exit_status"], 0);
+    assert_eq!(first["last_run_needed"], 1000);
     assert!(
         first["last_run_compared_bytes"] > first["last_run_moved_bytes"],
         "{first:?}"
     );
-    assert!(first["last_run_differing_bytes"] > 0.0, "{first:?}");
-    assert!(first["last_run_lost_wal_bytes"] > 0.0, "{first:?}");
-    let stages: f64 = first
+    assert!(first["last_run_differing_bytes"] > 0, "{first:?}");
+    assert!(first["last_run_lost_wal_bytes"] > 0, "{first:?}");
+    let stages: u64 = first
         .iter()
         .filter(|(name, _)| name.starts_with("last_run_stage_duration_seconds/"))
         .map(|(_, seconds)| seconds)
         .sum();
     let whole = first["last_run_duration_seconds"];
-    assert!(stages > 0.0 && stages <= whole + 0.1, "{first:?}");
+    assert!(stages > 0 && stages <= whole + 100, "{first:?}");
     assert_eq!(
         first["last_success_timestamp_seconds"],
         first["last_run_timestamp_seconds"]
@@ -164,10 +166,10 @@ fn a_nightly_job_rebuilds_then_does_nothing_and_tells_prometheus() {
         said(&second)
     );
     let nothing = job.metrics();
-    assert_eq!(nothing["last_run_needed"], 0.0);
+    assert_eq!(nothing["last_run_needed"], 0);
     assert_eq!(
         nothing["last_run_compared_bytes"] + nothing["last_run_lost_wal_bytes"],
-        0.0
+        0
     );
     assert!(nothing["last_success_timestamp_seconds"] > first["last_success_timestamp_seconds"]);
     let report = job.reported();
@@ -183,7 +185,7 @@ fn a_nightly_job_rebuilds_then_does_nothing_and_tells_prometheus() {
     pair.new.stop(Stop::Fast);
     job.nights(1);
     let failed = job.metrics();
-    assert_eq!(failed["last_run_exit_status"], 1.0);
+    assert_eq!(failed["last_run_exit_status"], 1000);
     assert_eq!(
         failed["last_success_timestamp_seconds"],
         nothing["last_success_timestamp_seconds"]
@@ -223,7 +225,7 @@ fn what_is_not_proven_is_rebuilt() {
             + "discard-newer-timeline = true\n"),
     );
     job.nights(0);
-    assert!(job.metrics()["last_run_lost_wal_bytes"] > 0.0);
+    assert!(job.metrics()["last_run_lost_wal_bytes"] > 0);
     pair.check_equal();
     job.nights(0);
     assert_eq!(job.reported()["needed"], false);

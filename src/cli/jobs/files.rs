@@ -37,11 +37,14 @@ pub(super) struct Found {
     pub job: Job,
 }
 
+/// A file, and the jobs in it.
+pub(super) type Read = (PathBuf, Result<Vec<Job>, Fault>);
+
 /// All files of a place with the jobs in them.
 ///
 /// # Errors
 /// A directory that cannot be listed. A file that cannot be read is a fault of its own.
-pub(super) fn all(place: &Place) -> Result<Vec<(PathBuf, Result<Vec<Job>, Fault>)>, UsageError> {
+pub(super) fn all(place: &Place) -> Result<Vec<Read>, UsageError> {
     let files = match place {
         Place::File(file) => vec![file.clone()],
         Place::Directory(directory) => listed(directory).map_err(|error| {

@@ -70,12 +70,7 @@ impl Fault {
 /// # Errors
 /// The text is not TOML, or holds something else than jobs.
 pub fn jobs(stem: &str, text: &str) -> Result<Vec<Job>, Fault> {
-    let line_of = |at: usize| {
-        1 + text.as_bytes()[..at.min(text.len())]
-            .iter()
-            .filter(|byte| **byte == b'\n')
-            .count()
-    };
+    let line_of = |at: usize| 1 + text.get(..at).unwrap_or(text).matches('\n').count();
     let table = DeTable::parse(text).map_err(|error| {
         let line = error.span().map(|span| line_of(span.start));
         Fault::new(line, format!("not TOML: {}", error.message()))

@@ -56,7 +56,7 @@ impl Close<'_> {
             other => {
                 let pgdata = options.pgdata.display().to_string();
                 let holder = match other {
-                    Hold::Others(holder) => holder,
+                    Hold::Others(holder) => holder.map(Box::new),
                     _ => None,
                 };
                 return Err(Failure::refused(&[Refusal::Locked { pgdata, holder }]));

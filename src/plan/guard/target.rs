@@ -38,7 +38,7 @@ pub(super) fn judge(target: &TargetFacts, overrides: &Overrides) -> Vec<Refusal>
                 // The other run may hold postmaster.pid: that is no server.
                 refusals.push(Refusal::Locked {
                     pgdata: pgdata(),
-                    holder: cluster.locked_by.clone(),
+                    holder: cluster.locked_by.clone().map(Box::new),
                 });
                 return refusals;
             }

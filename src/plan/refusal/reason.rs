@@ -30,7 +30,7 @@ pub enum Refusal {
     Locked {
         pgdata: String,
         /// As far as it can be seen.
-        holder: Option<Holder>,
+        holder: Option<Box<Holder>>,
     },
     ServerRunning {
         pgdata: String,
