@@ -302,7 +302,7 @@ fn the_json_formats_are_documented() {
         ("status", "src/ui/status.rs", "RunStatus"),
         ("status", "src/ui/status.rs", "InterruptedStatus"),
         ("status", "src/ui/status.rs", "Particulars"),
-        ("status", "src/ui/status.rs", "Standing"),
+        ("status", "src/ui/status.rs", "Told"),
         ("inspect", outcome, "Inspection"),
         ("inspect", outcome, "ClusterReport"),
         ("inspect", outcome, "TablespaceReport"),
@@ -421,8 +421,7 @@ fn short_help_of_rebuild() {
       -j, --jobs <N>                 Threads on each side that compute at a time
           --streams <N>              Byte streams between the sides: 1 to 16
       -Z, --compress <METHOD>        Compression between the sides: auto, none, lz4, zstd[:LEVEL]
-      -r, --max-rate <RATE>          Most that the source reads and sends a second: kB, or suffix k, M,
-                                     G
+      -r, --max-rate <RATE>          Most that the source reads a second: RATE, or a timetable
       -N, --no-sync                  Do not wait for data to be safe on disk
           --job <NAME>               Take options from this job of the configuration files
           --job-file <FILE>          Take the job from this file
@@ -568,6 +567,7 @@ fn short_help_of_all() {
     Usage: pg_reseed rebuild [OPTION]...
            pg_reseed inspect [OPTION]...
            pg_reseed verify [OPTION]...
+           pg_reseed status [OPTION]...
            pg_reseed serve [OPTION]...
            pg_reseed jobs check [OPTION]...
            pg_reseed patroni [OPTION]...
@@ -579,6 +579,7 @@ fn short_help_of_all() {
       rebuild  Make a data directory a standby of a running server
       inspect  Tell what a data directory is and what it needs
       verify   Compare a standby with its source, change nothing
+      status   Tell how far a run is, or which one was interrupted
       serve    Serve a source's data directory to pg_reseed rebuild
       jobs     Check the configuration files
       patroni  Create a replica for Patroni

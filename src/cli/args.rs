@@ -1092,7 +1092,7 @@ pub struct VerifyArguments {
 /// doing, how much of the comparison is done, how fast, how long still, and how much WAL the source keeps for it. Where
 /// none runs, it tells of one that was interrupted, and the command that finishes it.
 ///
-/// Run it on the host of PGDATA, as the user that runs the other one, or as root. It takes no lock, needs no connection
+/// Run it on the host of PGDATA, as the user that runs the other one, or as root. It changes nothing, needs no connection
 /// to the source, and ends within seconds, also when the run hangs or is suspended.
 #[derive(Debug, Args)]
 #[command(override_usage = "pg_reseed status -D PGDATA [--json]")]

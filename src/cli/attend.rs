@@ -87,7 +87,6 @@ impl Clerk {
     fn standing(&self) -> Standing {
         let known = self.record.particulars();
         self.board.standing(Particulars {
-            pid: std::process::id(),
             pg_reseed_version: env!("CARGO_PKG_VERSION").to_owned(),
             kind: self.what.kind.to_owned(),
             started_at: self.started_at.clone(),

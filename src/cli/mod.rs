@@ -66,6 +66,10 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
         Err(error) => return exit::usage(&error, "jobs"),
     };
     let job = expanded.job;
+    // As a job says.
+    if typed::wants_json(&expanded.words) {
+        json::errors_too();
+    }
     let is_rewind = words.get(1).is_some_and(|word| word == "rewind");
     match args::parse(expanded.words.into_iter()) {
         Err(error) if is_rewind => managers::rewind_clap(&error),

@@ -78,7 +78,7 @@ mod tests {
                 "db1.example.com:/var/lib/postgresql/clusters/production/15/main",
                 Stage::Manifest,
                 None,
-                "pg_reseed db1.example.co..lusters/production/15/main manifest",
+                "pg_reseed db1.example.co../clusters/production/15/main manifest",
             ),
         ] {
             assert_eq!(application_name(target, stage, percent), name);

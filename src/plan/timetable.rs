@@ -77,7 +77,7 @@ pub fn parse(text: &str, rate: impl Fn(&str) -> Result<u64, String>) -> Result<R
     };
     let words: Vec<&str> = text.split_whitespace().collect();
     if let [one] = words[..]
-        && !one.contains(',')
+        && !one.contains([',', ':'])
     {
         return rate(one).map(Rates::Always);
     }
@@ -262,6 +262,22 @@ mod tests {
         ]
         .map(|text| format!("{text}: {}\n", read(text).unwrap_err()))
         .concat();
-        insta::assert_snapshot!(told);
+        insta::assert_snapshot!(told, @r#"
+        : the timetable is empty
+        x: no rate
+        08:00: "08:00" is no entry of a timetable: use TIME,RATE entries with blanks between, as in "08:00,50M 23:00,off"
+        08:00,: "08:00,": no rate
+        08:00,x: "08:00,x": no rate
+        24:00,5: "24:00" is no time: use HH:MM, HH:MM:SS or a weekday before it, as in Sat-08:00
+        08:60,5: "08:60" is no time: use HH:MM, HH:MM:SS or a weekday before it, as in Sat-08:00
+        8,5: "8" is no time: use HH:MM, HH:MM:SS or a weekday before it, as in Sat-08:00
+        008:00,5: "008:00" is no time: use HH:MM, HH:MM:SS or a weekday before it, as in Sat-08:00
+        +8:00,5: "+8:00" is no time: use HH:MM, HH:MM:SS or a weekday before it, as in Sat-08:00
+        Xyz-08:00,5: "Xyz-08:00" is no time: use HH:MM, HH:MM:SS or a weekday before it, as in Sat-08:00
+        S-08:00,5: "S-08:00" is no time: use HH:MM, HH:MM:SS or a weekday before it, as in Sat-08:00
+        08:00,5 23:00: "23:00" is no entry of a timetable: use TIME,RATE entries with blanks between, as in "08:00,50M 23:00,off"
+        08:00,5 8:00:00,6: the timetable says twice what happens at "8:00:00"
+        sat-08:00,5 Saturday-08:00,6: the timetable says twice what happens at "Saturday-08:00"
+        "#);
     }
 }

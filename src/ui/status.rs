@@ -52,13 +52,15 @@ impl Board {
         let elapsed = self.began.elapsed();
         let mut known = self.known();
         let figures = known.tracker.figures(elapsed, &self.counters);
-        Standing {
+        let told = Told {
             run,
             stage_seconds: tenths(elapsed.saturating_sub(known.stage_since)),
             percent: percent(&figures),
             warnings: known.warnings,
             figures,
-        }
+        };
+        let pid = std::process::id();
+        Standing { pid, told }
     }
 
     /// A panic while the lock was held leaves nothing half-changed that matters here.
@@ -99,7 +101,6 @@ fn percent(figures: &Figures) -> Option<f64> {
 /// What does not change while a run lasts, or is found out once.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Particulars {
-    pub pid: u32,
     pub pg_reseed_version: String,
     /// `rebuild`, `dry-run` or `verify`.
     pub kind: String,
@@ -115,6 +116,14 @@ pub struct Particulars {
 /// The state of a run at one moment. Field names are stable; those of the figures are those of `--progress json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Standing {
+    pub pid: u32,
+    #[serde(flatten)]
+    told: Told,
+}
+
+/// What a run tells beside its PID.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Told {
     #[serde(flatten)]
     run: Particulars,
     /// In the stage that it is in.
@@ -137,13 +146,13 @@ impl Standing {
 
     /// What it does, and how far it is, each in a line.
     pub(super) fn lines(&self) -> Vec<String> {
-        let figures = &self.figures;
+        let Self { pid, told } = self;
+        let figures = &told.figures;
         let mut head = format!(
-            "{} of \"{}\"{} (PID {}), {} since it began: {}",
-            self.run.kind,
-            self.run.pgdata,
-            self.from(),
-            self.run.pid,
+            "{} of \"{}\"{} (PID {pid}), {} since it began: {}",
+            told.run.kind,
+            told.run.pgdata,
+            told.from(),
             words::clock(seconds(figures.seconds)),
             figures.stage.map_or("starting", words::doing),
         );
@@ -160,7 +169,9 @@ impl Standing {
             .map(|line| format!("pg_reseed: status: {}", one_line(&line)))
             .collect()
     }
+}
 
+impl Told {
     fn from(&self) -> String {
         match (&self.run.source_host, &self.run.source_data_directory) {
             (Some(host), Some(directory)) => format!(" from {host}:{directory}"),
@@ -255,7 +266,7 @@ pub struct RunStatus {
     pub of_user: Option<u32>,
     /// Absent where it did not answer.
     #[serde(flatten)]
-    pub standing: Option<Standing>,
+    told: Option<Told>,
 }
 
 /// A run that did not end.
@@ -368,11 +379,11 @@ impl RunStatus {
         };
         Self {
             // The kernel's word counts before its own.
-            pid: pid.or_else(|| Some(standing.as_ref()?.run.pid)),
+            pid: pid.or_else(|| Some(standing.as_ref()?.pid)),
             answers: standing.is_some(),
             is_suspended,
             of_user,
-            standing,
+            told: standing.map(|standing| standing.told),
         }
     }
 
@@ -381,19 +392,21 @@ impl RunStatus {
             Some(pid) => format!("PID {pid}"),
             None => "its PID cannot be seen from here".to_owned(),
         };
-        if let Some(standing) = &self.standing {
-            let kind = match &*standing.run.kind {
+        if let Some(told) = &self.told {
+            let kind = match &*told.run.kind {
                 "dry-run" => "dry run",
                 kind => kind,
             };
-            let stage = standing.figures.stage.map_or("starting", words::doing);
+            let stage = told.figures.stage.map_or("starting", words::doing);
             let kind = one_line(kind);
             let _ = writeln!(text, "\"{pgdata}\": a {kind} runs ({pid}): {stage}\n");
-            standing.rows(text);
+            told.rows(text);
             return;
         }
         let why = match self.of_user {
-            Some(user) => format!("it is of user {user}, whom it answers, and root"),
+            Some(user) => {
+                format!("it is a run of user {user}, and answers that user and root only")
+            }
             None if self.is_suspended => {
                 "it is suspended (SIGSTOP, Ctrl-Z); SIGCONT lets it go on".to_owned()
             }
@@ -420,5 +433,211 @@ impl InterruptedStatus {
         if let Some(command) = &self.command {
             row(text, "Command", format_args!("{command}"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::Interrupted;
+    use crate::ui::tests::compare_figures;
+
+    fn standing() -> Standing {
+        let told = Told {
+            run: Particulars {
+                pg_reseed_version: "0.1.0".to_owned(),
+                kind: "rebuild".to_owned(),
+                started_at: "2026-11-30T10:01:58Z".to_owned(),
+                pgdata: "/srv/pg/15".to_owned(),
+                command: "pg_reseed rebuild -D /srv/pg/15 -h db2".to_owned(),
+                source_host: Some("db2".to_owned()),
+                source_data_directory: Some("/srv/pg/15".to_owned()),
+                slot: None,
+            },
+            stage_seconds: 700.0,
+            percent: Some(40.0),
+            warnings: 1,
+            figures: compare_figures(10 << 30, 4 << 30, 420 << 20),
+        };
+        Standing { pid: 4711, told }
+    }
+
+    fn found(runs: Vec<At>, left: Left) -> Status {
+        let mut status = Status::of(Found {
+            pgdata: "/srv/pg/15".to_owned(),
+            runs,
+            left,
+        });
+        status.pg_reseed_version = "0.1.0";
+        status
+    }
+
+    fn at(heard: Heard, is_suspended: bool) -> At {
+        At {
+            pid: Some(4711),
+            heard,
+            is_suspended,
+        }
+    }
+
+    fn answered() -> Status {
+        let line = standing().line().unwrap();
+        found(vec![at(Heard::Told(line), false)], Left::Nothing)
+    }
+
+    fn interrupted() -> Status {
+        let run = Interrupted {
+            started_unix_seconds: 1_796_032_918,
+            start_lsn: Lsn(0x700_0028),
+            is_seed: false,
+            source_host: "db2".to_owned(),
+            command: Vec::new(),
+            directory: String::new(),
+        };
+        let command = "pg_reseed rebuild -D /srv/pg/15 -h db2".to_owned();
+        found(Vec::new(), Left::Interrupted(run, Some(command)))
+    }
+
+    #[test]
+    fn what_a_run_tells_is_read_again_as_it_was() {
+        let line = standing().line().unwrap();
+        assert!(!line.contains('\n'));
+        assert_eq!(serde_json::from_str::<Standing>(&line).unwrap(), standing());
+        // Of a later version, with more fields.
+        let more = line.replacen('{', "{\"new\":{\"a\":[1]},", 1);
+        assert_eq!(serde_json::from_str::<Standing>(&more).unwrap(), standing());
+    }
+
+    #[test]
+    fn states_for_people() {
+        let nothing = |left| found(Vec::new(), left);
+        let elsewhere = At {
+            pid: None,
+            heard: Heard::Nothing,
+            is_suspended: false,
+        };
+        let text = [
+            answered(),
+            found(vec![at(Heard::Nothing, true)], Left::Nothing),
+            found(vec![elsewhere], Left::Nothing),
+            found(vec![at(Heard::OfUser(26), false)], Left::Nothing),
+            found(vec![at(Heard::Told("{}".to_owned()), false)], Left::Nothing),
+            interrupted(),
+            nothing(Left::Finished(SystemTime::UNIX_EPOCH)),
+            nothing(Left::Nothing),
+        ]
+        .map(|status| status.text() + "----\n")
+        .concat();
+        insta::assert_snapshot!(text, @r#"
+        "/srv/pg/15": a rebuild runs (PID 4711): comparing and moving
+
+          Done          4.00 GB of 10.0 GB (40 %), 420 MB/s, 0:00:15 left
+          Moved         1,204,332 blocks differ, 9.19 GB moved, 3.00 GB over the wire, source keeps 512 MB of WAL
+          Source        db2, "/srv/pg/15"
+          Since         2026-11-30T10:01:58Z, for 0:12:33; for 0:11:40 in this stage
+          Warned        1 time, see its output
+          Command       pg_reseed rebuild -D /srv/pg/15 -h db2
+        ----
+        "/srv/pg/15": a run is there (PID 4711), but did not answer: it is suspended (SIGSTOP, Ctrl-Z); SIGCONT lets it go on.
+        ----
+        "/srv/pg/15": a run is there (its PID cannot be seen from here), but did not answer: it hangs, is in another container, or is of another version (waited 3 s).
+        ----
+        "/srv/pg/15": a run is there (PID 4711), but did not answer: it is a run of user 26, and answers that user and root only.
+        ----
+        "/srv/pg/15": a run is there (PID 4711), but did not answer: it hangs, is in another container, or is of another version (waited 3 s).
+        ----
+        "/srv/pg/15": nothing runs; a rebuild was interrupted half-way, and PostgreSQL cannot start in it.
+
+          Began         2026-11-30T10:01:58Z
+          Source        db2
+          Command       pg_reseed rebuild -D /srv/pg/15 -h db2
+
+        Run the same command again: what already matches the source is not moved twice.
+        ----
+        "/srv/pg/15": nothing runs; a rebuild finished at 1970-01-01T00:00:00Z, and no server was started in it since.
+        ----
+        "/srv/pg/15": nothing runs, and no rebuild was interrupted. What it is, pg_reseed inspect tells.
+        ----
+        "#);
+    }
+
+    #[test]
+    fn states_for_programs() {
+        let json = |status: &Status| serde_json::to_string_pretty(status).unwrap();
+        let json = [answered(), interrupted()].map(|it| json(&it)).join("\n");
+        insta::assert_snapshot!(json, @r#"
+        {
+          "schema": "pg_reseed.status",
+          "version": 1,
+          "pg_reseed_version": "0.1.0",
+          "pgdata": "/srv/pg/15",
+          "state": "running",
+          "runs": [
+            {
+              "pid": 4711,
+              "answers": true,
+              "is_suspended": false,
+              "of_user": null,
+              "pg_reseed_version": "0.1.0",
+              "kind": "rebuild",
+              "started_at": "2026-11-30T10:01:58Z",
+              "pgdata": "/srv/pg/15",
+              "command": "pg_reseed rebuild -D /srv/pg/15 -h db2",
+              "source_host": "db2",
+              "source_data_directory": "/srv/pg/15",
+              "slot": null,
+              "stage_seconds": 700.0,
+              "percent": 40.0,
+              "warnings": 1,
+              "stage": "compare",
+              "seconds": 753.0,
+              "files": 1204,
+              "compare_bytes": 10737418240,
+              "fetch_bytes": 0,
+              "compared_bytes": 4294967296,
+              "fetched_bytes": 0,
+              "differing_blocks": 1204332,
+              "moved_blocks": 0,
+              "patched_blocks": 0,
+              "moved_bytes": 9865887744,
+              "wire_received_bytes": 3221225472,
+              "wire_sent_bytes": 0,
+              "written_bytes": 0,
+              "removed_files": 0,
+              "wal_bytes": 0,
+              "retained_wal_bytes": 536870912,
+              "bytes_per_second": 440401920,
+              "seconds_left": 15,
+              "max_rate": null
+            }
+          ],
+          "interrupted": null,
+          "finished_at": null
+        }
+        {
+          "schema": "pg_reseed.status",
+          "version": 1,
+          "pg_reseed_version": "0.1.0",
+          "pgdata": "/srv/pg/15",
+          "state": "interrupted",
+          "runs": [],
+          "interrupted": {
+            "started_at": "2026-11-30T10:01:58Z",
+            "source_host": "db2",
+            "start_lsn": "0/7000028",
+            "is_seed": false,
+            "command": "pg_reseed rebuild -D /srv/pg/15 -h db2"
+          },
+          "finished_at": null
+        }
+        "#);
+    }
+
+    #[test]
+    fn a_signal_brings_two_lines() {
+        insta::assert_snapshot!(standing().lines().join("\n"), @r#"
+        pg_reseed: status: rebuild of "/srv/pg/15" from db2:/srv/pg/15 (PID 4711), 0:12:33 since it began: comparing and moving
+        pg_reseed: status: 4.00 GB of 10.0 GB (40 %), 1,204,332 blocks differ, 9.19 GB moved, 3.00 GB over the wire, source keeps 512 MB of WAL, 420 MB/s, 0:00:15 left
+        "#);
     }
 }

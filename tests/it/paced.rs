@@ -50,10 +50,8 @@ fn a_timetable_is_kept_while_the_run_goes_on() {
     assert!(said.stderr.contains(told), "{said}");
     // It was slow, and then it was not.
     let at = |rate: &Value| {
-        let events = events.iter().filter(|event| event["event"] == "progress");
-        let last = events
-            .filter(|event| event["max_rate"] == *rate)
-            .next_back();
+        let mut events = events.iter().filter(|event| event["event"] == "progress");
+        let last = events.rfind(|event| event["max_rate"] == *rate);
         last.and_then(|event| event["compared_bytes"].as_u64())
             .unwrap()
     };
