@@ -70,7 +70,7 @@ pub(super) fn as_replica_method(words: &[OsString]) -> ExitCode {
         parent: std::os::unix::process::parent_id(),
         ignored: call.ignored,
     };
-    let code = rebuild_with(words, call.words, |meant| {
+    let code = rebuild_with(words, &call.words, |meant| {
         meant.options.is_typed = false;
         Manner {
             persistence: Some(persistence),
@@ -88,7 +88,7 @@ pub(super) fn as_pg_rewind(typed: &RewindArguments, words: &[OsString]) -> ExitC
     for note in &call.notes {
         exit::print_error(&format!("{PG_REWIND}: {note}\n"));
     }
-    let code = rebuild_with(words, call.words, |meant| {
+    let code = rebuild_with(words, &call.words, |meant| {
         meant.options.rewinds = true;
         Manner::default()
     });
@@ -98,10 +98,10 @@ pub(super) fn as_pg_rewind(typed: &RewindArguments, words: &[OsString]) -> ExitC
 /// Parses the words of a rebuild, gives them meaning, and does it.
 fn rebuild_with(
     typed: &[OsString],
-    words: Vec<OsString>,
+    words: &[OsString],
     manner: impl FnOnce(&mut resolve::Rebuild) -> Manner,
 ) -> ExitCode {
-    let expanded = match jobs::expand(&words, &variable) {
+    let expanded = match jobs::expand(words, &variable) {
         Ok(expanded) => expanded,
         Err(error) => return exit::usage(&error, "jobs"),
     };

@@ -53,7 +53,7 @@ pub fn settle(run: &Run<'_>, target: &TargetFacts, hold: &Hold) -> Result<(), Fa
     let (Hold::Ours(held), Condition::Cluster(cluster)) = (hold, &target.condition) else {
         let pgdata = options.pgdata.display().to_string();
         let holder = match hold {
-            Hold::Others(holder) => holder.clone(),
+            Hold::Others(holder) => holder.clone().map(Box::new),
             _ => None,
         };
         return Err(Failure::refused(&[Refusal::Locked { pgdata, holder }]));
