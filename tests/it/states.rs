@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::cluster::{
     Cluster, DEADLINE, Pair, Rebuild, Scene, Stop, binary, bindir, clean, done, eventually,
+    plain_lsns,
 };
 
 /// What `inspect` found, in every form, and its exit status by verdict.
@@ -139,7 +140,7 @@ fn finished_rebuild_is_one_that_is_to_be_started_and_the_command_starts_it() {
     found.is("rebuilt", "start", 10);
     let (state, cluster) = (&found.json["state"], &found.json["cluster"]);
     assert_eq!(state["source"], host());
-    let label = old.read("backup_label");
+    let label = plain_lsns(&old.read("backup_label"));
     let start = state["start_lsn"].as_str().unwrap();
     assert!(label.contains(&format!("START WAL LOCATION: {start} ")));
     let checkpoint = cluster["checkpoint"].as_str().unwrap();

@@ -22,7 +22,7 @@ pub use server::{Cluster, Stop};
 pub use template::Template;
 pub use tools::{
     Dice, alive, as_of_15, binary, bindir, children_of, clean, done, eventually, eventually_with,
-    major, pause, said, tool,
+    major, pause, plain_lsns, said, tool,
 };
 
 /// How long anything may take that is not the work itself.

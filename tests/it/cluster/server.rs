@@ -15,7 +15,7 @@ use super::load::Session;
 use super::scene::Folder;
 use super::tools::{
     alive, bindir, children_of, clean, done, eventually, eventually_with, exists, for_this_major,
-    pause, said, tool,
+    pause, plain_lsns, said, tool,
 };
 
 const PORT: u16 = 5432;
@@ -401,7 +401,7 @@ impl Cluster {
 
     /// `pg_controldata`, by name of the field.
     pub fn control(&self) -> BTreeMap<String, String> {
-        done(tool("pg_controldata").arg(&self.pgdata))
+        plain_lsns(&done(tool("pg_controldata").arg(&self.pgdata)))
             .lines()
             .filter_map(|line| line.split_once(':'))
             .map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()))

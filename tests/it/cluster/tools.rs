@@ -28,6 +28,20 @@ pub fn major() -> u32 {
     })
 }
 
+/// A text with its LSNs as the servers before 19 write them: those since write 0/0300A000 for 0/300A000.
+pub fn plain_lsns(text: &str) -> String {
+    let mut parts = text.split('/');
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let digits = part.chars().take_while(char::is_ascii_hexdigit).count();
+        let is_lsn = digits == 8 && plain.ends_with(|c: char| c.is_ascii_hexdigit());
+        let zeros = part.chars().take_while(|c| *c == '0').count().min(7);
+        plain.push('/');
+        plain.push_str(if is_lsn { &part[zeros..] } else { part });
+    }
+    plain
+}
+
 /// What 15 says otherwise than the majors before it; the other way round, messages are made those of 15.
 const SINCE_15: [(&str, &str); 2] = [
     (
