@@ -1,7 +1,7 @@
 //! A replication slot on disk: `pg_replslot/<name>/state`.
 //!
 //! The layout is PostgreSQL's `slot.c:ReplicationSlotOnDisk` with `slot.h:ReplicationSlotPersistentData`; where the
-//! plugin's name stands depends on the length, which grew in 14 (two-phase decoding). Seen on files of 13 to 18.
+//! plugin's name stands depends on the length, which grew in 14 (two-phase decoding). Seen on files of 13 to 19.
 
 use crate::pg::lsn::Lsn;
 
@@ -16,7 +16,7 @@ const PERSISTENCY: usize = 0x54;
 const RESTART_LSN: usize = 0x60;
 /// `NAMEDATALEN`.
 const NAME_BYTES: usize = 64;
-/// The length of what follows, and where in the file the plugin's name stands: 13, and 14 to 18.
+/// The length of what follows, and where in the file the plugin's name stands: 13, and since 14.
 const PLUGIN: [(u32, usize); 2] = [(0xA8, 0x78), (0xB8, 0x81)];
 /// Whether the slot is a copy of one on the primary: 17 and later, zero before.
 const SYNCED: usize = 0xC1;
