@@ -403,7 +403,7 @@ fn short_help_of_rebuild() {
       -h, --host <HOST>                          Source's host name or socket directory
       -p, --port <PORT>                          Source's port
       -U, --username <USERNAME>                  Role that replicates
-          --role <ROLE>                          What PGDATA becomes: standby, or managed
+          --role <ROLE>                          What PGDATA becomes: standby, managed, or clone
           --application-name <NAME>              Name of the standby in the source's views
           --restore-command <COMMAND>            The standby's restore_command
           --archive-cleanup-command <COMMAND>    The standby's archive_cleanup_command
@@ -425,6 +425,12 @@ fn short_help_of_rebuild() {
       -N, --no-sync                  Do not wait for data to be safe on disk
           --job <NAME>               Take options from this job of the configuration files
           --job-file <FILE>          Take the job from this file
+
+    Options of a copy (--role clone):
+          --before-start <SQL>  SQL to run in a copy while nobody else can come in; @FILE (repeatable)
+          --after-start <SQL>   SQL to run in a copy once it is started; @FILE (repeatable)
+          --hook-user <ROLE>    Role that runs the hooks
+          --keep-archive-mode   Let a copy archive as its configuration says
 
     Output options:
       -P, --progress [<STYLE>]  Show progress, and how: auto, bar, plain, json, none
