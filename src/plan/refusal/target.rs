@@ -38,12 +38,14 @@ pub(super) fn words_of(refusal: &Refusal) -> Option<Words> {
         ),
         Refusal::Locked { pgdata, holder } => words(
             format!("another pg_reseed is at work in \"{pgdata}\""),
-            match holder {
-                Some(holder) => format!("{}.", capital(&holder.to_string())),
-                None => "Who it is cannot be seen from here: it may run in another container, or on another host. Two \
-                         at once would destroy each other's work."
-                    .to_owned(),
-            },
+            format!(
+                "{} Two at once would destroy each other's work.",
+                match holder {
+                    Some(holder) => format!("{}.", capital(&holder.to_string())),
+                    None => "Who it is cannot be seen from here: it may run in another container, or on another host."
+                        .to_owned(),
+                }
+            ),
             "Wait until the other run has ended.",
         ),
         Refusal::ServerRunning { pgdata, pid } => words(
