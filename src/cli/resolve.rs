@@ -316,7 +316,22 @@ pub fn rebuild(typed: RebuildArguments, around: &Surroundings) -> Result<Rebuild
 
 /// Judges what was typed for a standby whose settings somebody else writes: what makes no sense then.
 fn managed(typed: &RebuildArguments) -> Result<(), UsageError> {
-    let given = [
+    let given = of_a_standby(typed).into_iter().chain([
+        ("--start", typed.start),
+        ("--start-command", typed.start_command.is_some()),
+    ]);
+    match first_given(given) {
+        None => Ok(()),
+        Some(option) => Err(UsageError::new(format_args!(
+            "option \"{option}\" has no effect with \"--role managed\""
+        ))
+        .hint("Whoever writes the standby's settings says it there.")),
+    }
+}
+
+/// Options for the settings of a standby, and whether they were given.
+fn of_a_standby(typed: &RebuildArguments) -> [(&'static str, bool); 6] {
+    [
         ("--slot", typed.slot.is_some()),
         ("--application-name", typed.application_name.is_some()),
         ("--restore-command", typed.restore_command.is_some()),
@@ -329,16 +344,12 @@ fn managed(typed: &RebuildArguments) -> Result<(), UsageError> {
             typed.recovery_target_timeline.is_some(),
         ),
         ("--raise-settings", typed.raise_settings),
-        ("--start", typed.start),
-        ("--start-command", typed.start_command.is_some()),
-    ];
-    match given.into_iter().find(|(_, is_given)| *is_given) {
-        None => Ok(()),
-        Some((option, _)) => Err(UsageError::new(format_args!(
-            "option \"{option}\" has no effect with \"--role managed\""
-        ))
-        .hint("Whoever writes the standby's settings says it there.")),
-    }
+    ]
+}
+
+fn first_given(options: impl IntoIterator<Item = (&'static str, bool)>) -> Option<&'static str> {
+    let given = options.into_iter().find(|(_, is_given)| *is_given);
+    given.map(|(option, _)| option)
 }
 
 /// What was typed, with what of the environment gives it meaning.

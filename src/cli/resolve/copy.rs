@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Surroundings, UsageError, absolute};
+use super::{Surroundings, UsageError, absolute, first_given, of_a_standby};
 use crate::cli::args::RebuildArguments;
 use crate::cli::values::WalMethod;
 use crate::client::options::{Hook, HookOptions};
@@ -12,25 +12,13 @@ use crate::client::options::{Hook, HookOptions};
 /// # Errors
 /// One of the options was given.
 pub fn judge(typed: &RebuildArguments) -> Result<(), UsageError> {
-    let has_no_effect = [
-        ("--slot", typed.slot.is_some()),
+    let has_no_effect = of_a_standby(typed).into_iter().chain([
         ("-X none", typed.wal_method == WalMethod::None),
-        ("--application-name", typed.application_name.is_some()),
-        ("--restore-command", typed.restore_command.is_some()),
-        (
-            "--archive-cleanup-command",
-            typed.archive_cleanup_command.is_some(),
-        ),
-        (
-            "--recovery-target-timeline",
-            typed.recovery_target_timeline.is_some(),
-        ),
-        ("--raise-settings", typed.raise_settings),
         ("--no-login-check", typed.overrides.no_login_check),
-    ];
-    match has_no_effect.iter().find(|(_, is_given)| *is_given) {
+    ]);
+    match first_given(has_no_effect) {
         None => Ok(()),
-        Some((option, _)) => Err(UsageError::new(format_args!(
+        Some(option) => Err(UsageError::new(format_args!(
             "option \"{option}\" makes no sense with \"--role clone\""
         ))
         .hint("A copy has no slot, never connects to the source, and recovers from what the run brings.")),
@@ -49,9 +37,9 @@ pub fn judge_others(typed: &RebuildArguments) -> Result<(), UsageError> {
         ("--hook-user", copy.hook_user.is_some()),
         ("--keep-archive-mode", copy.keep_archive_mode),
     ];
-    match given.iter().find(|(_, is_given)| *is_given) {
+    match first_given(given) {
         None => Ok(()),
-        Some((option, _)) => Err(UsageError::new(format_args!(
+        Some(option) => Err(UsageError::new(format_args!(
             "option \"{option}\" needs \"--role clone\""
         ))),
     }

@@ -6,17 +6,15 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
 use crate::client::failure::{Failure, TargetState};
-use crate::client::finish::launch::{Finished, MEND};
-use crate::client::finish::summary::{self, Told};
+use crate::client::finish::launch::{Finished, MEND, log_file, start_options};
 use crate::client::look::hooks::{Hooks, Script};
 use crate::client::look::{conf, settings};
-use crate::client::options::Starter;
 use crate::client::outcome::{CopyReport, Outcome};
 use crate::client::run::Run;
 use crate::disk::clone::{self as disk_clone, CopyFiles};
@@ -30,8 +28,8 @@ use crate::pg::timeline::TimelineId;
 use crate::plan::adoption::Home;
 use crate::plan::clone::{self, CloneSettings, Seclusion};
 use crate::plan::words;
+use crate::postmaster;
 use crate::postmaster::script::{self, Door, Opened, ScriptError};
-use crate::postmaster::{self, StartOptions};
 use crate::warning::Code;
 
 /// PostgreSQL's.
@@ -161,19 +159,7 @@ pub async fn end(
         hooks: (hooks.before_start.len() + hooks.after_start.len()) as u64,
     };
     run.record.note(|outcome| outcome.copy = Some(report));
-    Ok(summary::outcome(
-        run,
-        &Told {
-            facts: &finished.facts,
-            findings: finished.cleared.findings(),
-            before: finished.before.as_ref(),
-            work: &finished.work,
-            noted: finished.noted,
-            lsns: Some((finished.start_lsn, finished.stop_lsn)),
-            streaming: false,
-            server_to_stop: None,
-        },
-    ))
+    Ok(finished.told(run, false))
 }
 
 /// The timeline that the copy writes on.
@@ -317,23 +303,6 @@ async fn hook(
 
 fn done(run: &Run<'_>, script: &Script) {
     run.events.note(format!("Done: {}.", script.name));
-}
-
-fn log_file(run: &Run<'_>) -> PathBuf {
-    let options = run.options;
-    let given = options.log_file.clone();
-    given.unwrap_or_else(|| options.pgdata.join("pg_reseed.start.log"))
-}
-
-fn start_options(run: &Run<'_>, bindir: Option<&Path>, instead: Option<&Starter>) -> StartOptions {
-    StartOptions {
-        pgdata: run.options.pgdata.clone(),
-        // Without it the PATH is searched; it is not used when something else starts the server.
-        bindir: bindir.map(Path::to_owned).unwrap_or_default(),
-        config_file: run.options.config_file.clone(),
-        log_file: log_file(run),
-        instead: instead.map(Starter::words),
-    }
 }
 
 /// Stops the server that works in the copy, if one does.

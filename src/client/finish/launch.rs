@@ -1,6 +1,6 @@
 //! The end of a run: start the standby, watch it stream, tell the outcome.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::client::failure::{Failure, TargetState};
 use crate::client::finish::summary::{self, Noted, Told};
@@ -15,7 +15,7 @@ use crate::event::{Event, Stage};
 use crate::facts::{SourceFacts, TargetCluster};
 use crate::pg::lsn::Lsn;
 use crate::plan::guard::Cleared;
-use crate::postmaster;
+use crate::postmaster::{self, StartOptions};
 
 /// What the run has when the target is whole.
 pub struct Finished {
@@ -46,19 +46,9 @@ pub async fn start_and_watch(
             Failure::rebuilt(&error).hint("The server was not started: start it.")
         })?;
         run.stage(Stage::Start);
-        let log_file = options
-            .log_file
-            .clone()
-            .unwrap_or_else(|| options.pgdata.join("pg_reseed.start.log"));
-        let start = postmaster::StartOptions {
-            pgdata: options.pgdata.clone(),
-            // Without it the PATH is searched; it is not used when something else starts the server.
-            bindir: finished.bindir.clone().unwrap_or_default(),
-            config_file: options.config_file.clone(),
-            log_file: log_file.clone(),
-            instead: options.starter.as_ref().map(Starter::words),
-        };
-        let log_from = disk::length(&log_file);
+        let start = start_options(run, finished.bindir.as_deref(), options.starter.as_ref());
+        let log_file = &start.log_file;
+        let log_from = disk::length(log_file);
         // sudo for a password, the server for the passphrase of its key.
         run.events.tell(&Event::MayAsk(true));
         let started = postmaster::start(&start, options.wait).await;
@@ -72,7 +62,7 @@ pub async fn start_and_watch(
                 Failure::rebuilt(&error)
                     .hint("The server was started: look at its log and at pg_stat_replication on the source.")
             })?;
-        let log = postmaster::log_tail(&log_file, log_from);
+        let log = postmaster::log_tail(log_file, log_from);
         match watched {
             Watched::Streams => {}
             Watched::Ended => {
@@ -91,17 +81,46 @@ pub async fn start_and_watch(
             }
         }
     }
-    Ok(summary::outcome(
-        run,
-        &Told {
-            facts: &finished.facts,
-            findings: finished.cleared.findings(),
-            before: finished.before.as_ref(),
-            work: &finished.work,
-            noted: finished.noted,
-            lsns: Some((finished.start_lsn, finished.stop_lsn)),
-            streaming: options.start,
-            server_to_stop: None,
-        },
-    ))
+    Ok(finished.told(run, options.start))
+}
+
+impl Finished {
+    /// The outcome, whether or not the standby was seen streaming.
+    pub(super) fn told(self, run: &Run<'_>, streaming: bool) -> Outcome {
+        summary::outcome(
+            run,
+            &Told {
+                facts: &self.facts,
+                findings: self.cleared.findings(),
+                before: self.before.as_ref(),
+                work: &self.work,
+                noted: self.noted,
+                lsns: Some((self.start_lsn, self.stop_lsn)),
+                streaming,
+                server_to_stop: None,
+            },
+        )
+    }
+}
+
+/// How the target's server is started, by `instead` if there is one.
+pub(super) fn start_options(
+    run: &Run<'_>,
+    bindir: Option<&Path>,
+    instead: Option<&Starter>,
+) -> StartOptions {
+    StartOptions {
+        pgdata: run.options.pgdata.clone(),
+        // Without it the PATH is searched; it is not used when something else starts the server.
+        bindir: bindir.map(Path::to_owned).unwrap_or_default(),
+        config_file: run.options.config_file.clone(),
+        log_file: log_file(run),
+        instead: instead.map(Starter::words),
+    }
+}
+
+/// Where a server that this run starts writes until it logs where its configuration says.
+pub(super) fn log_file(run: &Run<'_>) -> PathBuf {
+    let given = run.options.log_file.clone();
+    given.unwrap_or_else(|| run.options.pgdata.join("pg_reseed.start.log"))
 }

@@ -36,11 +36,8 @@ pub async fn complete(
     pgdata: &Path,
     key: SessionKey,
 ) -> Result<(), TwinsError> {
-    let relation = relate(target, facts);
-    if let Condition::Cluster(cluster) = &mut target.condition
-        && relation.needs_proof()
-    {
-        cluster.shared_wal = compare(cluster, facts, source, pgdata, key).await?;
+    if relate(target, facts).needs_proof() {
+        prove(target, facts, source, pgdata, key).await?;
     }
     Ok(())
 }
